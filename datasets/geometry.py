@@ -1,0 +1,74 @@
+"""Axial slices by anatomy: which axis of a volume is sliced, which is turned round, and how to put slices back.
+
+Slices run inferior -> superior, rows anterior -> posterior, columns patient right -> patient left, whatever order the
+file is stored in.
+"""
+
+from collections.abc import Iterator
+
+import nibabel
+import numpy as np
+
+BLOCK_BYTES, TILE_ROWS, TILE_COLUMNS = 1 << 24, 8, 32
+
+
+def orient(affine: np.ndarray, slice_axis: int | None = None) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """Find, for (slices, rows, columns), the axis of the file each one is, and whether it must be flipped.
+
+    affine: (4, 4), voxel -> RAS mm. slice_axis: the file's axis to slice along instead of the most axial one (a
+    short-axis stack is oblique). Raises ValueError for an affine that is singular or not finite.
+    """
+    directions = np.asarray(affine, np.float64)[:3, :3]
+    if not np.isfinite(directions).all() or abs(np.linalg.det(directions)) < 1e-9:
+        raise ValueError(f"affine {directions.tolist()} is singular: write the volume again with its orientation")
+    if slice_axis is None:
+        closest = nibabel.orientations.io_orientation(affine)
+        axes = tuple(int(np.flatnonzero(closest[:, 0] == world)[0]) for world in (2, 1, 0))
+    else:
+        cosines = np.abs(directions / np.linalg.norm(directions, axis=0))
+        first, second = (axis for axis in range(3) if axis != slice_axis)
+        swapped = cosines[0, second] + cosines[1, first] > cosines[0, first] + cosines[1, second]
+        axes = (slice_axis, first, second) if swapped else (slice_axis, second, first)
+    # RAS grows towards superior, anterior and right; slices, rows and columns grow superior, posterior and left
+    flips = (directions[2, axes[0]] < 0, directions[1, axes[1]] > 0, directions[0, axes[2]] > 0)
+    return axes, tuple(bool(flip) for flip in flips)
+
+
+def to_slices(volume: np.ndarray, axes: tuple[int, ...], flips: tuple[bool, ...]) -> np.ndarray:
+    """View an array on the file's grid (file axis order) as (slices, rows, columns); nothing is copied."""
+    return volume.transpose(axes)[tuple(slice(None, None, -1) if flip else slice(None) for flip in flips)]
+
+
+def restore(slices: np.ndarray, geometry: dict) -> np.ndarray:
+    """Put (slices, rows, columns) back on the source's own grid, voxel for voxel; the inverse of `to_slices`.
+
+    geometry: the content of a case's geometry.json. Raises ValueError when the shape is not that of the case.
+    """
+    axes = geometry["axes"]
+    expected = tuple(geometry["shape"][axis] for axis in axes)
+    if slices.shape != expected:
+        raise ValueError(f"slices of shape {slices.shape} for a case of {expected}: pass every slice of this case")
+    flips = tuple(slice(None, None, -1) if flip else slice(None) for flip in geometry["flips"])
+    return np.ascontiguousarray(slices[flips].transpose(np.argsort(axes)))
+
+
+def iterate_slices(slices: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield every slice of a (slices, rows, columns) view as a contiguous array.
+
+    Where the slice axis is the fastest in memory (KiTS), slices are gathered in blocks and tiles: one at a time would
+    touch every cache line of the volume once per slice.
+    """
+    count, rows, columns = slices.shape
+    if abs(slices.strides[0]) > min(abs(stride) for stride in slices.strides[1:]):
+        for index in range(count):
+            yield np.ascontiguousarray(slices[index])
+        return
+    step = max(1, BLOCK_BYTES // (rows * columns * slices.itemsize))
+    for start in range(0, count, step):
+        part = slices[start : start + step]
+        block = np.empty(part.shape, slices.dtype)
+        for row in range(0, rows, TILE_ROWS):
+            for column in range(0, columns, TILE_COLUMNS):
+                tile = np.s_[:, row : row + TILE_ROWS, column : column + TILE_COLUMNS]
+                block[tile] = part[tile]
+        yield from block

@@ -1,0 +1,190 @@
+"""The slice store: one folder per case, one file per slice, an index. Needs numpy; neither torch nor MONAI.
+
+    ROOT/dataset.json, split.json, index.csv
+    ROOT/<case>/geometry.json, case.json, 0000.npz ...   (png: 0000.png 16-bit and 0000_label.png 8-bit)
+
+Slice 0 is the most inferior; rows run anterior -> posterior, columns patient right -> patient left.
+"""
+
+import csv
+import json
+import os
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from isal import isal_zlib
+from PIL import Image, PngImagePlugin
+
+COLUMNS = ("case", "patient", "slice", "file", "split", "labels", "mean", "std", "p005", "p995")
+PNG_OFFSET = "offset"  # the text chunk of a slice's PNG: what to subtract from its 16-bit values
+CT_PNG_OFFSET = 1 << 15
+
+
+@dataclass(frozen=True)
+class SliceRecord:
+    """One row of index.csv. mean, std, p005, p995 describe the intensities of the whole case; labels are values > 0."""
+
+    case: str
+    patient: str
+    slice: int
+    file: str
+    split: str
+    labels: tuple[int, ...]
+    mean: float
+    std: float
+    p005: float
+    p995: float
+    path: Path
+
+
+def read_index(root: Path | str) -> list[SliceRecord]:
+    """Read index.csv, cases in order and slices from inferior to superior. Raises ValueError when it is not there."""
+    root = Path(root).absolute()
+    path = root / "index.csv"
+    if not path.is_file():
+        raise ValueError(f"{path}: not found: {root} is no slice store; make one with scripts/SliceMaker.py")
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        missing = set(COLUMNS) - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"{path}: no column {', '.join(sorted(missing))}: run scripts/SliceMaker.py again")
+        return [
+            SliceRecord(
+                case=row["case"],
+                patient=row["patient"],
+                slice=int(row["slice"]),
+                file=row["file"],
+                split=row["split"],
+                labels=tuple(int(value) for value in row["labels"].split()),
+                mean=float(row["mean"]),
+                std=float(row["std"]),
+                p005=float(row["p005"]),
+                p995=float(row["p995"]),
+                path=root / row["file"],
+            )
+            for row in reader
+        ]
+
+
+def write_index(root: Path, records: Iterable[SliceRecord]) -> None:
+    """Replace index.csv in one step."""
+    lines = [COLUMNS]
+    for record in records:
+        labels = " ".join(str(value) for value in record.labels)
+        place = (record.case, record.patient, record.slice, record.file, record.split, labels)
+        lines.append((*place, *(f"{value:.9g}" for value in (record.mean, record.std, record.p005, record.p995))))
+    partial = root / f".index.csv.{os.getpid()}"
+    with partial.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(lines)
+    partial.replace(root / "index.csv")
+
+
+def read_manifest(root: Path | str) -> dict[str, Any]:
+    """Read dataset.json: dataset, modality, format, task, labels, tumor_labels, split_sha256."""
+    path = Path(root) / "dataset.json"
+    if not path.is_file():
+        raise ValueError(f"{path}: not found: {root} is no slice store; make one with scripts/SliceMaker.py")
+    return json.loads(path.read_text())
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replace a JSON file in one step."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(path)
+
+
+def read_slice(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
+    """Read one slice: image (H, W) int16 HU, or float16/float32 for MR, and label (H, W) uint8."""
+    path = Path(path)
+    if path.suffix == ".npz":
+        with np.load(path) as content:
+            return content["image"], content["label"]
+    with Image.open(path) as picture:
+        values, offset = np.asarray(picture), int(picture.text[PNG_OFFSET])
+    with Image.open(path.with_name(f"{path.stem}_label.png")) as picture:
+        label = np.asarray(picture).astype(np.uint8)
+    return (values.astype(np.int32) - offset).astype(np.int16) if offset else values.astype(np.float32), label
+
+
+def write_slice(path: Path, image: np.ndarray, label: np.ndarray, compress: bool = False) -> None:
+    """Write one slice as `path` says (.npz or .png). PNG holds int16, or whole numbers in 0..65535; both are lossless.
+
+    Slices are stored, not compressed, unless asked: reading them is then a copy.
+    """
+    if path.suffix == ".npz":
+        path.write_bytes(_zip([("image.npy", image), ("label.npy", label)], compress))
+        return
+    offset = CT_PNG_OFFSET if image.dtype == np.int16 else 0
+    values = (image.astype(np.int32) + offset).astype(np.uint16)
+    text = PngImagePlugin.PngInfo()
+    text.add_text(PNG_OFFSET, str(offset))
+    Image.fromarray(values).save(path, pnginfo=text, compress_level=1)
+    Image.fromarray(label).save(path.with_name(f"{path.stem}_label.png"), compress_level=1)
+
+
+def _zip(arrays: list[tuple[str, np.ndarray]], compress: bool) -> bytes:
+    """The bytes of an npz file. numpy.savez spends more on its zip writer than on the disk, and compresses slowly."""
+    pieces, directory, offset = [], [], 0
+    for name, array in arrays:
+        header = _npy_header(array.dtype.str, array.shape)
+        data = memoryview(np.ascontiguousarray(array)).cast("B")
+        checksum, size = isal_zlib.crc32(data, isal_zlib.crc32(header)), len(header) + len(data)
+        body = [header, data]
+        if compress:
+            body = [isal_zlib.compress(header + bytes(data), level=1, wbits=-15)]
+        stored = sum(len(piece) for piece in body)
+        # zip: version 2.0, no flags, deflate or stored, 1980-01-01
+        common = struct.pack("<5H3I2H", 20, 0, 8 if compress else 0, 0, 33, checksum, stored, size, len(name), 0)
+        pieces += [b"PK\3\4", common, name.encode(), *body]
+        directory.append(b"PK\1\2" + struct.pack("<H", 20) + common + struct.pack("<3H2I", 0, 0, 0, 0, offset) + name.encode())
+        offset += 4 + len(common) + len(name) + stored
+    listing = b"".join(directory)
+    end = b"PK\5\6" + struct.pack("<4H2IH", 0, 0, len(arrays), len(arrays), len(listing), offset, 0)
+    return b"".join([*pieces, listing, end])
+
+
+@lru_cache
+def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    buffer = BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+def read_case(folder: Path) -> dict[str, Any] | None:
+    """Read the record of a published case (case.json), or None when the folder is none."""
+    path = folder / "case.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def published_cases(root: Path) -> list[dict[str, Any]]:
+    """The records of every published case, in order of name; whoever sliced it, on whatever machine."""
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [record for folder in folders if (record := read_case(folder)) is not None]
+
+
+def index_rows(root: Path, case: dict[str, Any], split: str, suffix: str) -> list[SliceRecord]:
+    """The rows of index.csv for one published case."""
+    statistics = case["statistics"]
+    return [
+        SliceRecord(
+            case=case["case"],
+            patient=case["patient"],
+            slice=index,
+            file=f"{case['case']}/{index:04d}{suffix}",
+            split=split,
+            labels=tuple(labels),
+            mean=statistics["mean"],
+            std=statistics["std"],
+            p005=statistics["p005"],
+            p995=statistics["p995"],
+            path=root / case["case"] / f"{index:04d}{suffix}",
+        )
+        for index, labels in enumerate(case["slices"])
+    ]

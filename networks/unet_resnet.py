@@ -1,0 +1,75 @@
+"""U-Nets with a ResNet encoder: HLFD's UNet_R18 (student) and UNet_R50 (teacher)."""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .blocks import UpBlock, initialize
+from .pretrained import load_pretrained
+from .resnet import ENCODER_TAPS, ResNetEncoder
+
+DECODER_TAPS = {"decoder4": "decoder4", "decoder3": "decoder3", "decoder2": "decoder2", "decoder1": "decoder1"}
+
+
+class UNetR18(nn.Module):
+    """ResNet-18 encoder, U-Net decoder to 1/2 resolution, bilinear to the image's (HLFD's `UNet_R18`).
+
+    The first skip is the stem before its pooling; HLFD pools it and resizes it back (same parameters and MACs).
+    """
+
+    taps: ClassVar[dict[str, str]] = {**ENCODER_TAPS, **DECODER_TAPS}
+
+    def __init__(self, in_channels: int = 1, num_classes: int = 2, pretrained: str | None = None) -> None:
+        super().__init__()
+        self.encoder = ResNetEncoder(18, in_channels)
+        self.decoder4 = UpBlock(512, 256, 256)
+        self.decoder3 = UpBlock(256, 128, 128)
+        self.decoder2 = UpBlock(128, 64, 64)
+        self.decoder1 = UpBlock(64, 64, 32)
+        self.head = nn.Conv2d(32, num_classes, 1)
+        initialize(self)
+        if pretrained is not None:
+            load_pretrained(self.encoder, pretrained, "conv1.weight")
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """(B, in_channels, H, W) -> logits (B, num_classes, H, W)."""
+        encoder1, encoder2, encoder3, encoder4, feature = self.encoder(image)
+        feature = self.decoder4(feature, encoder4)
+        feature = self.decoder3(feature, encoder3)
+        feature = self.decoder2(feature, encoder2)
+        feature = self.decoder1(feature, encoder1)
+        return F.interpolate(self.head(feature), size=image.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class UNetR50(nn.Module):
+    """ResNet-50 encoder, U-Net decoder to full resolution whose last skip is the image (HLFD's `UNet_R50`).
+
+    HLFD's key `unet_r50` builds a plain U-Net instead: that is `unet` here. Its first skip is pooled and resized
+    back, ours is the stem before its pooling (same parameters and MACs).
+    """
+
+    taps: ClassVar[dict[str, str]] = {**ENCODER_TAPS, **DECODER_TAPS}
+
+    def __init__(self, in_channels: int = 1, num_classes: int = 2, pretrained: str | None = None) -> None:
+        super().__init__()
+        self.encoder = ResNetEncoder(50, in_channels)
+        self.decoder4 = UpBlock(2048, 1024, 1024)
+        self.decoder3 = UpBlock(1024, 512, 512)
+        self.decoder2 = UpBlock(512, 256, 256)
+        self.decoder1 = UpBlock(256, 64, 128)
+        self.full_resolution = UpBlock(128, in_channels, 64)
+        self.head = nn.Conv2d(64, num_classes, 1)
+        initialize(self)
+        if pretrained is not None:
+            load_pretrained(self.encoder, pretrained, "conv1.weight")
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """(B, in_channels, H, W) -> logits (B, num_classes, H, W)."""
+        encoder1, encoder2, encoder3, encoder4, feature = self.encoder(image)
+        feature = self.decoder4(feature, encoder4)
+        feature = self.decoder3(feature, encoder3)
+        feature = self.decoder2(feature, encoder2)
+        feature = self.decoder1(feature, encoder1)
+        return self.head(self.full_resolution(feature, image))

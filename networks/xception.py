@@ -1,0 +1,80 @@
+"""Aligned Xception-65 at output stride 8, the encoder of DeepLabv3+."""
+
+import torch
+from torch import nn
+
+
+def _separable(in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    """Depthwise 3x3 and pointwise 1x1 convolution, each normalized."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, in_channels, 3, stride, dilation, dilation, groups=in_channels, bias=False),
+        nn.BatchNorm2d(in_channels),
+        nn.Conv2d(in_channels, out_channels, 1, bias=False),
+        nn.BatchNorm2d(out_channels),
+    )
+
+
+class XceptionBlock(nn.Module):
+    """Three separable convolutions `channels[0] -> .. -> channels[3]`, the last strided, and a shortcut.
+
+    The first ReLU is not in place: the shortcut takes the block's input as it came. (EMKD's zoo overwrites it.)
+    """
+
+    def __init__(
+        self, channels: tuple[int, int, int, int], stride: int = 1, dilation: int = 1, first_relu: bool = True
+    ) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.ReLU() if first_relu else nn.Identity(),
+            _separable(channels[0], channels[1], 1, dilation),
+            nn.ReLU(inplace=True),
+            _separable(channels[1], channels[2], 1, dilation),
+            nn.ReLU(inplace=True),
+            _separable(channels[2], channels[3], stride, dilation),
+        )
+        self.shortcut = nn.Sequential()
+        if stride != 1 or channels[0] != channels[3]:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels[0], channels[3], 1, stride, bias=False), nn.BatchNorm2d(channels[3])
+            )
+
+    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+        return self.branch(feature) + self.shortcut(feature)
+
+
+class XceptionEncoder(nn.Module):
+    """Aligned Xception-65 (Chollet, CVPR 2017; Chen et al., ECCV 2018), strides 2, 4, 8 and then dilation."""
+
+    def __init__(self, in_channels: int = 1) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True)
+        )
+        self.quarter = nn.Sequential(
+            nn.Conv2d(32, 64, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(64),
+            nn.ReLU(inplace=True),
+            XceptionBlock((64, 128, 128, 128), stride=2, first_relu=False),
+            nn.ReLU(inplace=True),
+        )
+        self.entry = nn.Sequential(
+            XceptionBlock((128, 256, 256, 256), stride=2, first_relu=False), XceptionBlock((256, 728, 728, 728))
+        )
+        self.middle = nn.Sequential(*(XceptionBlock((728, 728, 728, 728), dilation=2) for _ in range(16)))
+        self.exit = nn.Sequential(
+            XceptionBlock((728, 728, 1024, 1024), dilation=2),
+            nn.ReLU(),
+            _separable(1024, 1536, dilation=4),
+            nn.ReLU(inplace=True),
+            _separable(1536, 1536, dilation=4),
+            nn.ReLU(inplace=True),
+            _separable(1536, 2048, dilation=4),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """Five features: 32 channels at 1/2, 128 at 1/4, 728, 728 and 2048 at 1/8."""
+        features = [self.stem(image)]
+        for stage in (self.quarter, self.entry, self.middle, self.exit):
+            features.append(stage(features[-1]))
+        return features

@@ -1,0 +1,200 @@
+"""Makes a seeded CT phantom of the abdomen in the KiTS or LiTS layout, ready for SliceMaker.py."""
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from datasets.phantom import draw_phantom
+from datasets.phantom_files import kits_record, render_label_file, update_kits_json, write_kits_case, write_lits_case
+
+EXAMPLES = """examples:
+  python scripts/MakePhantom.py --outpath data/phantom --cases 16
+      16 drawn cases, 32 slices of 128 x 128, labels 1 kidney and 2 tumor
+  python scripts/MakePhantom.py --outpath data/phantom_lits --layout lits --cases 20
+      labels 1 liver and 2 liver tumor, one case in ten without tumor
+  python scripts/MakePhantom.py --outpath data/phantom_kits --labels KITS19/data --size 160 --slice_spacing 5
+      a CT around every real KiTS label volume in KITS19/data/case_*/segmentation.nii.gz
+
+The same seed gives the same files, bit for bit, whatever --jobs and --cases are. Next: scripts/SliceMaker.py."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One case to make; `label` is the label file it is made around, None for a drawn one."""
+
+    number: int
+    name: str
+    label: Path | None
+    outpath: Path
+    layout: str
+    classes: str
+    seed: int
+    size: int | None
+    slices: int
+    every: int
+    slice_spacing: float | None
+    tumor_free: float
+
+
+@dataclass
+class Outcome:
+    """What became of a case: its kits.json record, shape, and the volumes (ml) of its labels, or an error."""
+
+    name: str
+    record: dict | None = None
+    shape: tuple[int, ...] = ()
+    milliliters: tuple[float, ...] = ()
+    error: str = ""
+
+
+def make(job: Job) -> Outcome:
+    """Renders and writes one case. Whatever is wrong with a case is its outcome's error: the others go on."""
+    try:
+        header = None
+        if job.label is not None:
+            phantom, header = render_label_file(
+                job.label, job.seed, job.classes, job.size, job.every, job.slice_spacing
+            )
+        else:
+            organ = "liver" if job.layout == "lits" else "kidney"
+            size = job.size or 128
+            phantom = draw_phantom(job.seed, job.number, job.slices, size, organ, job.classes, job.tumor_free)
+        if job.layout == "lits":
+            write_lits_case(job.outpath, job.number, phantom)
+        else:
+            write_kits_case(job.outpath, job.name, phantom, header)
+    except Exception as error:  # a damaged file can raise anything, from nibabel, gzip or zlib
+        return Outcome(job.name, error=f"{type(error).__name__}: {error}")
+    counts = np.bincount(phantom.label.ravel(), minlength=4)[1:]
+    milliliters = tuple(float(count) * float(np.prod(phantom.spacing)) / 1000 for count in counts)
+    return Outcome(job.name, kits_record(job.name, phantom), phantom.image.shape, milliliters)
+
+
+def plan(arguments: argparse.Namespace) -> list[Job]:
+    """The cases to make, in order. Raises ValueError where the arguments do not fit together."""
+    if arguments.labels is not None:
+        if arguments.layout != "kits":
+            raise ValueError("--labels renders around KiTS labels: leave out --layout lits")
+        paths = sorted(arguments.labels.glob("case_*/segmentation.nii.gz"))[: arguments.cases]
+        if not paths:
+            raise ValueError(f"{arguments.labels} holds no case_*/segmentation.nii.gz: give the folder of the cases")
+        if arguments.outpath.resolve() == arguments.labels.resolve():
+            raise ValueError(f"--outpath {arguments.outpath} is the folder of the labels: they would be replaced")
+        sources = [(0, path.parent.name, path) for path in paths]
+    else:
+        count = 16 if arguments.cases is None else arguments.cases
+        name = "volume-{}" if arguments.layout == "lits" else "case_{:05d}"
+        sources = [(number, name.format(number), None) for number in range(count)]
+    tumor_free = arguments.tumor_free
+    if tumor_free is None:
+        tumor_free = 0.1 if arguments.layout == "lits" else 0.0
+    shared = (arguments.outpath, arguments.layout, arguments.classes, arguments.seed, arguments.size, arguments.slices)
+    rest = (arguments.every, arguments.slice_spacing, tumor_free)
+    return [Job(*source, *shared, *rest) for source in sources]
+
+
+def run(jobs: list[Job], processes: int) -> list[Outcome]:
+    """Makes the cases in `processes` processes, with a progress bar; outcomes in the order of the jobs."""
+    outcomes: dict[str, Outcome] = {}
+    with tqdm(total=len(jobs), unit="case", desc="phantom", file=sys.stderr) as bar:
+        if processes == 1:
+            results = map(make, jobs)
+            for outcome in results:
+                outcomes[outcome.name] = outcome
+                bar.update()
+        else:
+            with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+                for future in as_completed([pool.submit(make, job) for job in jobs]):
+                    outcome = future.result()
+                    outcomes[outcome.name] = outcome
+                    bar.update()
+    return [outcomes[job.name] for job in jobs]
+
+
+def summarize(outcomes: list[Outcome], arguments: argparse.Namespace, seconds: float) -> str:
+    """One screen: how many cases, their size and the volumes of their labels, what failed, what to do next."""
+    good = [outcome for outcome in outcomes if not outcome.error]
+    lines = [f"{len(good)} of {len(outcomes)} cases in {seconds:.1f} s -> {arguments.outpath}"]
+    if good:
+        shapes = np.array([outcome.shape for outcome in good])
+        low, high = shapes.min(0), shapes.max(0)
+        shape = " x ".join(str(a) if a == b else f"{a}..{b}" for a, b in zip(low, high, strict=True))
+        names = ("liver", "tumor") if arguments.layout == "lits" else ("kidney", "tumor", "cyst")
+        volumes = np.array([outcome.milliliters for outcome in good])
+        lines.append(f"  array {shape}, int16 HU and uint8 labels, {arguments.layout} layout, seed {arguments.seed}")
+        for index, name in enumerate(names):
+            held = volumes[:, index][volumes[:, index] > 0]
+            if len(held):
+                spread = f"median {np.median(held):.0f} ml ({held.min():.1f} to {held.max():.0f})"
+                lines.append(f"  label {index + 1} {name:<7} in {len(held)} cases, {spread}")
+        task = f"--dataset {arguments.layout} --task tumor"
+        lines.append(f"next: python scripts/SliceMaker.py --inpath {arguments.outpath} --outpath SLICES {task}")
+    lines += [f"bad: {outcome.name}: {outcome.error}" for outcome in outcomes if outcome.error]
+    return "\n".join(lines)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--outpath", "--out_path", type=Path, required=True, help="folder to write to")
+    add("--layout", choices=("kits", "lits"), default="kits", help="kits: case_XXXXX/*.nii.gz; lits: volume-N.nii")
+    add("--cases", type=_positive, help="how many cases (default 16; with --labels: all)")
+    add("--size", type=_positive, help="rows and columns (default 128; with --labels: those of the label file)")
+    add("--slices", type=_positive, default=32, help="slices of a drawn case (default 32)")
+    add("--seed", type=int, default=0, help="default 0")
+    add("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    add("--labels", type=Path, metavar="DIR", help="render around the KiTS labels DIR/case_*/segmentation.nii.gz")
+    thinning = parser.add_mutually_exclusive_group()
+    thinning.add_argument("--every", type=_positive, default=1, help="with --labels: merge so many slices into one")
+    thinning.add_argument("--slice_spacing", type=float, metavar="MM", help="with --labels: merge slices to about MM mm")
+    add("--classes", choices=("kits19", "kits23"), default="kits19", help="cysts are kidney (kits19) or 3 (kits23)")
+    add("--tumor_free", type=float, metavar="FRACTION", help="cases without tumor (default: kits 0, lits 0.1)")
+    arguments = parser.parse_args(argv)
+    if arguments.tumor_free is not None and not 0 <= arguments.tumor_free <= 1:
+        parser.error(f"--tumor_free {arguments.tumor_free} is no fraction: give 0 to 1")
+    if arguments.slice_spacing is not None and not arguments.slice_spacing > 0:
+        parser.error(f"--slice_spacing {arguments.slice_spacing} is no distance: give millimeters above 0")
+    if arguments.seed < 0:
+        parser.error(f"--seed {arguments.seed} is negative: give 0 or more")
+    return arguments
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Makes the phantom; 0 when every case was made, 1 otherwise."""
+    arguments = parse(argv)
+    try:
+        jobs = plan(arguments)
+    except ValueError as error:
+        print(f"MakePhantom.py: {error}", file=sys.stderr)
+        return 2
+    start = time.time()
+    arguments.outpath.mkdir(parents=True, exist_ok=True)
+    outcomes = run(jobs, min(arguments.jobs, len(jobs)))
+    if arguments.layout == "kits":
+        update_kits_json(arguments.outpath, [outcome.record for outcome in outcomes if outcome.record])
+    print(summarize(outcomes, arguments, time.time() - start))
+    return int(any(outcome.error for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

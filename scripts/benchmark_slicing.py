@@ -1,0 +1,129 @@
+"""Slicing CT volumes: SliceMaker against the published script, and against the floor of reading gzip and writing raw.
+
+The published way is imitated: the image in float64 and the label through float64, every slice resized whatever its size
+(at 512x512 a resize copies), one compressed npz per slice, a pool of threads. It is timed without its imports and
+SliceMaker with everything, from the start of Python to the summary.
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from isal import igzip
+from scipy import ndimage
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cases", type=int, default=2, help="volumes to slice (default: %(default)s)")
+    parser.add_argument("--slices", type=int, default=216, help="slices of 512x512 in each (default: KiTS19's mean)")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="workers (default: cores)")
+
+
+def run(args: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory(prefix="slicing-benchmark-") as folder:
+        raw, out = Path(folder, "raw"), Path(folder)
+        print(f"making {args.cases} KiTS-like volumes of {args.slices} slices ...", flush=True)
+        measure(make_input, raw, args.cases, args.slices)
+        size = sum(file.stat().st_size for file in raw.rglob("*.gz")) / 1e6
+        print(f"input: {size:.0f} MB compressed; {args.jobs} workers; {args.cases * args.slices} slices\n")
+        rows = []
+        for name, way in (("published way", published), ("SliceMaker", ours), ("floor", floor)):
+            target = out / name.split()[0]
+            seconds, peak = measure(way, raw, target, args.jobs)
+            written = sum(file.stat().st_size for file in target.rglob("*") if file.is_file()) / 1e6
+            rows.append((seconds, peak))
+            per_slice = seconds / (args.cases * args.slices) * 1e3
+            print(f"{name:14} {seconds:7.2f} s  {per_slice:6.1f} ms/slice  peak of one process {peak:6.0f} MB  {written:6.0f} MB")
+        (slow, slow_peak), (fast, fast_peak), (least, _) = rows
+    print(f"\nSliceMaker is {slow / fast:.1f}x as fast, with {slow_peak / fast_peak:.1f}x less memory in one process")
+    print(f"it takes {fast / least:.2f}x the floor: read gzip, write the same bytes raw, nothing else")
+
+
+def measure(function: Callable, *arguments: object) -> tuple[float, float]:
+    """Run in a process of its own; return its seconds and the peak memory (MB) of it or any process it started."""
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measured, (function, arguments))
+
+
+def _measured(function: Callable, arguments: tuple) -> tuple[float, float]:
+    started = time.perf_counter()
+    function(*arguments)
+    seconds = time.perf_counter() - started
+    usages = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return seconds, max(usages) * 1024 / 1e6
+
+
+def make_input(raw: Path, cases: int, slices: int) -> None:
+    """Write KiTS-like cases: (slices, H, W), noise that gzip cannot remove, constant outside the scanner's circle."""
+    rows, columns = np.mgrid[-1:1:512j, -1:1:512j]
+    radius = np.hypot(rows, columns)
+    body = np.hypot(rows / 0.62, columns / 0.85) < 1
+    affine = np.array([[0, 0, -0.8, 0], [0, -0.8, 0, 0], [-3.0, 0, 0, 0], [0, 0, 0, 1]])
+    for case in range(cases):
+        random = np.random.default_rng(case)
+        image = np.empty((slices, 512, 512), np.int16)
+        label = np.zeros((slices, 512, 512), np.uint8)
+        tissue = ndimage.gaussian_filter(random.normal(0, 1, (512, 512)), 12) * 1500
+        for index in range(slices):
+            noise = ndimage.gaussian_filter(random.normal(0, 50, (512, 512)), 0.6)
+            hounsfield = np.where(body, 40 + tissue, -1000) + noise
+            image[index] = np.where(radius < 1, hounsfield.clip(-1024), -1024)
+            if slices // 4 < index < slices // 2:
+                label[index] = np.hypot(rows - 0.1, columns - 0.4) < 0.15
+                label[index][np.hypot(rows - 0.15, columns - 0.4) < 0.05] = 2
+        folder = raw / f"case_{case:05d}"
+        folder.mkdir(parents=True)
+        for name, array in (("imaging", image), ("segmentation", label)):
+            content = nibabel.Nifti1Image(array, affine).to_bytes()
+            (folder / f"{name}.nii.gz").write_bytes(igzip.compress(content, 2))
+
+
+def ours(raw: Path, out: Path, jobs: int) -> None:
+    script = Path(__file__).with_name("SliceMaker.py")
+    flags = ["--inpath", raw, "--outpath", out, "--dataset", "kits", "--task", "tumor", "--jobs", str(jobs)]
+    subprocess.run([sys.executable, script, *flags], check=True, stdout=subprocess.DEVNULL)
+
+
+def published(raw: Path, out: Path, jobs: int) -> None:
+    out.mkdir()
+    with ThreadPool(jobs) as pool:
+        pool.starmap(_published_case, [(folder, out) for folder in sorted(raw.iterdir())])
+
+
+def _published_case(folder: Path, out: Path) -> None:
+    image = nibabel.load(folder / "imaging.nii.gz").get_fdata()
+    label = nibabel.load(folder / "segmentation.nii.gz").get_fdata().astype(np.int8)
+    for index in range(len(image)):
+        resized = np.ascontiguousarray(image[index])
+        np.savez_compressed(out / f"{folder.name}_{index}.npz", image=resized, label=label[index])
+
+
+def floor(raw: Path, out: Path, jobs: int) -> None:
+    out.mkdir()
+    with ThreadPool(jobs) as pool:
+        pool.starmap(_floor_case, [(folder, out) for folder in sorted(raw.iterdir())])
+
+
+def _floor_case(folder: Path, out: Path) -> None:
+    image = _bytes(folder / "imaging.nii.gz")
+    label = _bytes(folder / "segmentation.nii.gz")
+    step = 512 * 512
+    for index in range(len(label) // step):
+        with (out / f"{folder.name}_{index}.raw").open("wb") as file:
+            file.write(image[2 * index * step : 2 * (index + 1) * step])
+            file.write(label[index * step : (index + 1) * step])
+
+
+def _bytes(path: Path) -> memoryview:
+    with igzip.open(path) as file:
+        return memoryview(file.read())

@@ -1,0 +1,101 @@
+"""Fixtures that several test files share."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SPLIT = {
+    "train": ["case_00000", "case_00001", "case_00002"],
+    "val": ["case_00003"],
+    "test": ["case_00004", "case_00005"],
+}
+SHA256 = "0" * 64
+SLICES = 6
+
+
+def write_store(
+    root: Path,
+    cases: dict[str, tuple[np.ndarray, np.ndarray]],
+    modality: str,
+    labels: dict[int, str],
+    tumor_labels: Sequence[int],
+    task: str,
+    dataset: str,
+    split: dict[str, list[str]] = SPLIT,
+) -> Path:
+    """Write cases {name: (image, label)}, both (slices, H, W), as a slice store; a case is a patient."""
+    split_of = {case: name for name, members in split.items() for case in members}
+    rows = []
+    for case, (image, label) in cases.items():
+        (root / case).mkdir(parents=True)
+        statistics = [image.mean(), image.std(), *np.percentile(image, (0.5, 99.5))]
+        for number in range(len(image)):
+            file = f"{case}/{number:04d}.npz"
+            np.savez(root / file, image=image[number], label=label[number])
+            present = " ".join(str(value) for value in np.unique(label[number]) if value > 0)
+            rows.append([case, case, number, file, split_of[case], present, *(f"{value:.9g}" for value in statistics)])
+    with (root / "index.csv").open("w", newline="") as file:
+        columns = ["case", "patient", "slice", "file", "split", "labels", "mean", "std", "p005", "p995"]
+        csv.writer(file).writerows([columns, *rows])
+    manifest = {
+        "dataset": dataset,
+        "modality": modality,
+        "format": "npz",
+        "task": task,
+        "labels": {str(value): name for value, name in labels.items()},
+        "tumor_labels": list(tumor_labels),
+        "split_sha256": SHA256,
+    }
+    (root / "dataset.json").write_text(json.dumps(manifest))
+    (root / "split.json").write_text(json.dumps({"seed": 0, "ratios": [0.5, 0.2, 0.3], **split}))
+    return root
+
+
+def ellipse(shape: tuple[int, int], center: tuple[float, float], radii: tuple[float, float]) -> np.ndarray:
+    """True inside the ellipse, (H, W)."""
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    return ((rows - center[0]) / radii[0]) ** 2 + ((columns - center[1]) / radii[1]) ** 2 <= 1
+
+
+@pytest.fixture
+def slice_store(tmp_path: Path) -> Path:
+    """CT with KiTS labels, six cases of six 40x48 slices: kidney in slices 1 to 4, tumor in 2 and 3.
+
+    case_00001 is 44x40; case_00005 (test) has no tumor. Fat -100, kidney 120, tumor 40 HU, noise of 10 HU.
+    """
+    random = np.random.default_rng(0)
+    cases = {}
+    for number in range(6):
+        shape = (44, 40) if number == 1 else (40, 48)
+        image = np.full((SLICES, *shape), -100.0)
+        label = np.zeros((SLICES, *shape), dtype=np.uint8)
+        center = (14 + number, 14 + 2 * number)
+        for z in range(1, 5):
+            label[z][ellipse(shape, center, (9, 7))] = 1
+            if z in (2, 3) and number != 5:
+                label[z][ellipse(shape, (center[0] - 2, center[1] + 3), (4, 3))] = 2
+        image[label == 1], image[label == 2] = 120, 40
+        image += random.normal(0, 10, image.shape)
+        cases[f"case_{number:05d}"] = (image.astype(np.int16), label)
+    return write_store(tmp_path / "kits", cases, "CT", {1: "kidney", 2: "tumor"}, [2], "tumor", "kits")
+
+
+@pytest.fixture
+def mr_store(tmp_path: Path) -> Path:
+    """MR with hippocampus labels, six cases of six 35x51 slices: anterior in slices 1 to 3, posterior in 3 and 4.
+
+    float32; the intensity scale of each case is ten times that of the one before.
+    """
+    random = np.random.default_rng(0)
+    cases = {}
+    for number in range(6):
+        label = np.zeros((SLICES, 35, 51), dtype=np.uint8)
+        label[1:4, 8:18, 10 + number : 24] = 1
+        label[3:5, 18:27, 20:34] = 2
+        image = 5.0 + 2.0 * (label == 1) + 4.0 * (label == 2) + random.normal(0, 0.5, label.shape)
+        cases[f"case_{number:05d}"] = ((image * 10.0**number).astype(np.float32), label)
+    return write_store(tmp_path / "hippocampus", cases, "MR", {1: "anterior", 2: "posterior"}, [], "all", "msd")

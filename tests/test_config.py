@@ -1,0 +1,117 @@
+"""Recipes are checked whole, and the published spellings mean what they say."""
+
+import pytest
+import yaml
+
+from datasets import DATASETS
+from networks import NETWORKS
+from utils.config import METHODS, ROOT, DistillationRecipe, Recipe, as_dict, build, parse, write
+from utils.losses import DISTILLATION_LOSSES, TASK_LOSSES
+from utils.metrics import METRICS
+
+RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def read(arguments, recipe_class=Recipe):
+    return parse(recipe_class, "test", arguments)
+
+
+def fails(capsys, arguments, recipe_class=Recipe):
+    with pytest.raises(SystemExit) as stop:
+        read(arguments, recipe_class)
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_the_published_training_command_works():
+    recipe = read(["--model", "raunet", "--checkpoint_path", "DIR", "--lr", "0.5", "--epochs", "3", "--batch_size=8"])
+    assert recipe.network == {"name": "raunet"}
+    assert recipe.output == "DIR"
+    assert (recipe.training.learning_rate, recipe.training.epochs, recipe.training.batch_size) == (0.5, 3, 8)
+
+
+def test_the_published_distillation_command_works():
+    recipe = read(["--tckpt", "DIR/best.ckpt", "--smodel", "resnet_18"], DistillationRecipe)
+    assert recipe.teacher == "DIR/best.ckpt"
+    assert recipe.network == {"name": "resnet_18"}
+    assert {term["name"] for term in recipe.distillation} == {"soft_target", "attention_transfer", "region_affinity"}
+
+
+def test_dataset_and_loss_type_choose_recipe_files():
+    recipe = read(["--dataset", "lits", "--task", "organ", "--loss_type", "attn_kd"], DistillationRecipe)
+    assert recipe.data["window"] == [-60, 140]
+    assert recipe.data["task"] == "organ"
+    assert [term["name"] for term in recipe.distillation] == ["attention_transfer"]
+
+
+def test_flags_win_over_files_wherever_they_stand():
+    recipe = read(["--seed", "7", "--config", str(ROOT / "configs/kits19_teacher.yaml"), "--data.crop", "128"])
+    assert recipe.seed == 7
+    assert recipe.data["crop"] == 128
+
+
+def test_bare_switches_need_no_value():
+    assert read(["--resume", "--seed", "1"]).resume
+    assert read(["--allow_leak"], DistillationRecipe).allow_leak
+
+
+def test_two_data_paths_are_refused(capsys):
+    assert "same folder" in fails(capsys, ["--train_data_path", "a", "--test_data_path", "b"])
+
+
+def test_misspelt_things_stop_the_run_and_suggest(capsys):
+    assert "epoch" in fails(capsys, ["--training.epoch", "3"])
+    assert "did you mean 'emkd'" in fails(capsys, ["--loss_type", "emk"], DistillationRecipe)
+    assert "did you mean" in fails(capsys, ["--config", "configs/kits19_techer.yaml"])
+
+
+def test_values_out_of_range_are_refused(capsys):
+    assert "training.epochs must be at least 1, got 0" in fails(capsys, ["--epochs", "0"])
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"name": "raunett"}, "did you mean 'raunet'"),
+        ({"name": "unet", "width": [1, 2, 3, 4, 5]}, "did you mean 'widths'"),
+        ({"name": "unet", "widths": "wide"}, "widths"),
+        ({}, "unknown name None"),
+    ],
+)
+def test_build_names_what_is_wrong(section, message):
+    with pytest.raises(ValueError, match=message):
+        build(NETWORKS, section, "network")
+
+
+def test_build_gives_what_the_section_leaves_out():
+    network = build(NETWORKS, {"name": "unet", "widths": [4, 4, 4, 4, 4], "num_classes": 5}, "network", num_classes=2)
+    assert network.head.out_channels == 5
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_loads_and_names_known_things(file):
+    recipe = read([f"--config={file}"], DistillationRecipe)
+    build(TASK_LOSSES, recipe.task_loss, "task_loss")
+    build(METRICS, recipe.metric, "metric", class_names=["tumor"])
+    build(NETWORKS, recipe.network, "network", num_classes=2, in_channels=1)
+    assert recipe.data["name"] in DATASETS
+    assert file.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("file", sorted(METHODS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_method_stacks_on_a_recipe(file):
+    recipe = read(
+        ["--config", str(ROOT / "configs/phantom_student.yaml"), "--loss_type", file.stem], DistillationRecipe
+    )
+    assert recipe.data["root"] == "data/phantom"
+    for term in recipe.distillation:
+        arguments = {key: value for key, value in term.items() if key not in ("student", "teacher", "weight")}
+        build(DISTILLATION_LOSSES, arguments, "distillation")
+
+
+def test_what_ran_can_be_given_again(tmp_path):
+    recipe = read(["--dataset", "kits", "--loss_type", "hlfd", "--seed", "3"], DistillationRecipe)
+    write(recipe, tmp_path)
+    again = read([f"--config={tmp_path / 'config.yaml'}"], DistillationRecipe)
+    assert as_dict(again) == as_dict(recipe)
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["seed"] == 3

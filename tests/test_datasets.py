@@ -1,0 +1,445 @@
+"""Slices as samples: what the network sees, and that nothing leaks or gets lost on the way."""
+
+import csv
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, default_collate
+
+from datasets import DATASETS
+from datasets.slices import SliceDataset
+from datasets.transforms import AUGMENTATIONS, Augment, crop_corner, normalize, pad_center, unpad
+from tests.conftest import SHA256, SPLIT, write_store
+
+ALL_SPLITS = ("train", "val", "test")
+
+
+def stored(root, case, number):
+    with np.load(Path(root) / case / f"{number:04d}.npz") as content:
+        return content["image"], content["label"]
+
+
+def store_of(root, image, label, labels=None, tumor_labels=(2,), **arguments):
+    """A store whose train, val and test case are all this (slices, H, W) volume."""
+    split = {"train": ["a"], "val": ["b"], "test": ["c"]}
+    cases = dict.fromkeys("abc", (image, label))
+    labels = {1: "kidney", 2: "tumor"} if labels is None else labels
+    arguments = {"modality": "CT", "task": "tumor", "dataset": "kits"} | arguments
+    return write_store(root, cases, labels=labels, tumor_labels=tumor_labels, split=split, **arguments)
+
+
+# Samples
+
+
+@pytest.mark.parametrize("split", ALL_SPLITS)
+@pytest.mark.parametrize("store", ["slice_store", "mr_store"])
+def test_a_sample_has_the_agreed_keys_shapes_and_types(store, split, request):
+    dataset = DATASETS["slices"](request.getfixturevalue(store), split, crop=64)
+    for sample in dataset:
+        assert list(sample) == ["image", "target", "case", "slice", "size"]
+        assert sample["image"].shape == sample["target"].shape == (1, 64, 64)
+        assert (sample["image"].dtype, sample["target"].dtype) == (torch.float32, torch.int64)
+        assert type(sample["image"]) is type(sample["target"]) is torch.Tensor  # no MetaTensor
+        assert sample["case"] in SPLIT[split]
+        assert sample["target"].max() < dataset.num_classes
+        assert sample["size"] == stored(dataset.root, sample["case"], sample["slice"])[0].shape
+    assert len(dataset) == 6 * len(SPLIT[split])
+
+
+def test_samples_collate(slice_store):
+    batch = next(iter(DataLoader(SliceDataset(slice_store, "train", crop=32), batch_size=4)))
+    assert batch["image"].shape == batch["target"].shape == (4, 1, 32, 32)
+    assert batch["case"] == ["case_00000"] * 4
+    assert batch["slice"].tolist() == [0, 1, 2, 3]
+
+
+def test_the_window_is_scaled_to_minus_one_to_one_and_clipped(tmp_path):
+    image = np.array([-1000, -200, 50, 300, 301, 3000], dtype=np.int16)[None, None].repeat(32, 1)
+    root = store_of(tmp_path, image, np.zeros(image.shape, dtype=np.uint8))
+    sample = SliceDataset(root, "val", crop=32)[0]
+    assert unpad(sample["image"], sample["size"])[0, 0].tolist() == [-1, -1, 0, 1, 1, 1]
+    # another window: (50 - -60) / 200 * 2 - 1 = 0.1
+    sample = SliceDataset(root, "val", crop=32, window=[-60, 140])[0]
+    assert unpad(sample["image"], sample["size"])[0, 0].tolist() == [-1, -1, pytest.approx(0.1), 1, 1, 1]
+    assert sample["image"].min() == sample["image"][0, 0, 0] == -1  # padding is air
+
+
+def test_mr_is_z_scored_with_the_statistics_of_the_whole_case(mr_store):
+    dataset = SliceDataset(mr_store, "test", crop=32)
+    for case, indices in dataset.case_indices().items():
+        image = torch.cat([unpad(dataset[i]["image"], dataset[i]["size"]) for i in indices])
+        assert image.mean().item() == pytest.approx(0, abs=1e-4), case
+        assert image.std(unbiased=False).item() == pytest.approx(1, abs=1e-4), case
+
+
+def test_ct_can_be_z_scored_and_a_constant_case_stays_finite(slice_store):
+    assert SliceDataset(slice_store, "val", crop=32, window=None).preprocessing["window"] is None
+    assert normalize(np.full((2, 2), 7, np.int16), None, 7.0, 0.0).tolist() == [[0, 0], [0, 0]]
+
+
+# Tasks
+
+
+@pytest.mark.parametrize(
+    ("task", "names", "expected"),
+    [
+        ("tumor", ["tumor"], [0, 0, 1, 0]),
+        ("organ", ["kidney"], [0, 1, 1, 1]),
+        ("all", ["kidney", "tumor", "cyst"], [0, 1, 2, 3]),
+    ],
+)
+def test_a_task_maps_labels_to_classes(tmp_path, task, names, expected):
+    label = np.arange(4, dtype=np.uint8)[None, None].repeat(32, 1)
+    root = store_of(tmp_path, np.zeros(label.shape, np.int16), label, {1: "kidney", 2: "tumor", 3: "cyst"})
+    dataset = SliceDataset(root, "val", task=task, crop=32)
+    assert dataset.class_names == names
+    assert dataset.num_classes == len(names) + 1
+    sample = dataset[0]
+    assert unpad(sample["target"], sample["size"])[0, 0].tolist() == expected
+
+
+def test_all_numbers_the_label_values_consecutively(tmp_path):
+    label = np.array([0, 2, 5, 7], dtype=np.uint8)[None, None].repeat(32, 1)
+    names = {7: "spleen", 2: "liver", 5: "aorta"}
+    root = store_of(tmp_path, np.zeros(label.shape, np.int16), label, names, tumor_labels=())
+    dataset = SliceDataset(root, "val", task="all", crop=32)
+    assert dataset.class_names == ["liver", "aorta", "spleen"]
+    assert dataset[0]["target"].unique().tolist() == [0, 1, 2, 3]
+    assert SliceDataset(root, "val", task="organ", crop=32).class_names == ["organ"]
+
+
+def test_the_task_is_the_stores_unless_given(slice_store, mr_store):
+    assert SliceDataset(slice_store, "val").task == "tumor"
+    assert SliceDataset(mr_store, "val").class_names == ["anterior", "posterior"]
+
+
+# Training: crop, augmentation, thinning
+
+
+def marked(tmp_path, rows=40, columns=48):
+    """A slice of random pixels where the target is 1 exactly where the image is bright."""
+    random = np.random.default_rng(0)
+    label = (random.random((1, rows, columns)) < 0.1).astype(np.uint8) * 2
+    return store_of(tmp_path, np.where(label == 2, 300, -200).astype(np.int16), label)
+
+
+@pytest.mark.parametrize("crop", [32, 64])
+@pytest.mark.parametrize("crop_mode", ["center", "foreground"])
+@pytest.mark.parametrize("augment", [(), ("flip",), ("rot90",), ("flip", "rot90")])
+def test_image_and_target_move_together(tmp_path, crop, crop_mode, augment):
+    dataset = SliceDataset(marked(tmp_path), "train", crop=crop, crop_mode=crop_mode, augment=augment)
+    for epoch in range(12):
+        dataset.epoch = epoch
+        sample = dataset[0]
+        assert torch.equal(sample["image"] > 0, sample["target"] == 1)
+
+
+def test_affine_moves_image_and_target_together(tmp_path):
+    label = np.zeros((1, 64, 64), dtype=np.uint8)
+    label[0, 20:40, 12:28] = 2
+    root = store_of(tmp_path, np.where(label == 2, 300, -200).astype(np.int16), label)
+    dataset = SliceDataset(root, "train", crop=64, augment=("affine",))
+    moved = 0
+    for epoch in range(20):
+        dataset.epoch = epoch
+        sample = dataset[0]
+        bright, target = sample["image"] > 0, sample["target"] == 1
+        overlap = 2 * (bright & target).sum() / (bright.sum() + target.sum())
+        assert overlap > 0.93  # bilinear and nearest differ along the edge
+        moved += not np.array_equal(target[0] * 2, label[0])
+    assert 1 <= moved < 20
+
+
+def test_intensity_changes_the_image_alone(slice_store):
+    plain = SliceDataset(slice_store, "train", crop=64, augment=())
+    dataset = SliceDataset(slice_store, "train", crop=64, augment=("intensity",))
+    samples = list(zip(plain, dataset, strict=True))
+    assert all(torch.equal(a["target"], b["target"]) for a, b in samples)
+    assert 1 <= sum(not torch.equal(a["image"], b["image"]) for a, b in samples) < len(samples)
+
+
+def test_flip_and_rot90_reach_all_eight_orientations_of_the_central_crop(slice_store):
+    plain = SliceDataset(slice_store, "train", crop=32, augment=())[2]["image"]
+    dataset = SliceDataset(slice_store, "train", crop=32)
+    symmetries = [torch.rot90(image, k, (1, 2)) for image in (plain, plain.flip(1)) for k in range(4)]
+    seen = set()
+    for epoch in range(80):
+        dataset.epoch = epoch
+        # the crop comes first: whatever the flip, it is the same anatomy
+        seen.add(next(i for i, image in enumerate(symmetries) if torch.equal(dataset[2]["image"], image)))
+    assert seen == set(range(8))
+
+
+def test_the_central_crop_is_central(slice_store):
+    sample = SliceDataset(slice_store, "train", task="all", crop=32, augment=())[2]
+    _, label = stored(slice_store, "case_00000", 2)  # 40x48: 4 rows and 8 columns off each side
+    assert torch.equal(sample["target"][0], torch.from_numpy(label[4:36, 8:40]).long())
+
+
+def test_a_foreground_crop_holds_foreground_and_a_random_one_moves(tmp_path):
+    label = np.zeros((2, 200, 160), dtype=np.uint8)
+    label[0, 3, 150] = 2
+    root = store_of(tmp_path, np.zeros(label.shape, np.int16), label)
+    dataset = SliceDataset(root, "train", crop=32, crop_mode="foreground", augment=())
+    for epoch in range(20):
+        dataset.epoch = epoch
+        assert dataset[0]["target"].sum() == 1
+    corners = {crop_corner(label[1], 32, np.random.RandomState(seed)) for seed in range(50)}
+    assert len(corners) > 40
+    assert all(0 <= top <= 168 and 0 <= left <= 128 for top, left in corners)
+
+
+def test_foreground_is_not_always_in_the_middle_of_its_crop():
+    target = np.zeros((200, 200), dtype=np.uint8)
+    target[100, 100] = 1
+    corners = np.array([crop_corner(target, 64, np.random.RandomState(seed)) for seed in range(200)])
+    # the middle lies up to a quarter of the crop from the pixel: corner 100 - 32 +- 16
+    assert corners.min() == 52
+    assert corners.max() == 84
+
+
+def test_without_a_crop_training_pads_to_the_square_of_the_largest_slice(slice_store):
+    # train holds 40x48 and 44x40: 48 -> 64
+    dataset = SliceDataset(slice_store, "train", crop=None)
+    assert default_collate(list(dataset))["image"].shape == (18, 1, 64, 64)
+
+
+@pytest.mark.parametrize("augment", [("flip", "rot90"), AUGMENTATIONS])
+def test_a_sample_depends_on_seed_epoch_and_index_alone(slice_store, augment):
+    def images(seed=0, epoch=0, order=range(18)):
+        dataset = SliceDataset(slice_store, "train", crop=32, crop_mode="foreground", augment=augment, seed=seed)
+        dataset.epoch = epoch
+        samples = {index: dataset[index]["image"] for index in order}
+        return torch.stack([samples[index] for index in range(18)])
+
+    torch.manual_seed(1)
+    np.random.seed(1)
+    first = images()
+    torch.manual_seed(2)
+    np.random.seed(2)
+    assert torch.equal(images(order=reversed(range(18))), first)
+    assert not torch.equal(images(epoch=1), first)
+    assert not torch.equal(images(seed=1), first)
+
+
+def test_workers_give_the_same_samples_and_see_the_epoch_change(slice_store):
+    dataset = SliceDataset(slice_store, "train", crop=32)
+    persistent = DataLoader(dataset, batch_size=3, num_workers=2, persistent_workers=True)
+    for epoch in (0, 1, 5):
+        dataset.epoch = epoch
+        here = torch.stack([sample["image"] for sample in dataset])
+        assert torch.equal(torch.cat([batch["image"] for batch in persistent]), here)
+
+
+def test_a_dataset_survives_pickling(slice_store):
+    dataset = SliceDataset(slice_store, "train", crop=32, augment=AUGMENTATIONS)
+    dataset.epoch = 3
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(copy[2]["image"], dataset[2]["image"])
+
+
+def test_thinning_drops_background_slices_in_training_only(slice_store):
+    # train: three cases, each with 2 of 6 slices with tumor: 6 with, 12 without; a quarter of 12 is 3
+    thinned = SliceDataset(slice_store, "train", crop=64, thin_background=0.25)
+    assert len(thinned) == 9
+    assert sum(bool(sample["target"].any()) for sample in thinned) == 6
+    assert thinned.cases == SPLIT["train"]
+    again = SliceDataset(slice_store, "train", crop=64, thin_background=0.25)
+    assert [r.file for r in again.records] == [r.file for r in thinned.records]
+    choices = {
+        tuple(r.file for r in SliceDataset(slice_store, "train", thin_background=0.25, seed=seed).records)
+        for seed in range(5)
+    }
+    assert len(choices) > 1
+    assert len(SliceDataset(slice_store, "train", thin_background=0.0)) == 6
+    for split in ("val", "test"):
+        assert len(SliceDataset(slice_store, split, thin_background=0.0)) == 6 * len(SPLIT[split])
+    # for the organ, slices 1 to 4 are foreground
+    assert len(SliceDataset(slice_store, "train", task="organ", thin_background=0.0)) == 12
+
+
+# Validation: whole slices, whole cases
+
+
+@pytest.mark.parametrize("crop", [None, 32, 384])
+def test_val_and_test_keep_the_whole_slice(slice_store, crop):
+    for split in ("val", "test"):
+        dataset = SliceDataset(slice_store, split, task="all", crop=crop, crop_mode="foreground" if crop else "center")
+        dataset.epoch = 4
+        for sample in dataset:
+            image, label = stored(slice_store, sample["case"], sample["slice"])
+            assert all(side % 32 == 0 and side >= (crop or 0) for side in sample["image"].shape[1:])
+            assert torch.equal(unpad(sample["target"], sample["size"])[0], torch.from_numpy(label).long())
+            assert sample["target"].sum() == label.sum()
+            expected = (image.clip(-200, 300) - 50.0) / 250
+            np.testing.assert_allclose(unpad(sample["image"], sample["size"])[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(35, 51), (40, 48), (64, 64), (1, 63)])
+def test_unpad_undoes_padding(size):
+    array = np.random.default_rng(0).random(size)
+    padded = pad_center(array, (64, 64), -1)
+    assert padded.shape == (64, 64)
+    assert np.array_equal(unpad(padded, size), array)
+    assert torch.equal(
+        unpad(torch.from_numpy(padded)[None, None], torch.tensor(size)), torch.from_numpy(array)[None, None]
+    )
+
+
+def test_unpad_refuses_a_slice_that_was_larger():
+    with pytest.raises(ValueError, match="smaller"):
+        unpad(torch.zeros(1, 32, 32), (40, 32))
+
+
+def test_cases_can_be_walked_slice_by_slice(slice_store):
+    with (slice_store / "index.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    with (slice_store / "index.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([header, *reversed(rows)])
+    dataset = SliceDataset(slice_store, "test", crop=64)
+    indices = dataset.case_indices()
+    assert list(indices) == dataset.cases == SPLIT["test"]
+    for case, members in indices.items():
+        assert [dataset[i]["case"] for i in members] == [case] * 6
+        assert [dataset[i]["slice"] for i in members] == list(range(6))
+        default_collate([dataset[i] for i in members])
+
+
+# What it says of itself
+
+
+def test_splits_share_no_patient(slice_store):
+    datasets = {split: SliceDataset(slice_store, split) for split in ALL_SPLITS}
+    patients = [patient for dataset in datasets.values() for patient in dataset.patients]
+    assert sorted(patients) == sorted(set(patients)) == [f"case_{number:05d}" for number in range(6)]
+    for split, dataset in datasets.items():
+        assert dataset.patients == datasets["train"].split_patients(split) == SPLIT[split]
+        assert dataset.split_sha256 == SHA256
+
+
+def test_preprocessing_is_plain_json_and_the_same_for_all_splits(slice_store):
+    dataset = SliceDataset(slice_store, "train", task="all", crop=64)
+    expected = {
+        "modality": "CT",
+        "task": "all",
+        "class_names": ["kidney", "tumor"],
+        "labels": {"1": "kidney", "2": "tumor"},
+        "window": [-200.0, 300.0],
+        "pad_value": -1.0,
+        "crop": 64,
+        "multiple": 32,
+    }
+    assert dataset.preprocessing == json.loads(json.dumps(dataset.preprocessing)) == expected
+    assert SliceDataset(slice_store, "test", task="all", crop=64).preprocessing == expected
+    assert dataset.in_channels == 1
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_cache_changes_nothing_and_keeps_its_budget(slice_store, split):
+    cached = SliceDataset(slice_store, split, crop=64)
+    plain = SliceDataset(slice_store, split, crop=64, cache=False)
+    for a, b in zip(cached, plain, strict=True):
+        assert torch.equal(a["image"], b["image"])
+        assert torch.equal(a["target"], b["target"])
+    cases = len(cached.cases)
+    for file in slice_store.glob("case_*/*.npz"):
+        file.unlink()
+    assert len(list(cached)) == 6 * cases  # all of it was in memory
+    with pytest.raises(FileNotFoundError):
+        plain[0]
+
+
+def test_a_split_over_the_cache_budget_is_read_from_disk(slice_store):
+    assert SliceDataset(slice_store, "train", cache_mb=0)._cache is None
+    assert SliceDataset(slice_store, "train", cache_mb=1)._cache is not None
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"split": "training"}, "split 'training' is unknown: choose from train, val, test"),
+        ({"task": "kidney"}, "task 'kidney' is unknown: choose from tumor, organ, all"),
+        ({"crop": 100}, "crop 100 is not a multiple of 32: use 128"),
+        ({"crop": 0}, "crop 0"),
+        ({"crop_mode": "random"}, "crop_mode 'random' is unknown"),
+        ({"crop": None, "crop_mode": "foreground"}, "needs a crop"),
+        ({"augment": ["flip", "elastic"]}, "augment 'elastic' is unknown"),
+        ({"thin_background": 3.0}, "thin_background 3.0"),
+        ({"window": [300, -200]}, "window"),
+        ({"window": [1, 2, 3]}, "window"),
+    ],
+)
+def test_a_wrong_argument_is_named_with_the_remedy(slice_store, arguments, message):
+    with pytest.raises(ValueError, match=message.replace("[", r"\[")):
+        SliceDataset(**({"root": slice_store, "split": "train"} | arguments))
+
+
+def test_a_missing_folder_says_how_to_make_one(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere.*SliceMaker\.py"):
+        SliceDataset(tmp_path / "nowhere", "train")
+
+
+def test_a_task_the_labels_cannot_serve_is_refused(mr_store, tmp_path):
+    with pytest.raises(ValueError, match=r"task tumor: msd has no tumor label.*use task organ or all"):
+        SliceDataset(mr_store, "train", task="tumor")
+    label = np.ones((1, 32, 32), dtype=np.uint8)
+    root = store_of(tmp_path / "colon", np.zeros(label.shape, np.int16), label, {1: "cancer"}, [1], dataset="colon")
+    with pytest.raises(ValueError, match=r"task organ: colon labels tumors only.*use task tumor"):
+        SliceDataset(root, "train", task="organ")
+
+
+def test_a_window_in_hu_is_refused_for_mr(mr_store):
+    with pytest.raises(ValueError, match="slices are MR"):
+        SliceDataset(mr_store, "train", window=(-200, 300))
+
+
+def test_an_empty_split_is_refused(tmp_path):
+    image, label = np.zeros((1, 32, 32), np.int16), np.zeros((1, 32, 32), np.uint8)
+    split = {"train": ["a"], "val": [], "test": []}
+    root = write_store(tmp_path / "s", {"a": (image, label)}, "CT", {1: "kidney"}, [], "organ", "kits", split)
+    with pytest.raises(ValueError, match="no val slices"):
+        SliceDataset(root, "val")
+    with pytest.raises(ValueError, match="thin_background is 0"):
+        SliceDataset(root, "train", thin_background=0.0)
+
+
+def test_a_patient_in_two_splits_is_refused(slice_store):
+    index = slice_store / "index.csv"
+    index.write_text(index.read_text().replace("case_00004,case_00004", "case_00004,case_00000"))
+    with pytest.raises(ValueError, match="patient case_00000 is in train and test"):
+        SliceDataset(slice_store, "train")
+
+
+def test_a_label_without_a_name_is_refused(tmp_path):
+    label = np.full((1, 32, 32), 9, dtype=np.uint8)
+    root = store_of(tmp_path, np.zeros(label.shape, np.int16), label)
+    with pytest.raises(ValueError, match=r"holds label 9, dataset.json knows 1 kidney, 2 tumor"):
+        SliceDataset(root, "train")
+
+
+# Imports
+
+
+def test_the_store_needs_neither_torch_nor_monai():
+    code = "import sys, datasets.store; assert not {'torch', 'monai'} & set(sys.modules), 'torch or monai imported'"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[1])
+
+
+def test_augmenting_leaves_monais_global_switch_alone(slice_store):
+    from monai.data import get_track_meta
+
+    assert get_track_meta()
+    SliceDataset(slice_store, "train", crop=32, augment=AUGMENTATIONS)[0]
+    assert get_track_meta()
+    assert [type(t).__name__ for t in Augment(["rot90", "flip"], 32).transforms] == ["RandFlipd"] * 2 + [
+        "RandRotate90d"
+    ]

@@ -1,0 +1,117 @@
+"""Projector: none, learned, orthogonal and random, inside every loss that has one."""
+
+import pytest
+import torch
+
+from utils.losses import DISTILLATION_LOSSES
+from utils.losses.projector import Projector
+
+PROJECTED = ["hint", "soft_target", "unified_soft_target"]
+
+
+def features(channels: int = 4, seed: int = 0) -> torch.Tensor:
+    return torch.randn(2, channels, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", PROJECTED)
+def test_no_projector_between_different_channels_is_refused_with_both_numbers(name):
+    with pytest.raises(ValueError, match=r"4 and 6 channels.*projector: learned"):
+        DISTILLATION_LOSSES[name](projector="none")(features(4), features(6), None)
+
+
+@pytest.mark.parametrize(("kind", "channels", "text"), [
+    ("none", 4, "none"),
+    ("learned", 4, "none"),
+    ("orthogonal", 4, "none"),
+    ("random", 4, "random 4 -> 4"),
+    ("learned", 6, "learned 4 -> 6"),
+    ("orthogonal", 6, "orthogonal 4 -> 6"),
+    ("random", 6, "random 4 -> 6"),
+])  # fmt: skip
+def test_a_projector_says_what_it_is(kind, channels, text):
+    loss = DISTILLATION_LOSSES["soft_target"](projector=kind)
+    assert repr(loss.projector) == kind
+    loss(features(4), features(channels), None)
+    assert repr(loss.projector) == text
+
+
+@pytest.mark.parametrize("kind", ["learned", "orthogonal", "random"])
+def test_a_vector_is_projected_like_a_pixel(kind):
+    projector = Projector(kind)
+    if kind == "random":
+        torch.testing.assert_close(projector(features(), 6).shape, (2, 6, 8, 8))
+        return
+    whole = projector(features(), 6)
+    torch.testing.assert_close(projector(features()[:, :, 3, 5], 6), whole[:, :, 3, 5])
+
+
+def test_a_learned_projector_can_become_what_the_teacher_is():
+    student, loss = features(4), DISTILLATION_LOSSES["hint"]()
+    teacher = torch.einsum("bchw,dc->bdhw", student, torch.randn(6, 4, generator=torch.Generator().manual_seed(2)))
+    first = loss(student, teacher, None)
+    optimizer = torch.optim.Adam(loss.parameters(), lr=0.05)
+    for _ in range(300):
+        optimizer.zero_grad()
+        value = loss(student, teacher, None)
+        value.backward()
+        optimizer.step()
+    assert value < 1e-3 * first
+
+
+@pytest.mark.parametrize("channels", [2, 6])
+def test_an_orthogonal_projector_stays_orthonormal_while_it_learns_under_autocast(channels):
+    student, teacher, loss = features(4), features(channels, seed=1), DISTILLATION_LOSSES["hint"](projector="orthogonal")
+    loss(student, teacher, None)
+    before = loss.projector.layer.weight.detach().clone()
+    optimizer = torch.optim.Adam(loss.parameters(), lr=0.05)
+    for _ in range(5):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            value = loss(student, teacher, None)
+        value.backward()
+        optimizer.step()
+    weight = loss.projector.layer.weight
+    assert (weight - before).abs().max() > 0.05
+    product = weight @ weight.T if channels < 4 else weight.T @ weight
+    torch.testing.assert_close(product, torch.eye(min(channels, 4)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", PROJECTED)
+def test_a_random_projector_is_new_at_every_call_leaves_the_global_generator_alone_and_resumes_exactly(name):
+    def build():
+        torch.manual_seed(5)
+        return DISTILLATION_LOSSES[name](projector="random")
+
+    student, teacher = features(4), [features(6, seed=1)] if name.startswith("unified") else features(6, seed=1)
+    loss = build()
+    state = torch.get_rng_state()
+    values = [loss(student, teacher, None).item() for _ in range(4)]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(set(values)) == 4
+    assert not list(loss.parameters())
+    again = build()
+    assert [again(student, teacher, None).item() for _ in range(2)] == values[:2]
+    resumed = DISTILLATION_LOSSES[name](projector="random")
+    resumed(student, teacher, None)
+    resumed.load_state_dict(again.state_dict())
+    assert [resumed(student, teacher, None).item() for _ in range(2)] == values[2:]
+
+
+def test_a_random_projector_stands_on_the_joined_side_as_published():
+    loss = DISTILLATION_LOSSES["unified_soft_target"](projector="random")
+    loss(features(4), [features(6), features(3)], None)
+    assert repr(loss.projector) == "random 9 -> 4"
+    loss = DISTILLATION_LOSSES["unified_soft_target"](projector="random")
+    loss([features(6), features(3)], features(2), None)
+    assert repr(loss.projector) == "random 9 -> 2"
+
+
+@pytest.mark.parametrize("kind", ["learned", "orthogonal"])
+def test_what_a_loss_learnt_loads_strictly_after_a_dry_run(kind):
+    loss, resumed = (DISTILLATION_LOSSES["hint"](projector=kind) for _ in range(2))
+    expected = loss(features(4), features(6, seed=1), None)
+    with torch.inference_mode():
+        resumed(features(4), features(6, seed=1), None)
+    resumed.load_state_dict(loss.state_dict(), strict=True)
+    torch.testing.assert_close(resumed(features(4), features(6, seed=1), None), expected, rtol=0, atol=0)
+    assert all(not parameter.is_inference() for parameter in resumed.parameters())

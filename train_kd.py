@@ -1,0 +1,58 @@
+"""Distils a teacher into a student: the student's task loss and the terms of a method.
+
+Example: python train_kd.py --config configs/phantom_student.yaml --loss_type emkd --teacher runs/phantom_teacher/best.ckpt
+Published: python train_kd.py --tckpt DIR/best.ckpt --smodel resnet_18
+"""
+
+import sys
+
+from torch.utils.data import default_collate
+
+from utils import checkpoints, guards
+from utils.config import DistillationRecipe, build, parse
+from utils.experiment import Experiment, main
+from utils.losses import DISTILLATION_LOSSES
+from utils.objectives import Distiller, Term, name_terms
+
+
+def distilled(experiment: Experiment) -> Distiller:
+    """The student's objective, once the teacher is known to be right: rebuilt strictly, no leak, its score repeated."""
+    recipe, fabric = experiment.recipe, experiment.fabric
+    if not recipe.distillation:
+        raise ValueError("distillation: no terms; give --loss_type METHOD (configs/methods) or a list of terms")
+    checkpoint = checkpoints.load(recipe.teacher)
+    guards.refuse_other_input(checkpoint, experiment.train.preprocessing, recipe.teacher)
+    if not recipe.allow_leak:
+        guards.refuse_leak(checkpoint, experiment.split, recipe.teacher)
+    teacher = fabric.to_device(checkpoints.rebuild(checkpoint))
+    distiller = Distiller(experiment.network, teacher, experiment.task_loss, read_terms(recipe.distillation))
+    batch = default_collate([experiment.train[0], experiment.train[len(experiment.train) // 2]])
+    fabric.to_device(distiller)
+    rows = guards.trial(distiller, fabric.to_device(batch["image"]), fabric.to_device(batch["target"]))
+    line = guards.check_scores(
+        checkpoint["scores"]["cases"],
+        lambda cases: experiment.score(teacher, cases, "score the teacher again")[1],
+        experiment.val.cases,
+        recipe.teacher,
+    )
+    if fabric.is_global_zero:
+        print(f"{line}\n\n{guards.table(rows)}\n")
+    return distiller
+
+
+def read_terms(sections: list[dict]) -> dict[str, Term]:
+    """Terms by name from the recipe's list. Raises ValueError naming the wrong entry."""
+    terms = []
+    for number, section in enumerate(sections, 1):
+        what = f"distillation[{number}]"
+        missing = sorted({"name", "student", "teacher", "weight"} - section.keys())
+        if missing:
+            raise ValueError(f"{what}: has no {', '.join(missing)}; a term is {{name, student, teacher, weight, ...}}")
+        places = {key: section[key] for key in ("student", "teacher", "weight")}
+        arguments = {key: value for key, value in section.items() if key not in places}
+        terms.append((section["name"], Term(build(DISTILLATION_LOSSES, arguments, what), **places)))
+    return name_terms(terms)
+
+
+if __name__ == "__main__":
+    sys.exit(main(parse(DistillationRecipe, __doc__), distilled))

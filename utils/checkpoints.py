@@ -1,0 +1,83 @@
+"""Checkpoints that rebuild their network and preprocessing by themselves, and are there whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from networks import NETWORKS
+from utils.config import build
+
+REQUIRED = ("network", "weights", "preprocessing", "split", "scores", "recipe")
+
+
+def save(checkpoint: dict[str, Any], path: Path) -> None:
+    """Writes to a temporary file beside `path`, then renames."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save(checkpoint, temporary)
+    temporary.replace(path)
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Reads a checkpoint on the CPU, with weights_only: nothing in the file is executed.
+
+    Raises ValueError naming the file when it is missing, unreadable or not one of this project's.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "best.ckpt"
+    if not path.is_file():
+        raise ValueError(f"{path}: no such checkpoint; train.py writes best.ckpt and last.ckpt into its output folder")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{path}: cannot be read as a checkpoint ({type(error).__name__}); is the file whole?"
+        ) from None
+    missing = [key for key in REQUIRED if not isinstance(checkpoint, dict) or key not in checkpoint]
+    if missing:
+        raise ValueError(f"{path}: has no {', '.join(missing)}; it was not written by train.py or train_kd.py")
+    return checkpoint
+
+
+def rebuild(checkpoint: dict[str, Any]) -> nn.Module:
+    """The checkpoint's network with its weights, loaded strictly, in eval mode."""
+    network = build(NETWORKS, checkpoint["network"], "checkpoint: network")
+    network.load_state_dict(checkpoint["weights"], strict=True)
+    return network.eval()
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def random_states() -> dict[str, Any]:
+    """The states of all global random generators of this process, as tensors and plain values."""
+    version, state, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    states = {
+        "torch": torch.get_rng_state(),
+        "python": [version, list(state), gauss],
+        "numpy": [name, keys.tolist(), position, has_gauss, cached],
+    }
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    return states
+
+
+def restore_random_states(states: dict[str, Any]) -> None:
+    torch.set_rng_state(states["torch"])
+    version, state, gauss = states["python"]
+    random.setstate((version, tuple(state), gauss))
+    name, keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])

@@ -1,0 +1,119 @@
+"""What is checked before the first step of a distillation: the teacher, its patients, and every term's shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utils.objectives import Distiller
+from utils.taps import tap
+
+SAME_INPUT = ("modality", "window", "task", "class_names")
+TOLERANCE = 0.02  # Dice: room for another precision or device, not for other weights
+
+
+def refuse_other_input(teacher: dict[str, Any], preprocessing: dict[str, Any], path: str) -> None:
+    """Raises ValueError when the teacher was trained on other images or classes than the student will see."""
+    for key in SAME_INPUT:
+        theirs, ours = _plain(teacher["preprocessing"].get(key)), _plain(preprocessing.get(key))
+        if theirs != ours:
+            raise ValueError(
+                f"{path}: the teacher was trained with {key} {theirs}, the student's data has {ours}; "
+                f"set data.{key.replace('class_names', 'task')} to the teacher's, or train a teacher on this data"
+            )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def refuse_leak(teacher: dict[str, Any], split: dict[str, Any], path: str) -> None:
+    """Raises ValueError when the teacher was trained on the student's val or test patients, or selected on its test."""
+    theirs = teacher["split"]
+    for seen, held_out in (("train", "val"), ("train", "test"), ("val", "test")):
+        shared = sorted(set(theirs[seen]) & set(split[held_out]))
+        if shared:
+            more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
+            raise ValueError(
+                f"{path}: the teacher's {seen} patients include {len(shared)} of the student's {held_out} patients "
+                f"({', '.join(shared[:5])}{more}); use the same split file for both, or --allow_leak to go on"
+            )
+
+
+def check_scores(
+    rows: Sequence[dict[str, Any]],
+    score_cases: Callable[[list[str]], list[dict[str, Any]]],
+    cases: Sequence[str],
+    path: str,
+) -> str:
+    """Scores the teacher on a few val cases that its checkpoint has scores for, and compares.
+
+    `rows` are the checkpoint's (case, class, dice); `score_cases` scores the rebuilt teacher. Returns a line for the
+    person. Raises ValueError when they differ by more than 0.02 Dice: the weights or the preprocessing are not the same.
+    """
+    recorded = {(row["case"], row["class"]): row["dice"] for row in rows}
+    known = [case for case in cases if any(case == recorded_case for recorded_case, _ in recorded)][:3]
+    if not known:
+        return "teacher: none of its val cases is among the student's, so its recorded score was not checked"
+    differences = {}
+    for row in score_cases(known):
+        now, then = row["dice"], recorded[row["case"], row["class"]]
+        differences[f"{row['case']} {row['class']}"] = abs(now - then)
+        if abs(now - then) > TOLERANCE:
+            raise ValueError(
+                f"{path}: scores {now:.4f} Dice on {row['case']} ({row['class']}) but its checkpoint says {then:.4f}; "
+                "are these the slices it was trained on, with the same settings?"
+            )
+    return (
+        f"teacher: {', '.join(known)} scored again, Dice differs by at most {max(differences.values()):.4f} "
+        "from its checkpoint"
+    )
+
+
+@torch.no_grad()
+def trial(distiller: Distiller, image: Tensor, target: Tensor) -> list[dict[str, str]]:
+    """Runs every term once: creates the projectors, and tells each term's shapes.
+
+    image (B, C, H, W), target (B, 1, H, W). Returns a row a term, for `table`. Raises ValueError naming a term that
+    cannot be computed.
+    """
+    was_training = distiller.training
+    distiller.eval()
+    teacher = tap(distiller.teacher, image, distiller.teacher_taps)
+    student = tap(distiller.network, image, distiller.student_taps)
+    rows = []
+    for name, term in zip(distiller.names, distiller.terms, strict=True):
+        try:
+            value = term(student, teacher, target)
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"the term {name} cannot be computed: {error}") from error
+        rows.append(
+            {
+                "term": name,
+                "weight": f"{term.weight:g}",
+                "student": _shapes(student, term.student),
+                "teacher": _shapes(teacher, term.teacher),
+                "projector": str(getattr(term.loss, "projector", "none")),
+                "at start": f"{float(value):.4g}",
+            }
+        )
+    distiller.train(was_training)
+    return rows
+
+
+def _shapes(features: dict[str, Tensor], names: str | list[str]) -> str:
+    names = [names] if isinstance(names, str) else names
+    shapes = ["x".join(str(extent) for extent in features[name].shape[1:]) for name in names]
+    return " + ".join(f"{name} {shape}" for name, shape in zip(names, shapes, strict=True))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows of equal keys as an aligned text table."""
+    columns = list(rows[0])
+    cells = [columns, *([str(row[column]) for column in columns] for row in rows)]
+    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])

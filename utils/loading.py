@@ -1,0 +1,26 @@
+"""Training batches in an order that depends on the seed and the epoch alone."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+
+def epoch_batches(size: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> list[list[int]]:
+    """The sample indices of every step of one epoch for one process.
+
+    `batch_size` counts the images of all processes together, so the steps do not depend on how many there are. A last
+    batch that is not full is dropped (batch normalization needs more than one image), unless it is the only one.
+    """
+    if batch_size % world:
+        raise ValueError(f"training.batch_size {batch_size} is not a multiple of the {world} processes")
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order = torch.randperm(size, generator=generator).tolist()
+    batches = [order[start : start + batch_size] for start in range(0, size - batch_size + 1, batch_size)] or [order]
+    return [batch[rank::world] for batch in batches]
+
+
+def epoch_loader(dataset: Dataset, batches: list[list[int]], epoch: int, workers: int, pin_memory: bool) -> DataLoader:
+    """Loads `batches`; each sample's augmentation is drawn from (seed, epoch, index), whoever loads it."""
+    dataset.epoch = epoch
+    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory)

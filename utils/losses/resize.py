@@ -1,0 +1,26 @@
+"""Bring feature maps to one size and several maps into one."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def match_size(feature: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear resize of (B, C, H, W) to (H, W), as in EMKD and HLFD; vectors and equal sizes stay as they are."""
+    if feature.ndim != 4 or feature.shape[2:] == torch.Size(size):
+        return feature
+    return F.interpolate(feature, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def concatenate_features(features: Tensor | Sequence[Tensor]) -> Tensor:
+    """One map from several: each averaged down to the smallest height and width, then joined along the channels.
+
+    HLFD resizes bilinearly here, which is the same for a factor of two and skips pixels beyond. A single map comes back
+    as is.
+    """
+    if isinstance(features, Tensor):
+        return features
+    size = min(feature.shape[2] for feature in features), min(feature.shape[3] for feature in features)
+    return torch.cat([F.adaptive_avg_pool2d(feature, size) for feature in features], dim=1)
