@@ -1,6 +1,6 @@
 """Distils a teacher into a student: the student's task loss and the terms of a method.
 
-Example: python train_kd.py --config configs/phantom_student.yaml --loss_type emkd --teacher runs/phantom_teacher/best.ckpt
+Example: python train_kd.py --config configs/kits19_student.yaml --loss_type emkd --teacher runs/kits19_raunet/best.ckpt
 Published: python train_kd.py --tckpt DIR/best.ckpt --smodel resnet_18
 """
 

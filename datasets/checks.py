@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from datasets.geometry import orient
-from datasets.volumes import Header, Image, Label
+from datasets.nifti import Header
+from datasets.volumes import Image, Label
 
 SPACING_TOLERANCE = 0.02  # relative; kits.json and headers are rounded differently
 AFFINE_TOLERANCE = 1e-3  # of a voxel, times the longest side
@@ -14,7 +15,7 @@ AFFINE_TOLERANCE = 1e-3  # of a voxel, times the longest side
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found in one file. A bad one keeps the case out of the store; any other is told and the case is kept."""
+    """One thing found in one file. A bad one keeps the case out of the store, any other is only told."""
 
     file: Path
     what: str
@@ -34,7 +35,7 @@ def check_grid(image_file: Path, label_file: Path, image: Header, label: Header,
     elif (channel or 0) >= (image.shape[3] if len(image.shape) == 4 else 1):
         findings.append(Finding(image_file, f"has no channel {channel}", "choose a lower --channel"))
     if len(label.shape) == 4:
-        findings.append(Finding(label_file, f"label has shape {label.shape}", "give one label volume, one value per voxel"))
+        findings.append(Finding(label_file, f"label has shape {label.shape}", "give one value per voxel"))
     elif image.shape[:3] != label.shape:
         what = f"shape {label.shape} differs from the image's {image.shape[:3]}"
         findings.append(Finding(label_file, what, "find the label drawn on this image, or resample it"))
@@ -46,7 +47,7 @@ def check_grid(image_file: Path, label_file: Path, image: Header, label: Header,
             return findings
     if image.shape[:3] == label.shape and _largest_shift(image, label) > AFFINE_TOLERANCE * max(label.shape):
         what = f"affine differs from the image's (up to {_largest_shift(image, label):.3g} voxels apart)"
-        findings.append(Finding(label_file, what, "resample the label, or copy the image's affine if only that is wrong"))
+        findings.append(Finding(label_file, what, "resample the label, or give it the image's affine"))
     if image.sform_code == 0 and image.qform_code == 0:
         what = "neither sform nor qform is set, its orientation is a guess"
         findings.append(Finding(image_file, what, "look at a slice, and set the affine if it is turned", bad=False))
@@ -59,7 +60,9 @@ def _largest_shift(image: Header, label: Header) -> float:
     return float(np.abs((np.linalg.inv(image.affine) @ label.affine @ corners - corners)[:3]).max())
 
 
-def check_spacing(file: Path, header: Header, expected: tuple[float, float, float] | None, millimetres: bool) -> list[Finding]:
+def check_spacing(
+    file: Path, header: Header, expected: tuple[float, float, float] | None, millimetres: bool
+) -> list[Finding]:
     """Compare a header with the (x, y, z) mm of kits.json where there is one; else suspect an identity affine.
 
     millimetres: the dataset is one whose volumes always have a real spacing, so that identity is a loss.
@@ -121,7 +124,7 @@ def check_image(file: Path, image: Image, modality: str) -> list[Finding]:
 
 
 def check_slice_size(file: Path, header: Header, axes: tuple[int, int, int], expected: int | None) -> list[Finding]:
-    """Tell slices that are not `expected` x `expected` (kept as they are; the published scripts resized the image only)."""
+    """Tell slices that are not `expected` x `expected`; the published scripts resized the image and not the label."""
     rows, columns = header.shape[axes[1]], header.shape[axes[2]]
     if expected is None or (rows, columns) == (expected, expected):
         return []

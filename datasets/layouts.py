@@ -1,4 +1,4 @@
-"""Find the cases of the published raw layouts: KiTS, LiTS, Medical Segmentation Decathlon, ACDC (see data/README.md)."""
+"""Find the cases of the published raw layouts: KiTS, LiTS, MSD, ACDC (see data/README.md)."""
 
 import json
 import re
@@ -26,9 +26,9 @@ class RawCase:
 class RawDataset:
     """The cases of a folder and what their numbers mean.
 
-    slice_axis: the file's axis to slice along where the anatomy does not decide it. slice_size: rows and columns a slice
-    is known to have. spacings: (x, y, z) mm per case from a list beside the data. millimetres: an identity affine is a
-    loss here. findings: files that could not be paired.
+    findings: files that could not be paired. slice_axis: the file's axis to slice along where the anatomy does not
+    decide it. slice_size: rows and columns a slice is known to have. spacings: (x, y, z) mm per case from a list beside
+    the data. millimetres: an identity affine is a loss here.
     """
 
     name: str
@@ -129,7 +129,7 @@ def find_msd(root: Path) -> RawDataset:
 
 
 def find_acdc(root: Path) -> RawDataset:
-    """ACDC: patientXXX/patientXXX_frameXX[_gt].nii.gz with Info.cfg, anywhere below `root`; both frames are one patient.
+    """ACDC: patientXXX/patientXXX_frameXX[_gt].nii.gz with Info.cfg, anywhere below `root`; two frames a patient.
 
     Sliced along the third axis of the file: the stack is short-axis, and no anatomical axis lies along it.
     """
@@ -163,7 +163,11 @@ def _pair(
     image: Path, images: list[Path], label: Path, labels: list[Path], unlabeled_is_meant: bool = True
 ) -> tuple[tuple[Path, Path] | None, list[Finding]]:
     """Pair what was found for one case; `image` and `label` are the names to give where nothing was."""
-    findings = [Finding(path, f"duplicate of {paths[0]}", "keep one of them") for paths in (images, labels) for path in paths[1:]]
+    findings = [
+        Finding(path, f"duplicate of {paths[0]}", "keep one of them")
+        for paths in (images, labels)
+        for path in paths[1:]
+    ]
     if not images:
         findings.append(Finding(image, "missing", "download the image of this case"))
     if not labels:

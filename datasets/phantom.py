@@ -1,8 +1,8 @@
 """A seeded CT phantom of the abdomen for tests, demonstrations and where real images may not travel.
 
-The HU, shapes and noise are plausible, not physical: no projections are simulated. Everything random in a case comes from
-(seed, case number), so a case does not change with the number of cases or of processes. Arrays are (slices, H, W), slice 0
-the most superior, rows anterior -> posterior, columns patient right -> left: the order of the KiTS files.
+The HU, shapes and noise are plausible, not physical: no projections are simulated. Everything random in a case comes
+from (seed, case number), so a case does not change with the number of cases or of processes. Arrays are (slices, H,
+W), slice 0 the most superior, rows anterior -> posterior, columns patient right -> left: the order of the KiTS files.
 """
 
 from dataclasses import dataclass
@@ -39,8 +39,8 @@ def draw_phantom(
     """Draws case number `case` of the phantom `seed` on a grid of `slices` x `size` x `size`.
 
     organ "kidney": labels 1 kidney, 2 tumor, and with classes "kits23" 3 cyst (with "kits19" a cyst counts as kidney).
-    organ "liver": labels 1 liver, 2 liver tumor, the picture centered higher. `tumor_free` is the chance of a case without
-    tumor. Raises ValueError for an unknown organ or classes, or a size too small to show anything.
+    organ "liver": labels 1 liver, 2 liver tumor, the picture centered higher. `tumor_free` is the chance of a case
+    without tumor. Raises ValueError for an unknown organ or classes, or a size too small to show anything.
     """
     if organ not in ("kidney", "liver"):
         raise ValueError(f"organ {organ!r} is unknown: use 'kidney' or 'liver'")
@@ -56,9 +56,7 @@ def draw_phantom(
     middle = (trunk.front + trunk.back) / 2
     center = np.array([-50.0 if organ == "liver" else 0.0, middle + 6, 0.0]) + rng.uniform(-7, 7, 3)
     shape = (slices, size, size)
-    axes = tuple(
-        c + (np.arange(n) - (n - 1) / 2) * s / scale for c, n, s in zip(center, shape, spacing, strict=True)
-    )
+    axes = tuple(c + (np.arange(n) - (n - 1) / 2) * s / scale for c, n, s in zip(center, shape, spacing, strict=True))
     phase = draw_phase(rng, latest=150)
     kidneys = DrawnKidneys(_generator(seed, case, 1), tumor and organ == "kidney")
     tissue = KidneyTissue(_generator(seed, case, 2), phase, kidneys.low, kidneys.high, kidneys.tumor_radius)
@@ -83,9 +81,10 @@ def render_around(
 ) -> Phantom:
     """Renders a CT around real kidneys: `label` (slices, H, W) holds 1 kidney, 2 tumor and maybe 3 cyst, spacing in mm.
 
-    `size` is the number of columns (or rows, whichever is larger) of the result and `every` how many slices are averaged into
-    one; the label of a coarser voxel is that of the largest part of it. Without them the label comes back as it was given
-    (3 becomes 1 with classes "kits19"). Raises ValueError for a label that holds other values or no kidney.
+    `size` is the number of columns (or rows, whichever is larger) of the result and `every` how many slices are
+    averaged into one; the label of a coarser voxel is that of the largest part of it. Without them the label comes
+    back as it was given (3 becomes 1 with classes "kits19"). Raises ValueError for a label that holds other values or
+    no kidney.
     """
     _check_classes(classes)
     reduction = LabelReduction(label, spacing, size, every)
@@ -93,7 +92,9 @@ def render_around(
     coarse = reduction
     if min(reduction.spacing) < 2:  # distances need no finer grid than this
         longest = max(label.shape[1:])
-        coarse = LabelReduction(label, spacing, min(int(longest * spacing[1] / 2.5) + 1, longest), int(2.5 / spacing[0]))
+        coarse = LabelReduction(
+            label, spacing, min(int(longest * spacing[1] / 2.5) + 1, longest), int(2.5 / spacing[0])
+        )
     origin, half_width, front, back = _place_spine(coarse, rng)
     axes = tuple(a - o for a, o in zip(reduction.axes, origin, strict=True))
     coarse_axes = tuple(a - o for a, o in zip(coarse.axes, origin, strict=True))
@@ -112,7 +113,7 @@ def render_around(
 
 
 def _render(axes, abdomen: Abdomen, kidneys, tissue: KidneyTissue, organ: str, thickness: float):
-    """Paints block after block: the image without noise, and the fractions (classes, slices, H, W) of the labeled tissues."""
+    """Paints block after block: the image without noise, and the labeled fractions (classes, slices, H, W)."""
     heights = 2 if thickness > _THICK else 1
     step = float(axes[0][1] - axes[0][0]) if len(axes[0]) > 1 else thickness
     pixel = 1.15 * float(axes[2][1] - axes[2][0])
@@ -139,10 +140,8 @@ def _paint_block(axes, pixel: float, abdomen: Abdomen, kidneys, tissue: KidneyTi
         found = kidneys.map(inner)
         depth[index] = found.depth
     liver, tumor = abdomen.paint(canvas, depth)
-    if organ == "liver":
-        fractions = np.stack([liver - tumor, tumor])
-    else:
-        fractions = np.zeros((3, *canvas.hu.shape), np.float32)
+    nothing = np.zeros((3, *canvas.hu.shape), np.float32)
+    fractions = np.stack([liver - tumor, tumor]) if organ == "liver" else nothing
     if not inner.empty:
         tissue.paint(inner, found)
         if organ == "liver":
@@ -154,8 +153,8 @@ def _paint_block(axes, pixel: float, abdomen: Abdomen, kidneys, tissue: KidneyTi
 
 
 def _add_noise(image: np.ndarray, seed: int, case: int, axes) -> np.ndarray:
-    """Adds noise like that of a reconstruction: its grain spans pixels, its mean is zero over a wide area, and it is strongest
-    in the middle of the trunk. Rounds to int16 HU, not under -1024."""
+    """Adds noise like that of a reconstruction: its grain spans pixels, its mean is zero over a wide area, and it is
+    strongest in the middle of the trunk. Rounds to int16 HU, not under -1024."""
     rng = _generator(seed, case, 4)
     level, grain = rng.uniform(9, 17), rng.uniform(0.55, 0.9)
     impulse = np.zeros((33, 33), np.float32)
@@ -168,7 +167,7 @@ def _add_noise(image: np.ndarray, seed: int, case: int, axes) -> np.ndarray:
     for number in range(image.shape[0]):
         current = _generator(seed, case, 5, number + 1).standard_normal(image.shape[1:], dtype=np.float32)
         current = _grain(current, grain)
-        noise = np.float32(0.92) * current + np.float32(0.39) * previous  # neighbouring slices overlap
+        noise = np.float32(0.92) * current + np.float32(0.39) * previous  # neighboring slices overlap
         noise *= np.float32(gain) * shade
         # Air is quiet: there the reconstruction has little to add up.
         noise *= np.clip((image[number] + 1000) / 900 + np.float32(0.35), 0, 1)
@@ -182,9 +181,11 @@ def _grain(white: np.ndarray, sigma: float) -> np.ndarray:
     return fine - np.float32(0.7) * ndimage.gaussian_filter(white, 3 * sigma, mode="wrap")
 
 
-def _place_spine(coarse: LabelReduction, rng: np.random.Generator) -> tuple[tuple[float, float, float], float, float, float]:
-    """From a label volume, in mm: where the spine lies (z, y, x), half the width the trunk needs, and how far kidneys and
-    tumors reach to the front and to the back of the spine's middle."""
+def _place_spine(
+    coarse: LabelReduction, rng: np.random.Generator
+) -> tuple[tuple[float, float, float], float, float, float]:
+    """From a label volume, in mm: where the spine lies (z, y, x), half the width the trunk needs, and how far kidneys
+    and tumors reach to the front and to the back of the spine's middle."""
     fractions = coarse.all_fractions()
     kidney = np.nonzero(fractions[0] > 0.5)
     if not len(kidney[0]):

@@ -1,7 +1,7 @@
 """The abdomen around the kidneys: trunk, bones, organs, vessels and bowel, in HU that follow the contrast phase.
 
-Coordinates in mm: x from the middle of the spine toward the patient's left, y from the middle of the vertebral body toward the
-back, z from the height of the kidneys toward the feet.
+Coordinates in mm: x from the middle of the spine toward the patient's left, y from the middle of the vertebral body
+toward the back, z from the height of the kidneys toward the feet.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from datasets.phantom_kidneys import Lesion
-from datasets.phantom_shapes import Canvas, Field, capsule, coverage, ellipsoid, oval, repeat, smooth_min
+from datasets.phantom_shapes import Canvas, Field, capsule, coverage, ellipsoid, oval, repeat, smooth_max, smooth_min
 
 SECONDS = (25, 40, 70, 100, 180)  # after the injection: arterial, corticomedullary, portal, nephrographic, excretory
 PHASES = {
@@ -26,7 +26,7 @@ PHASES = {
 
 
 def draw_phase(rng: np.random.Generator, latest: float) -> dict[str, float]:
-    """Mean HU of each tissue at a random time from 30 s to `latest` s after the injection, with a random dose of contrast."""
+    """Mean HU of each tissue at a random time, 30 s to `latest` s after the injection, for a random dose."""
     seconds, dose = rng.uniform(30, latest), rng.uniform(0.85, 1.15)
     phase = {name: float(np.interp(seconds, SECONDS, values)) for name, values in PHASES.items()}
     return {name: value if name == "muscle" else 35 + (value - 35) * dose for name, value in phase.items()}
@@ -34,7 +34,7 @@ def draw_phase(rng: np.random.Generator, latest: float) -> dict[str, float]:
 
 @dataclass
 class Trunk:
-    """Size of the trunk in mm: half its width, the y of its front and its back, and how thick the fat under the skin is."""
+    """Size of the trunk in mm: half its width, the y of its front and back, the thickness of the fat under the skin."""
 
     half_width: float
     front: float
@@ -55,7 +55,7 @@ def draw_trunk(rng: np.random.Generator, half_width: float | None = None) -> Tru
 class Abdomen:
     """One patient without the kidneys: all that is random is drawn here, `paint_*` only look it up.
 
-    `low` and `high` are the corners (z, y, x; mm) of the picture. `liver_tumors` is for the LiTS labels.
+    `low` and `high` are the corners (z, y, x; mm) of the picture; `tumors` is how many the liver has.
     """
 
     def __init__(self, rng: np.random.Generator, phase: dict[str, float], trunk: Trunk, low, high, tumors: int) -> None:
@@ -74,15 +74,19 @@ class Abdomen:
         depth, width = self.cavity_radii
         middle = self.cavity_center[0]
         self.liver = [
-            Lesion((-62 + rng.uniform(-15, 15), middle + 0.12 * depth, -0.56 * width), (88, 0.9 * depth, 0.62 * width), 0),
-            Lesion((-85 + rng.uniform(-12, 12), middle - 0.45 * depth, -0.05 * width), (45, 0.45 * depth, 0.62 * width), 0),
+            Lesion(
+                (-62 + rng.uniform(-15, 15), middle + 0.02 * depth, -0.58 * width), (85, 0.8 * depth, 0.5 * width), 0
+            ),
+            Lesion(
+                (-85 + rng.uniform(-12, 12), middle - 0.48 * depth, -0.08 * width), (45, 0.38 * depth, 0.5 * width), 0
+            ),
         ]
         self.spleen = Lesion((-62 + rng.uniform(-12, 12), middle + 0.28 * depth, 0.74 * width), (48, 48, 27), 0)
         self.stomach = Lesion((-78 + rng.uniform(-10, 10), middle - 0.4 * depth, 0.34 * width), (42, 34, 50), 0)
         self.gallbladder = Lesion((-4 + rng.uniform(-12, 8), middle - 0.42 * depth, -0.4 * width), (26, 15, 15), 0)
-        self.liver_tumors = [self._liver_lesion(rng, rng.uniform(5, 20)) for _ in range(tumors)]
+        self.liver_tumors = [self._liver_lesion(rng, rng.uniform(6, 26)) for _ in range(tumors)]
         self.liver_cysts = [self._liver_lesion(rng, rng.uniform(3, 9)) for _ in range(int(rng.integers(0, 4)))]
-        self.liver_tumor_hu = phase["liver"] + rng.uniform(-38, 8)
+        self.liver_tumor_hu = phase["liver"] + (rng.uniform(-50, -18) if rng.random() < 0.8 else rng.uniform(12, 30))
         self.bowel_contrast = rng.random() < 0.3
         self.gas_level = rng.uniform(0.5, 1.3)
         self.vertebra_phase, self.rib_phase = rng.uniform(-16, 16), rng.uniform(-13, 13)
@@ -107,11 +111,11 @@ class Abdomen:
         return Canvas(np.full(bent_z.shape, -1000, np.float32), bent_z, bent_y, bent_x, axes, pixel, 16.0)
 
     def paint(self, canvas: Canvas, kidney_depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Paints all but the kidneys and returns the fractions of each voxel that are liver (lesions included) and liver tumor.
+        """Paints all but the kidneys; returns the fractions of each voxel that are liver (tumors included) and tumor.
 
         `kidney_depth` (mm, positive inside) keeps a layer of fat around the kidneys.
         """
-        z, y, x = canvas.z, canvas.y, canvas.x
+        y, x = canvas.y, canvas.x
         trunk = self.trunk
         large, small, fine = (name(*canvas.axes) for name in (self.large, self.small, self.fine))
         curve = trunk.back + self.table - np.square(x) / np.float32(900)
@@ -141,12 +145,16 @@ class Abdomen:
     def _paint_lungs(self, canvas: Canvas, cavity: np.ndarray) -> None:
         if canvas.axes[0][0] > self.dome + 40:
             return
-        z, x = canvas.z, canvas.x
+        z, y, x = canvas.z, canvas.y, canvas.x
         reach = np.abs(np.abs(x) - 0.5 * self.cavity_radii[1])
         top = z - self.dome + np.square(reach) / 120 - 25
-        lung = np.maximum(np.maximum(top, cavity + 6), 30 - np.abs(x))
+        middle = self.cavity_center[0]
+        mediastinum = oval(y, x, (middle + 5, 6), (0.95 * self.cavity_radii[0], 36))
+        lung = smooth_max(np.maximum(top, cavity + 6), -mediastinum, 12)
         vessels = self._tubes(canvas, self.vessel_a, self.vessel_b, 0.12)
         canvas.paint(lung, -850 + 750 * coverage(vessels, canvas.pixel))
+        heart = ellipsoid(z, y, x, (self.dome - 55, middle - 22, 24), (46, 40, 52))
+        canvas.paint(heart, 30 + 0.5 * self.phase["aorta"])
 
     def _paint_bowel(self, canvas: Canvas, cavity: np.ndarray, small: np.ndarray, fine: np.ndarray) -> None:
         z, y, x = canvas.z, canvas.y, canvas.x
@@ -162,13 +170,15 @@ class Abdomen:
         haustra = 3 * np.cos(z / np.float32(5)) + 3 * small
         colon = np.hypot(np.abs(x) - np.float32(width - 27), y - np.float32(row)) - 17 + haustra
         colon = np.maximum(colon, np.abs(z - 60) - np.float32(95))
-        cross = np.hypot((y - np.float32(self.cavity_center[0] - self.cavity_radii[0] + 30)) * 1.2, z - 20) - 15 + haustra
+        cross = (
+            np.hypot((y - np.float32(self.cavity_center[0] - self.cavity_radii[0] + 30)) * 1.2, z - 20) - 15 + haustra
+        )
         colon = smooth_min(colon, np.maximum(cross, np.abs(x) - np.float32(0.7 * width)), 8)
         colon = np.maximum(colon, cavity + 4)
         wall = 45 + 0.35 * (self.phase["liver"] - 45)
         stomach = ellipsoid(z, y, x, self.stomach.center, self.stomach.radii) + 2 * small
         stomach = np.maximum(stomach, cavity + 5)
-        for shape, thick, row in ((loops, 2.8, -90.0), (colon, 2.2, row), (stomach, 4.5, self.stomach.center[0])):
+        for shape, thick, level in ((loops, 2.8, -90.0), (colon, 2.2, row), (stomach, 4.5, self.stomach.center[1])):
             canvas.paint(shape, wall + 14 * fine)
             lumen = 18 + 12 * small
             if shape is colon:
@@ -176,8 +186,8 @@ class Abdomen:
             elif self.bowel_contrast:
                 lumen = lumen + 230 * coverage(-content - np.float32(0.1), 0.6)
             # Gas collects in front of fluid; which loops hold any differs.
-            slope = np.float32(0.2 if shape is loops else 0.8)
-            gas = 14 * (self.gas_level - content) + (y - np.float32(row)) * slope
+            slope = np.float32(0.8 if shape is stomach else 0.2)
+            gas = 14 * (self.gas_level - content) + (y - np.float32(level)) * slope
             lumen = lumen + coverage(gas, 3.0) * (-950 - lumen)
             canvas.paint(shape + np.float32(thick), lumen)
         pancreas = capsule(z, y, x, (-8, -52, -30), (-34, -40, 75), 9) + 3 * small

@@ -4,7 +4,6 @@ A case is written under a temporary name and renamed, so a stopped run leaves wh
 """
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -18,7 +17,7 @@ _KITS_AXES = nib.orientations.axcodes2ornt("IPL")
 
 
 def write_kits_case(folder: Path, case: str, phantom: Phantom, header: nib.Nifti1Header | None = None) -> None:
-    """Writes `case`/imaging.nii.gz and segmentation.nii.gz, arrays (slices, H, W) with KiTS19's permuted negative diagonal.
+    """Writes `case`/{imaging,segmentation}.nii.gz, arrays (slices, H, W), with KiTS19's permuted negative diagonal.
 
     `header` places the case where another file lies: its grid's affine and form codes are kept.
     """
@@ -55,16 +54,17 @@ def write_lits_case(folder: Path, number: int, phantom: Phantom) -> None:
         final = folder / f"{name}-{number}.nii"
         partial = folder / f".{name}-{number}.partial.nii"
         nib.save(_nifti(data.transpose(2, 1, 0)[flips], affine, None), partial)
-        os.replace(partial, final)
+        partial.replace(final)
 
 
 def render_label_file(
     path: Path, seed: int, classes: str, size: int | None, every: int, slice_spacing: float | None
 ) -> tuple[Phantom, nib.Nifti1Header]:
-    """Renders a CT around the label volume at `path` (case_XXXXX/segmentation.nii.gz): the phantom and the header for its grid.
+    """Renders a CT around the label volume at `path` (case_XXXXX/segmentation.nii.gz); returns it and its file's
+    header.
 
-    `slice_spacing` in mm sets `every` for files with thinner slices. Raises ValueError for a file that is no label volume, and
-    what nibabel raises for one that cannot be read.
+    `slice_spacing` in mm sets `every` for files with thinner slices. Raises ValueError for a file that is no label
+    volume, and what nibabel raises for one that cannot be read.
     """
     source = nib.load(path)
     if len(source.shape) != 3:
@@ -94,7 +94,9 @@ def render_label_file(
     if not np.allclose(reduced, affine, atol=1e-6):
         header.set_sform(reduced, int(header["sform_code"]) or 1)
         header.set_qform(reduced, int(header["qform_code"]))
-    flipped = Phantom(nib.apply_orientation(phantom.image, back), nib.apply_orientation(phantom.label, back), phantom.spacing)
+    flipped = Phantom(
+        nib.apply_orientation(phantom.image, back), nib.apply_orientation(phantom.label, back), phantom.spacing
+    )
     return flipped, header
 
 
@@ -117,7 +119,7 @@ def update_kits_json(folder: Path, records: list[dict]) -> None:
     merged = {record["case_id"]: record for record in known + records}
     partial = folder / ".kits.json.partial"
     partial.write_text(json.dumps([merged[case] for case in sorted(merged)], indent=1) + "\n")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def case_number(case: str) -> int:

@@ -18,8 +18,8 @@ FAR = 60.0  # mm: the distance reported away from the kidneys, where its value n
 class KidneyMap:
     """Where kidney tissue lies in a block: fractions of each voxel and depths in mm below the surface.
 
-    `union` counts kidney, tumor and cyst; `tumor` and `cyst` are fractions of that union; `depth` is measured from the outer
-    surface of the union (positive inside), `tumor_depth` from the tumor's.
+    `union` counts kidney, tumor and cyst; `tumor` and `cyst` are fractions of that union; `depth` is measured from the
+    outer surface of the union (positive inside), `tumor_depth` from the tumor's.
     """
 
     union: np.ndarray
@@ -31,7 +31,8 @@ class KidneyMap:
 
 @dataclass
 class Lesion:
-    """A tumor or cyst: an ellipsoid (z, y, x; mm) whose surface is roughened by `roughness` of its mean radius."""
+    """A tumor or cyst: an ellipsoid (z, y, x; mm) whose surface is roughened by `roughness` of its mean radius,
+    at most 2.4 mm: more would fold it."""
 
     center: tuple[float, float, float]
     radii: tuple[float, float, float]
@@ -39,13 +40,13 @@ class Lesion:
 
     def distance(self, canvas: Canvas, coarse: np.ndarray, fine: np.ndarray) -> np.ndarray:
         """Signed distance in mm; `coarse` and `fine` are values of the two roughness fields on the canvas."""
-        bump = np.float32(self.roughness * np.mean(self.radii)) * (coarse + np.float32(0.4) * fine)
+        bump = np.float32(min(self.roughness * np.mean(self.radii), 2.4)) * (coarse + np.float32(0.3) * fine)
         return ellipsoid(canvas.z, canvas.y, canvas.x, self.center, self.radii) + bump
 
 
 @dataclass
 class Kidney:
-    """One drawn kidney: `side` -1 for the patient's right; lengths in mm, `turn` in radians (the hilum looks forward)."""
+    """One drawn kidney: `side` -1 is the patient's right; lengths in mm, `turn` in radians (hilum looks forward)."""
 
     side: int
     center: tuple[float, float, float]
@@ -63,7 +64,7 @@ class Kidney:
         return dz, c * dy + s * dx, c * dx - s * dy
 
     def surface_point(self, direction: np.ndarray, depth: float) -> tuple[float, float, float]:
-        """The point `depth` mm below the surface in a local unit `direction` (length, thickness, width), as (z, y, x)."""
+        """The point (z, y, x) `depth` mm below the surface in a local unit `direction` (length, thickness, width)."""
         radii = np.array(self.radii)
         u, v, w = direction * (1 / np.linalg.norm(direction / radii) - depth)
         c, s = np.cos(self.turn), np.sin(self.turn)
@@ -87,7 +88,7 @@ def draw_lesions(rng: np.random.Generator, kidneys: list[Kidney], tumor: bool) -
     count = (1 + int(rng.random() < 0.25)) if tumor else 0
     for _ in range(count):
         kidney = kidneys[int(rng.integers(2))]
-        size = float(np.exp(rng.uniform(np.log(9), np.log(25))))
+        size = float(np.exp(rng.uniform(np.log(12), np.log(28))))
         depth = size * (rng.uniform(-0.35, 0.15) if rng.random() < 0.6 else rng.uniform(0.5, 1.0))
         center = kidney.surface_point(_direction(rng), depth)
         radii = tuple(size * rng.uniform(0.85, 1.15, 3))
@@ -118,7 +119,7 @@ class DrawnKidneys:
         self.low = np.min([np.array(center) - radius for center, radius in points], axis=0) - 6
         self.high = np.max([np.array(center) + radius for center, radius in points], axis=0) + 6
         self.tumor_radius = max((np.mean(t.radii) for k in self.kidneys for t in k.tumors), default=0.0)
-        self.coarse, self.fine = (Field(rng, self.low, self.high, pitch) for pitch in (11.0, 5.0))
+        self.coarse, self.fine = (Field(rng, self.low, self.high, pitch) for pitch in (13.0, 6.0))
 
     def map(self, canvas: Canvas) -> KidneyMap:
         """The kidneys on a block."""
@@ -145,10 +146,9 @@ class DrawnKidneys:
 class LabelKidneys:
     """Both kidneys as a label volume has them: fractions on the image's grid, distances on a coarser one.
 
-    `fractions(start, stop)` gives (3, stop - start, H, W) float32, the part of each voxel that is kidney, tumor and cyst, for
-    slices of the image; `axes` are the image's coordinates in mm. `coarse` (3, s, h, w) are the same fractions on a grid of
-    `coarse_axes`. Cysts are added within the kidney, as KiTS19 labels
-    count cysts as kidney.
+    `fractions(start, stop)` gives (3, stop - start, H, W) float32, the part of each voxel that is kidney, tumor and
+    cyst, for slices of the image; `axes` are the image's coordinates in mm. `coarse` (3, s, h, w) are the same
+    fractions on a grid of `coarse_axes`. Cysts are added within the kidney, as KiTS19 labels count cysts as kidney.
     """
 
     def __init__(self, rng, fractions, axes, coarse, coarse_axes) -> None:
@@ -174,7 +174,7 @@ class LabelKidneys:
             center = tuple(float(axis[i]) for axis, i in zip(self.coarse_axes, place, strict=True))
             size = float(np.exp(rng.uniform(np.log(3), np.log(11))))
             self.cysts.append(Lesion(center, tuple(size * rng.uniform(0.8, 1.2, 3)), float(rng.uniform(0.03, 0.09))))
-        self.rough_coarse, self.rough_fine = (Field(rng, self.low, self.high, pitch) for pitch in (11.0, 5.0))
+        self.rough_coarse, self.rough_fine = (Field(rng, self.low, self.high, pitch) for pitch in (13.0, 6.0))
 
     def map(self, canvas: Canvas) -> KidneyMap:
         """The kidneys on a block."""
@@ -228,8 +228,8 @@ class KidneyTissue:
         self.blobs = Field(rng, low, high, rng.uniform(4.5, 7.5))
         self.grain = Field(rng, low, high, 3.0)
         cortex, medulla = phase["cortex"], phase["medulla"]
-        self.tumor_hu = medulla + rng.uniform(-0.2, 0.6) * (cortex - medulla) + rng.uniform(-45, 0)
-        self.tumor_contrast = rng.uniform(18, 30)
+        self.tumor_hu = medulla + rng.uniform(-0.2, 0.3) * (cortex - medulla) - rng.uniform(10, 65)
+        self.tumor_contrast = rng.uniform(20, 34)
         self.cyst_hu = rng.uniform(0, 20)
         self.sinus_hu = rng.uniform(-50, 0)
         necrotic = tumor_radius > 11 and rng.random() < 0.5

@@ -9,10 +9,10 @@ CLASSES = (1, 2, 3)
 class LabelReduction:
     """Fractions of kidney, tumor and cyst (1, 2, 3) of a label volume on its own grid or a coarser one.
 
-    `label` (slices, H, W), `spacing` its (slice, row, column) in mm. `size` is the larger side of the coarser picture and
-    `every` the number of slices averaged into one; slices that do not fill a last group are left out. `axes` holds the
-    coordinates in mm (first voxel of the label = 0), `spacing` those of the result. Raises ValueError for a label that is not
-    3D, holds other values or no kidney, or when the grid would be finer than the label's.
+    `label` (slices, H, W), `spacing` its (slice, row, column) in mm. `size` is the larger side of the coarser picture
+    and `every` the number of slices averaged into one; slices that do not fill a last group are left out. `axes` holds
+    the coordinates in mm (first voxel of the label = 0), `spacing` those of the result. Raises ValueError for a label
+    that is not 3D, holds other values or no kidney, or when the grid would be finer than the label's.
     """
 
     def __init__(self, label: np.ndarray, spacing: tuple[float, float, float], size: int | None, every: int) -> None:
@@ -51,7 +51,7 @@ class LabelReduction:
         return self.fractions(0, self.shape[0])
 
     def label(self, added_cyst: np.ndarray | None) -> np.ndarray:
-        """The label on this grid, uint8, by the largest part; kidney that `added_cyst` covers by half or more becomes 3."""
+        """The label on this grid, uint8, by the largest part; kidney mostly covered by `added_cyst` becomes 3."""
         if self._stored is None:
             result = self.source.copy()
         else:

@@ -1,22 +1,22 @@
 """Shapes of the phantom: smooth random fields, signed distances in mm and soft (partial volume) painting.
 
-Every array is ordered (slices, rows, columns) = (z, y, x) with z running superior -> inferior, y anterior -> posterior and
-x patient right -> patient left, in mm. A signed distance is negative inside.
+Every array is ordered (slices, rows, columns) = (z, y, x) with z running superior -> inferior, y anterior -> posterior
+and x patient right -> patient left, in mm. A signed distance is negative inside.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-# A cubic B-spline over white noise has a mean square of (151 / 315) per axis; this brings the field back to about N(0, 1).
+# A cubic B-spline over white noise has a mean square of 151 / 315 per axis; this brings it back to about N(0, 1).
 _UNIT_GAIN = float((151 / 315) ** -1.5)
 
 
 class Field:
     """Smooth random field of about zero mean and unit variance: a cubic B-spline over a lattice of white noise.
 
-    `pitch` is the lattice's pitch in mm; neighbouring blobs of the field lie about 2.5 pitches apart. `low` and `high` are the
-    corners (z, y, x) in mm of the box the field covers; outside it the field repeats its border.
+    `pitch` is the lattice's pitch in mm; neighboring blobs of the field lie about 2.5 pitches apart. `low` and `high`
+    are the corners (z, y, x) in mm of the box the field covers; outside it the field repeats its border.
     """
 
     def __init__(self, rng: np.random.Generator, low: np.ndarray, high: np.ndarray, pitch: float) -> None:
@@ -53,8 +53,9 @@ def _spline(values: np.ndarray, position: np.ndarray, axis: int) -> np.ndarray:
 class Canvas:
     """A block of the image under construction, with the coordinates of its voxels.
 
-    `hu` is painted in place, float32 (S, H, W); `z`, `y`, `x` are the warped coordinates of each voxel in mm, which bend every
-    shape that is painted through them; `axes` the straight ones; `pixel` the width in mm over which an edge is blurred.
+    `hu` is painted in place, float32 (S, H, W); `z`, `y`, `x` are the warped coordinates of each voxel in mm, which
+    bend every shape that is painted through them; `axes` the straight ones; `pixel` the width in mm over which an edge
+    is blurred.
     """
 
     hu: np.ndarray
@@ -102,7 +103,7 @@ def coverage(distance: np.ndarray, width: float) -> np.ndarray:
 def ellipsoid(
     z: np.ndarray, y: np.ndarray, x: np.ndarray, center: tuple[float, ...], radii: tuple[float, ...]
 ) -> np.ndarray:
-    """Signed distance in mm to an ellipsoid, to first order: exact on the surface, `center` and `radii` ordered (z, y, x)."""
+    """Signed distance in mm to an ellipsoid, to first order (exact on the surface); `center`, `radii` are (z, y, x)."""
     parts = [np.square((p - np.float32(c)) / np.float32(r)) for p, c, r in zip((z, y, x), center, radii, strict=True)]
     level = np.sqrt(parts[0] + parts[1] + parts[2])
     slope = np.sqrt(sum(part / np.float32(r * r) for part, r in zip(parts, radii, strict=True)))

@@ -1,7 +1,7 @@
 """Slice one raw case into the store: read, check, write, publish by rename. Runs in a worker process."""
 
-import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ from isal import isal_zlib
 from datasets.checks import Finding, check_grid, check_image, check_label, check_slice_size, check_spacing
 from datasets.geometry import iterate_slices, orient, to_slices
 from datasets.layouts import RawCase, RawDataset
+from datasets.nifti import Header, UnreadableVolumeError, read_header
 from datasets.splits import SPLITS
 from datasets.store import index_rows, published_cases, read_case, write_index, write_json, write_slice
-from datasets.volumes import Header, Image, Label, UnreadableVolumeError, read_header, read_image, read_label
+from datasets.volumes import Image, Label, read_image, read_label
 
 STORE_VERSION = 1
-PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What became of a case: its record unless it is bad, and what was found; `kept` when it had been published before."""
+    """What became of a case: its record unless it is bad, what was found, and whether it had been published before."""
 
     case: str
     record: dict[str, Any] | None = None
@@ -58,7 +58,14 @@ def slice_case(job: Job) -> Outcome:
         return Outcome(case.case, findings=[Finding(error.path, error.what, error.remedy)])
     except OSError as error:
         file = Path(error.filename or case.image)
-        return Outcome(case.case, findings=[Finding(file, error.strerror or str(error), "check disk space and permissions")])
+        return Outcome(
+            case.case, findings=[Finding(file, error.strerror or str(error), "check disk space and permissions")]
+        )
+    except Exception as error:  # one strange file must not stop the others
+        finding = Finding(
+            case.image, f"{type(error).__name__}: {error}", "look at this case; if it is sound, report this"
+        )
+        return Outcome(case.case, findings=[finding])
 
 
 def _source(path: Path) -> dict[str, Any]:
@@ -74,8 +81,8 @@ def _unchanged(record: dict[str, Any], sources: dict[str, Any], settings: dict[s
 
 def _slice(job: Job, sources: dict[str, Any], settings: dict[str, Any]) -> Outcome:
     case, raw = job.case, job.raw
-    header = read_header(case.image)
-    outcome = Outcome(case.case, findings=check_grid(case.image, case.label, header, read_header(case.label), job.channel))
+    header, label_header = read_header(case.image), read_header(case.label)
+    outcome = Outcome(case.case, findings=check_grid(case.image, case.label, header, label_header, job.channel))
     if any(finding.bad for finding in outcome.findings):
         return outcome
     axes, flips = orient(header.affine, raw.slice_axis)
@@ -85,7 +92,10 @@ def _slice(job: Job, sources: dict[str, Any], settings: dict[str, Any]) -> Outco
     label = read_label(case.label)
     outcome.findings += check_label(case.label, label, raw.labels)
     # packed, a label volume is small: the worker then holds little more than the image
-    packed = [isal_zlib.compress(part, 1) if part.any() else b"" for part in iterate_slices(to_slices(label.array.T, axes, flips))]
+    packed = [
+        isal_zlib.compress(part, 1) if part.any() else b""
+        for part in iterate_slices(to_slices(label.array.T, axes, flips))
+    ]
     label.array = np.empty(0, np.uint8)
     image = read_image(case.image, raw.modality, job.channel or 0)
     outcome.findings += check_image(case.image, image, raw.modality)
@@ -112,8 +122,10 @@ def _slice(job: Job, sources: dict[str, Any], settings: dict[str, Any]) -> Outco
     return outcome
 
 
-def _geometry(header: Header, axes: tuple[int, ...], flips: tuple[bool, ...], image: Image, label: Label) -> dict[str, Any]:
-    """What it takes to put slices back: `axes` are the file's axes of (slices, rows, columns), flipped where `flips` says."""
+def _geometry(
+    header: Header, axes: tuple[int, ...], flips: tuple[bool, ...], image: Image, label: Label
+) -> dict[str, Any]:
+    """What it takes to put slices back; `axes` are the file's axes of (slices, rows, columns), turned by `flips`."""
     return {
         "affine": header.affine.tolist(),
         "sform_code": header.sform_code,
@@ -132,16 +144,16 @@ def _geometry(header: Header, axes: tuple[int, ...], flips: tuple[bool, ...], im
 
 def _publish(job: Job, record: dict[str, Any], geometry: dict[str, Any], image: Image, packed: list[bytes]) -> None:
     """Write the case beside its place and rename it there, so that it is whole or absent."""
-    partial = job.root / PARTIAL / job.case.case
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial, old = _partial_folders(job.root, job.case)
+    remove_partial(job.root, [job.case])
+    partial.mkdir()
     slices = to_slices(image.array.T, geometry["axes"], geometry["flips"])
-    half = image.half and image.array.dtype == np.float32
+    half = image.half and job.format == "npz"
     empty = np.zeros(slices.shape[1:], np.uint8)
     record["slices"] = []
     for index, (part, pack) in enumerate(zip(iterate_slices(slices), packed, strict=True)):
         label = np.frombuffer(isal_zlib.decompress(pack), np.uint8).reshape(empty.shape) if pack else empty
-        values = part.astype(np.float16) if half and job.format == "npz" else part
+        values = part.astype(np.float16) if half else part
         write_slice(partial / f"{index:04d}.{job.format}", values, label, job.compress)
         record["slices"].append(np.flatnonzero(np.bincount(label[label > 0])).tolist() if pack else [])
     record["bytes"] = sum(file.stat().st_size for file in partial.iterdir())
@@ -149,13 +161,21 @@ def _publish(job: Job, record: dict[str, Any], geometry: dict[str, Any], image: 
     write_json(partial / "case.json", record)
     place = job.root / job.case.case
     if place.exists():
-        old = partial.with_name(f"{partial.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
         place.rename(old)
-        os.replace(partial, place)
-        shutil.rmtree(old)
-    else:
-        os.replace(partial, place)
+    partial.rename(place)
+    remove_partial(job.root, [job.case])
+
+
+def _partial_folders(root: Path, case: RawCase) -> tuple[Path, Path]:
+    """Where a case is while it is written, and where its earlier version goes while they change places."""
+    return root / f".partial-{case.case}", root / f".old-{case.case}"
+
+
+def remove_partial(root: Path, cases: Iterable[RawCase]) -> None:
+    """Remove what an interrupted run left of these cases (other machines may be at work on others)."""
+    for case in cases:
+        for folder in _partial_folders(root, case):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def duplicates(records: list[dict[str, Any]]) -> list[Finding]:
@@ -172,7 +192,7 @@ def duplicates(records: list[dict[str, Any]]) -> list[Finding]:
 
 
 def rebuild_index(root: Path, split: dict[str, list[str]], suffix: str) -> tuple[list[dict[str, Any]], list[Finding]]:
-    """Write index.csv from the records of the published cases, and return the records it lists; duplicates are left out.
+    """Write index.csv from the records of the published cases and return those it lists; duplicates are left out.
 
     Shards of other machines publish into the same folder: whoever finishes last lists everything.
     """

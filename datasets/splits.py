@@ -17,13 +17,15 @@ def split_patients(
     `existing` split stay where they are. Raises ValueError for ratios that are no split.
     """
     if len(ratios) != 3 or min(ratios) < 0 or abs(sum(ratios) - 1) > 1e-6:
-        raise ValueError(f"--split {' '.join(f'{ratio:g}' for ratio in ratios)}: give train, val, test that add up to 1")
+        raise ValueError(
+            f"--split {' '.join(f'{ratio:g}' for ratio in ratios)}: give train, val, test that add up to 1"
+        )
     split = {name: list((existing or {}).get(name, [])) for name in SPLITS}
     placed = {patient for names in split.values() for patient in names}
     fresh = sorted(set(patients) - placed, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).digest())
     wanted = _counts(len(placed) + len(fresh), ratios)
     for patient in fresh:
-        name = max(SPLITS, key=lambda name: (wanted[name] - len(split[name])))
+        name = max(SPLITS, key=lambda name: wanted[name] - len(split[name]))
         split[name].append(patient)
     return {name: sorted(split[name]) for name in SPLITS}
 

@@ -143,7 +143,9 @@ def _zip(arrays: list[tuple[str, np.ndarray]], compress: bool) -> bytes:
         # zip: version 2.0, no flags, deflate or stored, 1980-01-01
         common = struct.pack("<5H3I2H", 20, 0, 8 if compress else 0, 0, 33, checksum, stored, size, len(name), 0)
         pieces += [b"PK\3\4", common, name.encode(), *body]
-        directory.append(b"PK\1\2" + struct.pack("<H", 20) + common + struct.pack("<3H2I", 0, 0, 0, 0, offset) + name.encode())
+        directory.append(
+            b"PK\1\2" + struct.pack("<H", 20) + common + struct.pack("<3H2I", 0, 0, 0, 0, offset) + name.encode()
+        )
         offset += 4 + len(common) + len(name) + stored
     listing = b"".join(directory)
     end = b"PK\5\6" + struct.pack("<4H2IH", 0, 0, len(arrays), len(arrays), len(listing), offset, 0)

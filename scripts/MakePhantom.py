@@ -159,7 +159,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--labels", type=Path, metavar="DIR", help="render around the KiTS labels DIR/case_*/segmentation.nii.gz")
     thinning = parser.add_mutually_exclusive_group()
     thinning.add_argument("--every", type=_positive, default=1, help="with --labels: merge so many slices into one")
-    thinning.add_argument("--slice_spacing", type=float, metavar="MM", help="with --labels: merge slices to about MM mm")
+    thinning.add_argument("--slice_spacing", type=float, metavar="MM", help="with --labels: merge slices to about MM")
     add("--classes", choices=("kits19", "kits23"), default="kits19", help="cysts are kidney (kits19) or 3 (kits23)")
     add("--tumor_free", type=float, metavar="FRACTION", help="cases without tumor (default: kits 0, lits 0.1)")
     arguments = parser.parse_args(argv)

@@ -1,8 +1,8 @@
 """Slice CT and MR volumes into the store that training reads: one file per axial slice, an index, a split by patient.
 
-Every case is checked; bad ones are reported and left out, the rest finish, and the exit code says so. A case is published
-whole or not at all, and a second run continues where the first stopped: a case is sliced again only when the size or
-modification time of its files, or the settings, changed.
+Every case is checked; bad ones are reported and left out, the rest finish, and the exit code is then 1. A case is
+published whole or not at all, and a second run continues where the first stopped: a case is sliced again only when the
+size or modification time of its files, or the settings, changed.
 
   python scripts/SliceMaker.py --inpath raw/kits19 --outpath data/kits19 --dataset kits --task tumor
   python scripts/SliceMaker.py --inpath raw/kits19 --dataset kits --check
@@ -12,7 +12,6 @@ See data/README.md for the layouts that go in and the store that comes out.
 
 import argparse
 import os
-import shutil
 import sys
 import time
 from collections import Counter
@@ -29,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.checks import Finding
 from datasets.layouts import LAYOUTS, RawDataset, find_cases
-from datasets.slicing import PARTIAL, Job, Outcome, duplicates, rebuild_index, slice_case
+from datasets.slicing import Job, Outcome, duplicates, rebuild_index, remove_partial, slice_case
 from datasets.splits import SPLITS, read_split, split_patients, split_sha256
 from datasets.store import read_manifest, write_json
 
@@ -46,8 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--task", choices=("tumor", "organ", "all"), help=f"{help_task} (default: tumor where there is a tumor label)")
     add("--format", choices=("npz", "png"), default="npz", help="npz: int16 HU (MR: float); png: 16-bit, HU + 32768")
     add("--compress", action="store_true", help="smaller npz, slower to read")
-    ratios = dict(type=float, metavar=("TRAIN", "VAL", "TEST"), help="shares of the patients (default: 0.7 0.1 0.2)")
-    add("--split", nargs=3, **ratios)
+    help_split = "shares of the patients (default: 0.7 0.1 0.2)"
+    add("--split", nargs=3, type=float, metavar=("TRAIN", "VAL", "TEST"), help=help_split)
     add("--split_file", type=Path, help="JSON with lists train, val, test of patients, instead of --split")
     add("--seed", type=int, help="seed of --split (default: 0)")
     help_mode = "all: split the patients; train, val or test: IN holds the cases of this split and no other"
@@ -55,8 +54,17 @@ def build_parser() -> argparse.ArgumentParser:
     add("--channel", type=int, help="which channel of a multi-channel image, counted from 0")
     add("--check", action="store_true", help="only inspect: print `file: what: remedy`, exit 1 if a line was printed")
     add("--jobs", "--process_num", type=int, help="worker processes (default: one per core)")
-    add("--shard", default="0/1", metavar="I/N", help="slice every N-th case from the I-th on (0 <= I < N), for array jobs")
-    add("--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786, to run the cases on its workers")
+    add(
+        "--shard",
+        default="0/1",
+        metavar="I/N",
+        help="every N-th case from the I-th on (0 <= I < N): array jobs",
+    )
+    add(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Dask scheduler (tcp://host:8786) to run the cases on",
+    )
     add("--overwrite", action="store_true", help="slice cases again that are published, and allow another split")
     return parser
 
@@ -90,7 +98,10 @@ def check(args: argparse.Namespace, raw: RawDataset) -> int:
         print(finding)
         findings.append(finding)
     bad = sum(finding.bad for finding in findings)
-    print(f"{len(jobs)} cases inspected: {bad} findings keep a case out of the store, {len(findings) - bad} do not", file=sys.stderr)
+    print(
+        f"{len(jobs)} cases inspected: {bad} findings keep a case out of the store, {len(findings) - bad} do not",
+        file=sys.stderr,
+    )
     return 1 if findings else 0
 
 
@@ -103,6 +114,12 @@ def make_slices(args: argparse.Namespace, raw: RawDataset) -> int:
     if task == "tumor" and not raw.tumor_labels:
         names = ", ".join(raw.labels.values())
         raise ValueError(f"--task tumor: {args.dataset} has no tumor label ({names}): use --task organ or --task all")
+    findings = list(raw.findings)
+    for finding in findings:
+        if finding.bad or not raw.cases:
+            print(finding)
+    if not raw.cases:
+        raise ValueError(f"{args.inpath}: no case has both image and label: nothing to slice")
     root = args.outpath.absolute()
     root.mkdir(parents=True, exist_ok=True)
     check_store(root, args.dataset, args.format, raw)
@@ -110,25 +127,21 @@ def make_slices(args: argparse.Namespace, raw: RawDataset) -> int:
     split = choose_split(args, raw, root)
     write_json(root / "split.json", split)
     jobs = [Job(case, raw, root, args.format, args.compress, args.channel, args.overwrite) for case in cases]
-    findings = list(raw.findings)
     counts = Counter()
-    for finding in findings:
-        if finding.bad:
-            print(finding)
     for outcome in progress(run(jobs, args), len(jobs)):
         for finding in outcome.findings:
             if finding.bad:
                 tqdm.write(str(finding))
         findings += outcome.findings
         counts["kept" if outcome.kept else "sliced" if outcome.record else "bad"] += 1
-    for case in cases:
-        shutil.rmtree(root / PARTIAL / case.case, ignore_errors=True)
+    remove_partial(root, cases)
     records, repeated = rebuild_index(root, split, f".{args.format}")
     for finding in repeated:
         print(finding)
     findings += repeated
     present = {int(value) for record in records for value in record["voxels"]}
-    labels = {str(value): name for value, name in raw.labels.items() if value != 3 or args.dataset != "kits" or 3 in present}
+    cyst_free = args.dataset == "kits" and 3 not in present  # KiTS19 knows no cysts
+    labels = {str(value): name for value, name in raw.labels.items() if not (cyst_free and value == 3)}
     manifest = {
         "dataset": args.dataset,
         "modality": raw.modality,
@@ -150,7 +163,9 @@ def check_store(root: Path, dataset: str, file_format: str, raw: RawDataset) -> 
     manifest = read_manifest(root)
     for key, value in (("dataset", dataset), ("format", file_format), ("modality", raw.modality)):
         if manifest.get(key) != value:
-            raise ValueError(f"{root} holds {key} {manifest.get(key)}, not {value}: choose another --outpath or empty it")
+            raise ValueError(
+                f"{root} holds {key} {manifest.get(key)}, not {value}: choose another --outpath or empty it"
+            )
 
 
 def choose_split(args: argparse.Namespace, raw: RawDataset, root: Path) -> dict[str, Any]:
@@ -174,12 +189,11 @@ def choose_split(args: argparse.Namespace, raw: RawDataset, root: Path) -> dict[
     else:
         split = split_patients(patients, ratios, seed, existing)
     if not args.overwrite:
-        after = {name: set(split[name]) for name in SPLITS}
-        moved = sorted(patient for patient, name in before.items() if any(patient in after[o] for o in SPLITS if o != name))
+        moved = sorted(patient for name in SPLITS for patient in split[name] if before.get(patient, name) != name)
         if moved:
             raise ValueError(
-                f"{file} splits the patients otherwise ({moved[0]} is in {before[moved[0]]}): what was trained on it would "
-                "have seen test patients; choose another --outpath, or pass --overwrite"
+                f"{file} splits the patients otherwise ({moved[0]} is in {before[moved[0]]}): what was trained on it "
+                "may have seen the new test patients; choose another --outpath, or pass --overwrite"
             )
     return {"seed": seed, "ratios": None if ratios is None else list(ratios), **split}
 
@@ -196,7 +210,7 @@ def shard(cases: list, which: str) -> list:
 
 
 def progress(outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:
-    return tqdm(outcomes, total=total, unit="case", desc="slicing", disable=None if total > 1 else True)
+    return tqdm(outcomes, total=total, unit="case", desc="slicing", disable=None)  # None: only on a terminal
 
 
 def run(jobs: list[Job], args: argparse.Namespace) -> Iterator[Outcome]:
@@ -220,7 +234,9 @@ def run_in_processes(jobs: list[Job], workers: int) -> Iterator[Outcome]:
                     yield future.result()
                 except BrokenProcessPool:
                     case = futures[future].case
-                    finding = Finding(case.image, "its worker was killed (out of memory?)", "run again with fewer --jobs")
+                    finding = Finding(
+                        case.image, "its worker was killed (out of memory?)", "run again with fewer --jobs"
+                    )
                     yield Outcome(case.case, findings=[finding])
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -236,7 +252,9 @@ def run_on_dask(jobs: list[Job], address: str) -> Iterator[Outcome]:
     try:
         client = Client(address, timeout="10s")
     except (OSError, ValueError) as error:
-        raise ValueError(f"--scheduler {address}: no scheduler answers ({error}): start it with `dask scheduler`") from None
+        raise ValueError(
+            f"--scheduler {address}: no scheduler answers ({error}): start it with `dask scheduler`"
+        ) from None
     with client:
         client.run(lambda path: sys.path.insert(0, path), str(Path(__file__).resolve().parents[1]))
         for future in as_completed(client.map(slice_case, jobs, pure=False)):
@@ -254,7 +272,9 @@ def summarize(
 ) -> None:
     """Print what the store holds now, on one screen."""
     slices = [(record["patient"], set(labels)) for record in records for labels in record["slices"]]
-    wanted = set(manifest["tumor_labels"]) if manifest["task"] == "tumor" else {int(value) for value in manifest["labels"]}
+    wanted = (
+        set(manifest["tumor_labels"]) if manifest["task"] == "tumor" else {int(value) for value in manifest["labels"]}
+    )
     hits = sum(bool(labels & wanted) for _, labels in slices)
     done = f"{counts['sliced']} sliced now, {counts['kept']} kept, {counts['bad']} bad"
     held = Counter(value for _, labels in slices for value in labels)

@@ -1,6 +1,7 @@
 """Measure this project against the published way of doing the same, on the same input, in one run.
 
-  python scripts/benchmark.py slicing
+python scripts/benchmark.py slicing
+python scripts/benchmark.py kd_step
 """
 
 import argparse
@@ -9,9 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts import benchmark_slicing
+from scripts import benchmark_kd_step, benchmark_slicing
 
-BENCHMARKS = {"slicing": benchmark_slicing}
+BENCHMARKS = {"kd_step": benchmark_kd_step, "slicing": benchmark_slicing}
 
 
 def main() -> None:

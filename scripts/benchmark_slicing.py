@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> None:
             written = sum(file.stat().st_size for file in target.rglob("*") if file.is_file()) / 1e6
             rows.append((seconds, peak))
             per_slice = seconds / (args.cases * args.slices) * 1e3
-            print(f"{name:14} {seconds:7.2f} s  {per_slice:6.1f} ms/slice  peak of one process {peak:6.0f} MB  {written:6.0f} MB")
+            cost = f"{seconds:7.2f} s  {per_slice:6.1f} ms/slice"
+            print(f"{name:14} {cost}  peak of one process {peak:5.0f} MB  wrote {written:4.0f} MB", flush=True)
         (slow, slow_peak), (fast, fast_peak), (least, _) = rows
     print(f"\nSliceMaker is {slow / fast:.1f}x as fast, with {slow_peak / fast_peak:.1f}x less memory in one process")
     print(f"it takes {fast / least:.2f}x the floor: read gzip, write the same bytes raw, nothing else")

@@ -156,6 +156,16 @@ def test_affine_moves_image_and_target_together(tmp_path):
     assert 1 <= moved < 20
 
 
+def test_affine_makes_no_new_classes(tmp_path):
+    label = np.zeros((1, 64, 64), dtype=np.uint8)
+    label[0, 20:40, 12:28] = 2
+    root = store_of(tmp_path, np.zeros(label.shape, np.int16), label)
+    dataset = SliceDataset(root, "train", task="all", crop=64, augment=("affine",))
+    for epoch in range(20):
+        dataset.epoch = epoch
+        assert dataset[0]["target"].unique().tolist() == [0, 2]  # blending 0 and 2 would give 1
+
+
 def test_intensity_changes_the_image_alone(slice_store):
     plain = SliceDataset(slice_store, "train", crop=64, augment=())
     dataset = SliceDataset(slice_store, "train", crop=64, augment=("intensity",))
@@ -174,6 +184,17 @@ def test_flip_and_rot90_reach_all_eight_orientations_of_the_central_crop(slice_s
         # the crop comes first: whatever the flip, it is the same anatomy
         seen.add(next(i for i, image in enumerate(symmetries) if torch.equal(dataset[2]["image"], image)))
     assert seen == set(range(8))
+
+
+def test_rot90_alone_reaches_four_orientations(slice_store):
+    plain = SliceDataset(slice_store, "train", crop=32, augment=())[2]["image"]
+    dataset = SliceDataset(slice_store, "train", crop=32, augment=("rot90",))
+    seen = set()
+    for epoch in range(40):
+        dataset.epoch = epoch
+        image = dataset[2]["image"]
+        seen.add(next(k for k in range(4) if torch.equal(image, torch.rot90(plain, k, (1, 2)))))
+    assert seen == set(range(4))
 
 
 def test_the_central_crop_is_central(slice_store):
@@ -204,10 +225,13 @@ def test_foreground_is_not_always_in_the_middle_of_its_crop():
     assert corners.max() == 84
 
 
-def test_without_a_crop_training_pads_to_the_square_of_the_largest_slice(slice_store):
+def test_without_a_crop_training_pads_to_the_square_of_the_largest_slice(slice_store, tmp_path):
     # train holds 40x48 and 44x40: 48 -> 64
     dataset = SliceDataset(slice_store, "train", crop=None)
     assert default_collate(list(dataset))["image"].shape == (18, 1, 64, 64)
+    label = np.ones((1, 20, 70), dtype=np.uint8)
+    root = store_of(tmp_path / "wide", np.zeros(label.shape, np.int16), label)
+    assert SliceDataset(root, "train", crop=None)[0]["image"].shape == (1, 96, 96)  # 70 -> 96
 
 
 @pytest.mark.parametrize("augment", [("flip", "rot90"), AUGMENTATIONS])

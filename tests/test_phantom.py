@@ -139,7 +139,7 @@ def test_cysts_are_kidney_in_kits19_and_3_in_kits23():
 
 
 def test_both_layouts_hold_the_same_patient_the_right_way_up(livers, tmp_path):
-    # RAS+: the first axis runs to the patient's right... to left is decreasing; spine behind (low y), liver on the right.
+    # In RAS+ a high first index is the patient's right, a low second one the back, a high third one the head.
     for number, phantom in enumerate(livers[:4]):  # the four directions of LiTS
         write_kits_case(tmp_path, "case_00000", phantom)
         write_lits_case(tmp_path, number, phantom)
@@ -209,7 +209,7 @@ def test_a_label_file_in_another_orientation_gives_the_same_patient(tmp_path):
 
 
 def test_a_coarser_grid_lies_over_the_label_it_came_from(tmp_path):
-    # 48 -> 16 columns of 21 mm and 24 -> 12 slices of 10 mm; the centers move by (3 - 1) / 2 = 1 voxel and by 1 / 2 slice.
+    # 48 -> 16 columns of 21 mm and 24 -> 12 slices of 10 mm; centers move by (3 - 1) / 2 = 1 voxel, 1 / 2 slice.
     save_label(tmp_path / "in" / "case_00000", drawn_label())
     arguments = ["--outpath", str(tmp_path / "out"), "--labels", str(tmp_path / "in"), "--size", "16"]
     assert MakePhantom.main([*arguments, "--slice_spacing", "10", "--jobs", "1"]) == 0
@@ -235,7 +235,7 @@ def test_reduction_counts_by_area_and_takes_the_largest_part():
 
 
 def test_the_image_around_a_label_shows_its_kidneys_and_a_spine_between_them():
-    phantom = render_around(drawn_label((24, 96, 96)[:1] + (48, 48)), (5.0, 7.0, 7.0), 0, 0)
+    phantom = render_around(drawn_label(), (5.0, 7.0, 7.0), 0, 0)
     inside = phantom.image[phantom.label == 1]
     around = phantom.image[10:14, 21:28, 6:9]  # outside the right kidney's outer side: fat or wall
     assert np.median(inside) > 80 > np.median(around)

@@ -60,7 +60,11 @@ def test_a_learned_projector_can_become_what_the_teacher_is():
 
 @pytest.mark.parametrize("channels", [2, 6])
 def test_an_orthogonal_projector_stays_orthonormal_while_it_learns_under_autocast(channels):
-    student, teacher, loss = features(4), features(channels, seed=1), DISTILLATION_LOSSES["hint"](projector="orthogonal")
+    student, teacher, loss = (
+        features(4),
+        features(channels, seed=1),
+        DISTILLATION_LOSSES["hint"](projector="orthogonal"),
+    )
     loss(student, teacher, None)
     before = loss.projector.layer.weight.detach().clone()
     optimizer = torch.optim.Adam(loss.parameters(), lr=0.05)

@@ -179,8 +179,8 @@ def _expand(arguments: Sequence[str], recipe_class: type[Recipe]) -> list[str]:
             flags.append(flag + separator + value)
     if len(data_paths) > 1:
         raise ValueError(
-            f"--train_data_path and --test_data_path differ ({', '.join(sorted(data_paths))}): a slice folder holds all "
-            "splits in its index.csv; give the same folder to both"
+            f"--train_data_path and --test_data_path differ ({', '.join(sorted(data_paths))}): a slice folder "
+            "holds all splits in its index.csv; give the same folder to both"
         )
     if not configs:
         role = "student" if recipe_class is DistillationRecipe else "teacher"

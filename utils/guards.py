@@ -52,7 +52,7 @@ def check_scores(
     """Scores the teacher on a few val cases that its checkpoint has scores for, and compares.
 
     `rows` are the checkpoint's (case, class, dice); `score_cases` scores the rebuilt teacher. Returns a line for the
-    person. Raises ValueError when they differ by more than 0.02 Dice: the weights or the preprocessing are not the same.
+    person. Raises ValueError when they differ by more than 0.02 Dice: these are not the same weights or slices.
     """
     recorded = {(row["case"], row["class"]): row["dice"] for row in rows}
     known = [case for case in cases if any(case == recorded_case for recorded_case, _ in recorded)][:3]

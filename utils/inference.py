@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from datasets.transforms import unpad
+from utils.loading import load_batches
 
 
 def case_batches(dataset: Dataset, cases: Sequence[str], batch_size: int) -> list[list[int]]:
@@ -56,7 +57,7 @@ def evaluate(
     cases = list(dataset.cases if cases is None else cases)
     mine = cases[fabric.global_rank :: fabric.world_size]
     batches = case_batches(dataset, mine, batch_size)
-    loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=default_collate)
+    loader = load_batches(dataset, batches, workers)
     for batch in tqdm(loader, description, leave=False, unit="batch", disable=not fabric.is_global_zero):
         logits = predict(fabric, network, batch["image"], channels_last)
         size = tuple(int(extent[0]) for extent in batch["size"])

@@ -20,7 +20,8 @@ def epoch_batches(size: int, batch_size: int, seed: int, epoch: int, rank: int =
     return [batch[rank::world] for batch in batches]
 
 
-def epoch_loader(dataset: Dataset, batches: list[list[int]], epoch: int, workers: int, pin_memory: bool) -> DataLoader:
-    """Loads `batches`; each sample's augmentation is drawn from (seed, epoch, index), whoever loads it."""
-    dataset.epoch = epoch
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory)
+def load_batches(dataset: Dataset, batches: list[list[int]], workers: int, pin_memory: bool = False) -> DataLoader:
+    """Loads `batches` in their order. Its own generator keeps the global one as it is, for an exact resume."""
+    return DataLoader(
+        dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory, generator=torch.Generator()
+    )

@@ -1,4 +1,4 @@
-"""Optimizer, learning-rate schedule and precision, from the training settings."""
+"""Optimizer, learning-rate schedule, and how the terms share the gradient."""
 
 from __future__ import annotations
 
@@ -39,17 +39,6 @@ def make_schedule(optimizer: Optimizer, settings: Training, steps_per_epoch: int
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
     return LambdaLR(optimizer, factor)
-
-
-def resolve_precision(precision: str, accelerator: str) -> str:
-    """`auto` is bf16-mixed on a GPU or CPU that computes in bf16, else 32-true."""
-    if precision != "auto":
-        return precision
-    if accelerator != "cpu" and torch.cuda.is_available():
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16-mixed" if has_bf16 else "32-true"
 
 
 def gradient_shares(fabric: Fabric, objective: nn.Module, image: Tensor, target: Tensor) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What a person watches: TensorBoard scalars and pictures, and one history line an epoch."""
+"""What a person watches: TensorBoard scalars and pictures, and one line of history.csv an epoch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
-
-SHADES = np.array([[228, 26, 28], [55, 126, 184], [255, 217, 47], [77, 175, 74], [152, 78, 163]], np.float32) / 255
-MISSED, FALSE_ALARM, RIGHT = np.array([[0.2, 0.5, 1.0], [1.0, 0.25, 0.2], [0.3, 0.85, 0.35]], np.float32)
 
 
 class Tracker:
@@ -26,7 +22,7 @@ class Tracker:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)
 
-    def picture(self, name: str, picture: NDArray[np.float32], step: int) -> None:
+    def picture(self, name: str, picture: np.ndarray, step: int) -> None:
         if self.writer:
             self.writer.add_image(name, picture, step, dataformats="HWC")
 
@@ -50,31 +46,3 @@ class Tracker:
     def close(self) -> None:
         if self.writer:
             self.writer.close()
-
-
-def draw_slice(
-    image: NDArray[np.floating], target: NDArray[np.integer], prediction: NDArray[np.integer]
-) -> NDArray[np.float32]:
-    """One row of a picture: image, target, prediction and difference, side by side, (H, 4 W, 3) in 0..1.
-
-    All are (H, W). In the difference, green is right, blue missed, red a false alarm or a wrong class.
-    """
-    low, high = float(image.min()), float(image.max())
-    gray = np.repeat(((image - low) / max(high - low, 1e-6))[..., None], 3, axis=2).astype(np.float32)
-    difference = gray.copy()
-    for where, shade in (
-        ((target > 0) & (prediction == target), RIGHT),
-        ((target > 0) & (prediction == 0), MISSED),
-        ((prediction > 0) & (prediction != target), FALSE_ALARM),
-    ):
-        difference[where] = 0.35 * difference[where] + 0.65 * shade
-    row = np.concatenate([gray, _overlay(gray, target), _overlay(gray, prediction), difference], axis=1)
-    enlarge = max(1, 192 // image.shape[0])
-    return np.kron(row, np.ones((enlarge, enlarge, 1), np.float32))
-
-
-def _overlay(gray: NDArray[np.float32], labels: NDArray[np.integer]) -> NDArray[np.float32]:
-    overlay = gray.copy()
-    inside = labels > 0
-    overlay[inside] = 0.45 * overlay[inside] + 0.55 * SHADES[(labels[inside] - 1) % len(SHADES)]
-    return overlay

@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from utils import checkpoints
 from utils.config import Training
 from utils.interruption import Interruption
-from utils.loading import epoch_batches, epoch_loader
+from utils.loading import epoch_batches, load_batches
 from utils.optimization import gradient_shares, make_optimizer, make_schedule
+from utils.term_watch import TermWatch
 from utils.tracking import Tracker
 
 Validate = Callable[[nn.Module, int], tuple[dict[str, float], list[dict[str, Any]]]]
+
+
+@dataclass
+class Progress:
+    """Where a run stands: whole epochs done, steps done in the next, the best score, and the last validation."""
+
+    epoch: int = 0
+    position: int = 0
+    best: float = float("-inf")
+    best_epoch: int = 0
+    scores: dict[str, float] = field(default_factory=dict)
+    cases: list[dict[str, Any]] = field(default_factory=list)
+    signal: int | None = None
 
 
 def fit(
@@ -36,7 +53,7 @@ def fit(
     seed: int,
     tracker: Tracker,
     resumed: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> Progress:
     """Minimizes `objective` over `dataset` and writes OUTPUT/last.ckpt and OUTPUT/best.ckpt.
 
     `validate(network, step)` returns the scores of whole val cases and one row a case and class; `score` names the one
@@ -44,64 +61,39 @@ def fit(
     `resumed` is the content of last.ckpt to go on from: model, optimizer, schedule, position in the epoch and random
     states, so that an interrupted run ends in the same weights.
 
-    Returns {"finished": bool, "signal": number or None, "best": score, "epoch": of best}.
+    Returns the progress; its `signal` is set when SIGINT or SIGTERM ended the run early.
     Raises ValueError naming the first term that was not finite, and a term without a gradient.
     """
-    network = objective.network
-    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    steps = len(epoch_batches(len(dataset), settings.batch_size, seed, 0, world=fabric.world_size))
+    network, weights = objective.network, objective.weights
     memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
     objective.to(memory_format=memory_format)
-    optimizer = make_optimizer(trained, settings)
+    steps = len(epoch_batches(len(dataset), settings.batch_size, seed, 0, world=fabric.world_size))
+    optimizer = make_optimizer([value for value in objective.parameters() if value.requires_grad], settings)
     schedule = make_schedule(optimizer, settings, steps)
-    state = {"epoch": 0, "position": 0, "best": float("-inf"), "best_epoch": -1, "scores": {}, "cases": []}
-    if resumed is not None:
-        state |= {key: resumed["training"][key] for key in ("epoch", "position", "best", "best_epoch")}
-        state |= resumed["scores"]
-        network.load_state_dict(resumed["weights"])
-        if hasattr(objective, "terms"):
-            objective.terms.load_state_dict(resumed["training"]["terms"])
-        optimizer.load_state_dict(resumed["training"]["optimizer"])
-        schedule.load_state_dict(resumed["training"]["schedule"])
+    progress = Progress() if resumed is None else _restore(resumed, objective, optimizer, schedule)
     runner = torch.compile(objective) if settings.compile else objective
     runner, optimizer = fabric.setup(runner, optimizer)
     if resumed is not None:
         checkpoints.restore_random_states(resumed["training"]["random"][fabric.global_rank])
 
-    def checkpoint() -> dict[str, Any]:
-        return identity | {
-            "weights": network.state_dict(),
-            "scores": {"scores": state["scores"], "cases": state["cases"]},
-            "epoch": state["epoch"],
-        }
-
     def save_last() -> None:
         random_states = _all_processes(fabric, checkpoints.random_states())
         if fabric.is_global_zero:
-            training = {key: state[key] for key in ("epoch", "position", "best", "best_epoch")} | {
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "terms": objective.terms.state_dict() if hasattr(objective, "terms") else {},
-                "random": random_states,
-            }
-            checkpoints.save(checkpoint() | {"training": training}, output / "last.ckpt")
+            training = _training_state(progress, objective, optimizer, schedule) | {"random": random_states}
+            checkpoints.save(_content(identity, network, progress) | {"training": training}, output / "last.ckpt")
         fabric.barrier()
 
-    def result(signal: int | None) -> dict[str, Any]:
-        return {"finished": signal is None, "signal": signal, "best": state["best"], "epoch": state["best_epoch"]}
-
-    weights = objective.weights
-    pin_memory = fabric.device.type == "cuda"
     saved_at = time.monotonic()
     with Interruption() as interruption:
-        while state["epoch"] < settings.epochs:
-            epoch, first = state["epoch"], state["position"]
+        while progress.epoch < settings.epochs:
+            epoch, first = progress.epoch, progress.position
             batches = epoch_batches(
                 len(dataset), settings.batch_size, seed, epoch, fabric.global_rank, fabric.world_size
             )
-            loader = epoch_loader(dataset, batches[first:], epoch, settings.workers, pin_memory)
+            dataset.epoch = epoch
+            loader = load_batches(dataset, batches[first:], settings.workers, fabric.device.type == "cuda")
+            watch = TermWatch(weights)
             runner.train()
-            watch = TermWatch(list(weights), weights)
             bar = tqdm(
                 loader,
                 f"epoch {epoch + 1}/{settings.epochs}",
@@ -125,100 +117,90 @@ def fit(
                 optimizer.step()
                 optimizer.zero_grad()
                 schedule.step()
+                progress.position = position + 1
                 watch.add(losses, settings.batch_size, step, batch["case"])
-                state["position"] = position + 1
-                looks_up = position + 1 == steps or (position + 1) % settings.log_every == 0
-                if looks_up or step == 0:
+                logs = progress.position == steps or step % settings.log_every == 0
+                if logs:
                     report = watch.report()
                     tracker.scalars(report | {"train/learning_rate": schedule.get_last_lr()[0]}, step)
-                    bar.set_postfix_str(_postfix(report, state, score))
+                    bar.set_postfix_str(_postfix(report, progress, score))
                     if time.monotonic() - saved_at > 60 * settings.checkpoint_minutes:
                         save_last()
                         saved_at = time.monotonic()
-                if fabric.world_size == 1 or looks_up:
-                    signals = _all_processes(fabric, interruption.signal)
-                    stop = next((signal for signal in signals if signal), None)
-                    if stop and position + 1 < steps:
+                # Processes must stop at the same step; asking each other at every step would slow them down.
+                if progress.position < steps and (logs or fabric.world_size == 1):
+                    progress.signal = _any_signal(fabric, interruption)
+                    if progress.signal:
                         save_last()
-                        return result(stop)
-            state |= {"epoch": epoch + 1, "position": 0}
-            row: dict[str, Any] = {"epoch": epoch + 1, "loss": round(watch.mean_loss(), 6)}
-            if (epoch + 1) % settings.validate_every == 0 or epoch + 1 == settings.epochs:
-                scores, cases = validate(network, step)
-                state |= {"scores": scores, "cases": cases}
-                row |= {name: round(value, 6) for name, value in scores.items()}
-                tracker.scalars({f"val/{name}": value for name, value in scores.items()}, step)
-                if scores[score] > state["best"]:
-                    state |= {"best": scores[score], "best_epoch": epoch + 1}
+                        return progress
+            progress.epoch, progress.position = epoch + 1, 0
+            row: dict[str, Any] = {"epoch": progress.epoch, "loss": round(watch.mean_loss(), 6)}
+            if progress.epoch % settings.validate_every == 0 or progress.epoch == settings.epochs:
+                progress.scores, progress.cases = validate(network, step)
+                tracker.scalars({f"val/{name}": value for name, value in progress.scores.items()}, step)
+                row |= {name: round(value, 6) for name, value in progress.scores.items()}
+                if progress.scores[score] > progress.best:
+                    progress.best, progress.best_epoch = progress.scores[score], progress.epoch
                     if fabric.is_global_zero:
-                        checkpoints.save(checkpoint(), output / "best.ckpt")
+                        checkpoints.save(_content(identity, network, progress), output / "best.ckpt")
                 if fabric.is_global_zero:
                     tqdm.write(
-                        f"epoch {epoch + 1:>3}/{settings.epochs}  loss {row['loss']:.4f}  val {score} "
-                        f"{scores[score]:.4f}  best {state['best']:.4f} (epoch {state['best_epoch']})"
+                        f"epoch {progress.epoch:>3}/{settings.epochs}  loss {row['loss']:.4f}  "
+                        f"val {score} {progress.scores[score]:.4f}  best {progress.best:.4f} "
+                        f"(epoch {progress.best_epoch})"
                     )
             tracker.epoch(row)
             save_last()
             saved_at = time.monotonic()
-            stop = next((signal for signal in _all_processes(fabric, interruption.signal) if signal), None)
-            if stop and epoch + 1 < settings.epochs:
-                return result(stop)
-    return result(None)
+            if progress.epoch < settings.epochs:
+                progress.signal = _any_signal(fabric, interruption)
+                if progress.signal:
+                    return progress
+    return progress
 
 
-class TermWatch:
-    """Keeps each step's terms on the device and looks at them a window at a time, so that steps need not wait."""
-
-    def __init__(self, names: list[str], weights: dict[str, float]) -> None:
-        self.names = names
-        self.weights = torch.tensor([weights[name] for name in names])
-        self.window: list[Tensor] = []
-        self.cases: list[tuple[int, list[str]]] = []
-        self.images = 0
-        self.started = time.monotonic()
-        self.losses: list[float] = []
-
-    def add(self, losses: dict[str, Tensor], images: int, step: int, cases: list[str]) -> None:
-        self.window.append(torch.stack([losses[name].detach().float() for name in self.names]))
-        self.cases.append((step, list(cases)))
-        self.images += images
-
-    def report(self) -> dict[str, float]:
-        """Means over the steps since the last report, raw and weighted; empties the window.
-
-        Raises ValueError naming the first term that was not finite, its step and its cases.
-        """
-        values = torch.stack(self.window).cpu()
-        finite = torch.isfinite(values)
-        if not bool(finite.all()):
-            row = int((~finite).any(1).nonzero()[0])
-            names = [name for name, good in zip(self.names, finite[row].tolist(), strict=True) if not good]
-            step, cases = self.cases[row]
-            raise ValueError(
-                f"not finite at step {step}: {', '.join(names)} (cases {', '.join(sorted(set(map(str, cases))))}); lower "
-                "training.learning_rate or the term's weight, set training.clip_norm, or use training.precision 32-true"
-            )
-        mean = values.mean(0)
-        weighted = mean * self.weights
-        total = (values * self.weights).sum(1)
-        self.losses += total.tolist()
-        report = {"train/loss": float(total.mean())}
-        report |= {f"terms/{name}": float(value) for name, value in zip(self.names, mean, strict=True)}
-        report |= {f"weighted/{name}": float(value) for name, value in zip(self.names, weighted, strict=True)}
-        now = time.monotonic()
-        report["train/images_per_second"] = self.images / max(now - self.started, 1e-9)
-        self.window, self.cases, self.images, self.started = [], [], 0, now
-        return report
-
-    def mean_loss(self) -> float:
-        return sum(self.losses) / max(len(self.losses), 1)
+def _content(identity: dict[str, Any], network: nn.Module, progress: Progress) -> dict[str, Any]:
+    """What both checkpoints hold: the network and all that is needed to rebuild and to judge it."""
+    return identity | {
+        "weights": network.state_dict(),
+        "scores": {"scores": progress.scores, "cases": progress.cases},
+        "epoch": progress.epoch,
+    }
 
 
-def _postfix(report: dict[str, float], state: dict[str, Any], score: str) -> str:
+def _training_state(
+    progress: Progress, objective: nn.Module, optimizer: Optimizer, schedule: LRScheduler
+) -> dict[str, Any]:
+    """What last.ckpt holds beside: the way to go on."""
+    terms = getattr(objective, "terms", None)
+    return {
+        "progress": asdict(progress) | {"signal": None},
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "terms": terms.state_dict() if terms is not None else {},
+    }
+
+
+def _restore(resumed: dict[str, Any], objective: nn.Module, optimizer: Optimizer, schedule: LRScheduler) -> Progress:
+    state = resumed["training"]
+    objective.network.load_state_dict(resumed["weights"])
+    if hasattr(objective, "terms"):
+        objective.terms.load_state_dict(state["terms"])
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    return Progress(**state["progress"])
+
+
+def _postfix(report: dict[str, float], progress: Progress, score: str) -> str:
     parts = [f"loss {report['train/loss']:.3f}", f"{report['train/images_per_second']:.0f} images/s"]
-    if state["scores"]:
-        parts.insert(1, f"val {score} {state['scores'][score]:.3f}")
+    if progress.scores:
+        parts.insert(1, f"val {score} {progress.scores[score]:.3f}")
     return ", ".join(parts)
+
+
+def _any_signal(fabric: Fabric, interruption: Interruption) -> int | None:
+    signals = _all_processes(fabric, interruption.signal)
+    return next((int(signal) for signal in signals if signal), None)
 
 
 def _all_processes(fabric: Fabric, value: Any) -> list[Any]:

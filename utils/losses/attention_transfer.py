@@ -32,7 +32,8 @@ class _ChannelEnergy(torch.autograd.Function):
         scale = (ctx.power * gradient).unsqueeze(1)
         for image, factor, out in zip(feature.split(step), scale.split(step), result.split(step), strict=True):
             image = image.float()
-            out.copy_(image.abs().pow(ctx.power - 1).mul_(image.sign()).mul_(factor))
+            slope = image.pow(ctx.power - 1) if ctx.power % 2 == 0 else image.abs().pow(ctx.power - 1) * image.sign()
+            out.copy_(slope.mul_(factor))
         return result, None
 
 

@@ -1,0 +1,169 @@
+"""One EMKD step, RA-UNet to ResNet-18: the training loop's against the published way, and what precision and layout do.
+
+The published way is imitated on the same two networks: fp32, NCHW, its losses one after the other as its code computes
+them, Adam. Ours is the Distiller with the terms of configs/methods/emkd.yaml, under every combination of precision and
+memory format. All take turns in one process, so that a busy machine slows them alike. Random weights and images: the
+work does not depend on them.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from networks import NETWORKS
+from train_kd import read_terms
+from utils.config import METHODS, Training
+from utils.losses import TASK_LOSSES
+from utils.objectives import Distiller
+from utils.optimization import make_optimizer, resolve_precision
+from utils.taps import tap
+
+Step = Callable[[], None]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", type=int, default=384, help="side of the image in pixels (default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, default=4, help="images in a step (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="timed steps of each, after two untimed (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="CPU threads (default: %(default)s)"
+    )
+    parser.add_argument("--compile", action="store_true", help="add torch.compile to the last combination")
+
+
+def run(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    default = (resolve_precision("auto", device), Training().channels_last)
+    image = torch.randn(args.batch_size, 1, args.size, args.size, device=device)
+    target = torch.zeros(args.batch_size, 1, args.size, args.size, dtype=torch.int64, device=device)
+    target[:, :, args.size // 4 : args.size // 3, args.size // 4 : args.size // 2] = 1
+
+    steps = {"published way": published_step(image, target)}
+    for precision in ("32-true", "bf16-mixed"):
+        for channels_last in (False, True):
+            name = f"ours, {precision}, {'channels last' if channels_last else 'NCHW'}"
+            steps[name] = our_step(image, target, precision, channels_last)
+            if (precision, channels_last) == default:
+                trained = name
+    if args.compile:
+        steps["ours, bf16-mixed, channels last, compiled"] = our_step(image, target, "bf16-mixed", True, compile=True)
+
+    hardware = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {args.threads} threads"
+    print(
+        f"EMKD step, raunet -> resnet18, {args.batch_size} x 1 x {args.size} x {args.size}, {hardware}, torch {torch.__version__}"
+    )
+    seconds = time_in_turns(steps, args.rounds, device)
+    slowest = seconds["published way"]
+    print(f"\n{'median of ' + str(args.rounds) + ' steps':44} {'ms':>8} {'images/s':>9} {'ratio':>6}")
+    for name, value in seconds.items():
+        print(f"{name:44} {value * 1e3:8.1f} {args.batch_size / value:9.2f} {slowest / value:5.2f}x")
+    print(
+        f"\nwhat train_kd.py does here by default ({trained}) is {slowest / seconds[trained]:.2f}x as fast as the published way"
+    )
+
+
+def time_in_turns(steps: dict[str, Step], rounds: int, device: str) -> dict[str, float]:
+    """Median seconds of each step; every round runs each once."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for number in tqdm(range(rounds + 2), "rounds", leave=False):
+        for name, step in steps.items():
+            started = time.perf_counter()
+            step()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if number >= 2:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def our_step(image: Tensor, target: Tensor, precision: str, channels_last: bool, compile: bool = False) -> Step:
+    """A step of `utils.training.fit`."""
+    device = image.device.type
+    terms = read_terms(yaml.safe_load((METHODS / "emkd.yaml").read_text())["distillation"])
+    objective = Distiller(NETWORKS["resnet18"](), NETWORKS["raunet"](), TASK_LOSSES["dice_focal"](), terms).to(device)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    objective.to(memory_format=memory_format).train()
+    optimizer = make_optimizer([p for p in objective.parameters() if p.requires_grad], Training())
+    runner = torch.compile(objective) if compile else objective
+    image = image.contiguous(memory_format=memory_format)
+
+    def step() -> None:
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed"):
+            losses = runner(image, target)
+        sum(objective.weights[name] * loss for name, loss in losses.items()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def published_step(image: Tensor, target: Tensor) -> Step:
+    """A step of EMKD's train_kd.py."""
+    student, teacher = NETWORKS["resnet18"]().to(image.device).train(), NETWORKS["raunet"]().to(image.device).eval()
+    teacher.requires_grad_(False)
+    optimizer = torch.optim.Adam(nn.ModuleList([student, teacher]).parameters(), lr=1e-2, betas=(0.9, 0.999))
+    one_hot = torch.cat([target == 0, target == 1], 1).float()
+
+    def step() -> None:
+        teacher_features = tap(teacher, image, ["encoder1", "encoder3"])
+        student_features = tap(student, image, ["encoder1", "encoder3"])
+        optimizer.zero_grad()
+        published_loss(student_features, teacher_features, one_hot).backward()
+        optimizer.step()
+
+    return step
+
+
+def published_loss(student: dict[str, Tensor], teacher: dict[str, Tensor], one_hot: Tensor) -> Tensor:
+    """EMKD's total loss for two classes, formula by formula; features by tap, one_hot (B, 2, H, W)."""
+    low, high = "encoder1", "encoder3"
+    total = published_task_loss(student["logits"], one_hot)
+    total = total + 0.1 * published_prediction_map(student["logits"], teacher["logits"])
+    total = total + 0.9 * (
+        published_importance_map(student[low], teacher[low]) + published_importance_map(student[high], teacher[high])
+    )
+    return total + 0.9 * (
+        published_region_affinity(student[low], teacher[low], one_hot)
+        + published_region_affinity(student[high], teacher[high], one_hot)
+    )
+
+
+def published_task_loss(logits: Tensor, one_hot: Tensor) -> Tensor:
+    """Half focal loss (the gradient of its weight stopped), half Dice of the tumor over the batch."""
+    rows = logits.flatten(2).transpose(1, 2).reshape(-1, 2)
+    log_probability = F.log_softmax(rows, 1).gather(1, one_hot[:, 1].reshape(-1, 1).long()).flatten()
+    focal = (-((1 - log_probability.detach().exp()) ** 2) * log_probability).mean()
+    probability, tumor = torch.softmax(logits, 1)[:, 1].flatten(), one_hot[:, 1].flatten()
+    dice = (2 * (probability * tumor).sum() + 1) / (probability.sum() + tumor.sum() + 1)
+    return 0.5 * focal + 0.5 * (1 - dice)
+
+
+def published_prediction_map(student: Tensor, teacher: Tensor) -> Tensor:
+    log_student = F.log_softmax(student / 4, 1).reshape(-1, 2)
+    return 16 * F.kl_div(log_student, F.softmax(teacher / 4, 1).reshape(-1, 2), reduction="batchmean")
+
+
+def published_importance_map(student: Tensor, teacher: Tensor) -> Tensor:
+    vectors = [F.normalize(side.pow(4).mean(1).flatten(1)) for side in (student, teacher)]
+    return (vectors[0] - vectors[1]).pow(2).sum(1).mean()
+
+
+def published_region_affinity(student: Tensor, teacher: Tensor, one_hot: Tensor) -> Tensor:
+    masks = F.interpolate(one_hot, student.shape[2:])
+    cosines = []
+    for side in (student, teacher):
+        background, tumor = masks[:, :1], masks[:, 1:]
+        of_background = (side * background).sum((2, 3)) / background.sum((2, 3))
+        of_tumor = (side * tumor).sum((2, 3)) / (tumor.sum((2, 3)) + 1)
+        cosines.append(F.cosine_similarity(of_background, of_tumor, dim=1))
+    return (cosines[0] - cosines[1]).pow(2).mean()

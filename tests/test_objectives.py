@@ -1,0 +1,142 @@
+"""Supervised and Distiller: what is trained, what is frozen, what is weighed."""
+
+import pytest
+import torch
+
+from networks import NETWORKS
+from train_kd import read_terms
+from utils.guards import trial
+from utils.losses import DISTILLATION_LOSSES, TASK_LOSSES
+from utils.objectives import Distiller, Supervised, Term, name_terms
+
+GENERATOR = torch.Generator().manual_seed(0)
+IMAGE = torch.randn(2, 1, 32, 32, generator=GENERATOR)
+TARGET = torch.randint(0, 2, (2, 1, 32, 32), generator=GENERATOR)
+
+
+def small(width: int) -> torch.nn.Module:
+    return NETWORKS["unet"](widths=(width,) * 5)
+
+
+def distiller(sections: list[dict]) -> Distiller:
+    torch.manual_seed(0)
+    objective = Distiller(small(4), small(6), TASK_LOSSES["dice_ce"](), read_terms(sections))
+    trial(objective, IMAGE, TARGET)
+    return objective
+
+
+LOGITS = {"name": "soft_target", "student": "logits", "teacher": "logits", "weight": 1.0}
+HINT = {"name": "hint", "student": "encoder2", "teacher": "encoder2", "weight": 0.5, "projector": "learned"}
+UNIFIED = {
+    "name": "unified_soft_target",
+    "student": "encoder1",
+    "teacher": ["decoder4", "decoder3"],
+    "weight": 0.1,
+    "projector": "orthogonal",
+}
+
+
+def test_supervised_is_the_task_loss_of_the_logits():
+    objective = Supervised(small(4).eval(), TASK_LOSSES["dice_ce"]())
+    expected = TASK_LOSSES["dice_ce"]()(objective.network(IMAGE), TARGET)
+    assert torch.equal(objective(IMAGE, TARGET)["task"], expected)
+
+
+def test_terms_are_named_by_loss_and_student_tap():
+    assert list(distiller([LOGITS, HINT, UNIFIED])(IMAGE, TARGET)) == [
+        "task",
+        "soft_target/logits",
+        "hint/encoder2",
+        "unified_soft_target/encoder1",
+    ]
+
+
+def test_terms_on_one_tap_are_told_apart_by_the_teachers():
+    other = {**HINT, "teacher": "encoder3"}
+    assert list(read_terms([HINT, other])) == ["hint/encoder2_from_encoder2", "hint/encoder2_from_encoder3"]
+    with pytest.raises(ValueError, match="given twice"):
+        read_terms([HINT, HINT])
+
+
+def test_a_term_three_times_as_heavy_pulls_three_times_as_much():
+    def gradient(weight: float) -> torch.Tensor:
+        objective = distiller([{**HINT, "weight": weight}])
+        losses = objective(IMAGE, TARGET)
+        (objective.weights["hint/encoder2"] * losses["hint/encoder2"]).backward()
+        return next(objective.network.parameters()).grad
+
+    torch.testing.assert_close(gradient(3.0), 3 * gradient(1.0))
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0])
+def test_a_weight_that_is_not_positive_is_refused(weight):
+    with pytest.raises(ValueError, match="must be positive"):
+        Term(DISTILLATION_LOSSES["hint"](), "logits", "logits", weight)
+
+
+def test_the_teacher_is_frozen_and_stays_in_eval():
+    objective = distiller([LOGITS]).train()
+    before = {name: value.clone() for name, value in objective.teacher.state_dict().items()}
+    assert objective.network.training
+    assert not any(module.training for module in objective.teacher.modules())
+    assert not any(parameter.requires_grad for parameter in objective.teacher.parameters())
+    sum(objective(IMAGE, TARGET).values()).backward()
+    assert all(parameter.grad is None for parameter in objective.teacher.parameters())
+    assert all(torch.equal(before[name], value) for name, value in objective.teacher.state_dict().items())
+
+
+def test_a_gradient_reaches_every_parameter_of_student_and_projectors():
+    objective = distiller([LOGITS, HINT, UNIFIED]).train()
+    sum(objective(IMAGE, TARGET).values()).backward()
+    trained = {name: value for name, value in objective.named_parameters() if not name.startswith("teacher.")}
+    assert sum(name.startswith("terms.") for name in trained) >= 2
+    # The bias of a convolution before batch normalization has no effect: its gradient is zero but for rounding.
+    assert all(value.grad is not None for value in trained.values())
+    assert all(value.grad.abs().max() > 0 for name, value in trained.items() if not name.endswith("bias"))
+
+
+def test_student_and_teacher_each_run_once():
+    objective = distiller([LOGITS, HINT, UNIFIED]).train()
+    calls = {"student": 0, "teacher": 0}
+
+    def count(who):
+        def hook(*_):
+            calls[who] += 1
+
+        return hook
+
+    objective.network.register_forward_hook(count("student"))
+    objective.teacher.register_forward_hook(count("teacher"))
+    objective(IMAGE, TARGET)
+    assert calls == {"student": 1, "teacher": 1}
+
+
+def test_the_trial_tells_shapes_and_projectors_and_changes_nothing():
+    torch.manual_seed(0)
+    objective = Distiller(small(4), small(6), TASK_LOSSES["dice_ce"](), read_terms([HINT])).train()
+    before = {name: value.clone() for name, value in objective.network.state_dict().items()}
+    (row,) = trial(objective, IMAGE, TARGET)
+    assert (row["student"], row["teacher"]) == ("encoder2 4x16x16", "encoder2 6x16x16")
+    assert "learned" in row["projector"]
+    assert objective.training
+    assert all(torch.equal(before[name], value) for name, value in objective.network.state_dict().items())
+
+
+def test_a_term_that_cannot_be_computed_is_named_before_training():
+    objective = Distiller(
+        small(4), small(6), TASK_LOSSES["dice_ce"](), read_terms([{**HINT, "projector": "none"}])
+    )
+    with pytest.raises(ValueError, match=r"hint/encoder2.*4.*6"):
+        trial(objective, IMAGE, TARGET)
+
+
+def test_compiled_and_plain_objectives_agree():
+    objective = distiller([LOGITS, HINT]).eval()
+    compiled = torch.compile(objective, backend="aot_eager")(IMAGE, TARGET)
+    for name, loss in objective(IMAGE, TARGET).items():
+        torch.testing.assert_close(compiled[name], loss)
+
+
+def test_names_need_terms_of_distinct_taps():
+    term = Term(DISTILLATION_LOSSES["hint"](), ["encoder1", "encoder2"], "logits", 1.0)
+    assert list(name_terms([("hint", term)])) == ["hint/encoder1+encoder2"]

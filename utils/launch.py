@@ -1,0 +1,38 @@
+"""Device, precision and processes of a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import torch
+from lightning_fabric import Fabric
+
+from utils.config import Training
+
+
+def launch(settings: Training) -> Fabric:
+    """Fabric for one process, `training.devices` processes, or those that torchrun started."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its notes repeat the run's own summary
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", settings.devices))
+    nodes = int(os.environ.get("WORLD_SIZE", devices)) // devices
+    fabric = Fabric(
+        accelerator=settings.accelerator,
+        devices=devices,
+        num_nodes=nodes,
+        precision=resolve_precision(settings.precision, settings.accelerator),
+    )
+    fabric.launch()
+    return fabric
+
+
+def resolve_precision(precision: str, accelerator: str) -> str:
+    """`auto` is bf16-mixed on a GPU or CPU that computes in bf16, else 32-true."""
+    if precision != "auto":
+        return precision
+    if accelerator != "cpu" and torch.cuda.is_available():
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        has_bf16 = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return "bf16-mixed" if has_bf16 else "32-true"

@@ -1,0 +1,57 @@
+"""Every step's loss terms: their means, and the first one that is not finite."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+
+class TermWatch:
+    """Keeps each step's terms on the device and looks at them a window at a time, so that steps need not wait."""
+
+    def __init__(self, weights: dict[str, float]) -> None:
+        self.names = list(weights)
+        self.weights = torch.tensor(list(weights.values()))
+        self.window: list[Tensor] = []
+        self.cases: list[tuple[int, list[str]]] = []
+        self.images = 0
+        self.started = time.monotonic()
+        self.losses: list[float] = []
+
+    def add(self, losses: dict[str, Tensor], images: int, step: int, cases: list[str]) -> None:
+        self.window.append(torch.stack([losses[name].detach().float() for name in self.names]))
+        self.cases.append((step, list(cases)))
+        self.images += images
+
+    def report(self) -> dict[str, float]:
+        """Means over the steps since the last report, raw and weighted; empties the window.
+
+        Raises ValueError naming the first term that was not finite, its step and its cases.
+        """
+        values = torch.stack(self.window).cpu()
+        finite = torch.isfinite(values)
+        if not bool(finite.all()):
+            row = int((~finite).any(1).nonzero()[0])
+            names = [name for name, good in zip(self.names, finite[row].tolist(), strict=True) if not good]
+            step, cases = self.cases[row]
+            raise ValueError(
+                f"not finite at step {step}: {', '.join(names)} (cases {', '.join(sorted(set(map(str, cases))))}); "
+                "lower training.learning_rate or the term's weight, set training.clip_norm, or use training.precision "
+                "32-true"
+            )
+        mean = values.mean(0)
+        weighted = mean * self.weights
+        total = (values * self.weights).sum(1)
+        self.losses += total.tolist()
+        report = {"train/loss": float(total.mean())}
+        report |= {f"terms/{name}": float(value) for name, value in zip(self.names, mean, strict=True)}
+        report |= {f"weighted/{name}": float(value) for name, value in zip(self.names, weighted, strict=True)}
+        now = time.monotonic()
+        report["train/images_per_second"] = self.images / max(now - self.started, 1e-9)
+        self.window, self.cases, self.images, self.started = [], [], 0, now
+        return report
+
+    def mean_loss(self) -> float:
+        return sum(self.losses) / max(len(self.losses), 1)
