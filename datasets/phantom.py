@@ -62,12 +62,10 @@ def draw_phantom(
     tissue = KidneyTissue(_generator(seed, case, 2), phase, kidneys.low, kidneys.high, kidneys.tumor_radius)
     tumors = int(rng.integers(1, 6)) if tumor and organ == "liver" else 0
     abdomen = Abdomen(_generator(seed, case, 3), phase, trunk, *_corners(axes), tumors)
-    image, fractions = _render(axes, abdomen, kidneys, tissue, organ, spacing[0])
-    background = 1 - np.clip(fractions.sum(0), 0, 1)
-    label = np.argmax(np.concatenate([background[None], fractions]), axis=0).astype(np.uint8)
+    image, label = _render(axes, abdomen, kidneys, tissue, organ, spacing[0], _Noise(seed, case, axes))
     if classes == "kits19":
         label[label == 3] = 1
-    return Phantom(_add_noise(image, seed, case, axes), label, spacing)
+    return Phantom(image, label, spacing)
 
 
 def render_around(
@@ -93,7 +91,7 @@ def render_around(
     if min(reduction.spacing) < 2:  # distances need no finer grid than this
         longest = max(label.shape[1:])
         coarse = LabelReduction(
-            label, spacing, min(int(longest * spacing[1] / 2.5) + 1, longest), int(2.5 / spacing[0])
+            label, spacing, min(max(int(longest * spacing[1] / 2.5), 16), longest), int(2.5 / spacing[0])
         )
     origin, half_width, front, back = _place_spine(coarse, rng)
     axes = tuple(a - o for a, o in zip(reduction.axes, origin, strict=True))
@@ -105,30 +103,36 @@ def render_around(
     kidneys = LabelKidneys(_generator(seed, case, 1), reduction.fractions, axes, coarse.all_fractions(), coarse_axes)
     tissue = KidneyTissue(_generator(seed, case, 2), phase, kidneys.low, kidneys.high, kidneys.tumor_radius)
     abdomen = Abdomen(_generator(seed, case, 3), phase, trunk, *_corners(axes), 0)
-    image, fractions = _render(axes, abdomen, kidneys, tissue, "kidney", reduction.spacing[0])
-    result = reduction.label(added_cyst=fractions[2] if classes == "kits23" else None)
+    noise = _Noise(seed, case, axes)
+    image, painted = _render(axes, abdomen, kidneys, tissue, "kidney", reduction.spacing[0], noise)
+    result = reduction.label()
     if classes == "kits19":
         result[result == 3] = 1
-    return Phantom(_add_noise(image, seed, case, axes), result, reduction.spacing)
+    else:
+        result[(result == 1) & (painted == 3)] = 3
+    return Phantom(image, result, reduction.spacing)
 
 
-def _render(axes, abdomen: Abdomen, kidneys, tissue: KidneyTissue, organ: str, thickness: float):
-    """Paints block after block: the image without noise, and the labeled fractions (classes, slices, H, W)."""
+def _render(axes, abdomen: Abdomen, kidneys, tissue: KidneyTissue, organ: str, thickness: float, noise: "_Noise"):
+    """Paints block after block, so that memory holds little but the result: image int16 and label uint8."""
     heights = 2 if thickness > _THICK else 1
     step = float(axes[0][1] - axes[0][0]) if len(axes[0]) > 1 else thickness
     pixel = 1.15 * float(axes[2][1] - axes[2][0])
     shape = tuple(len(axis) for axis in axes)
-    image = np.empty(shape, np.float32)
-    fractions = np.zeros((3 if organ == "kidney" else 2, *shape), np.float32)
+    image, label = np.empty(shape, np.int16), np.empty(shape, np.uint8)
     count = max(_BLOCK_VOXELS // (shape[1] * shape[2] * heights), 1)
     for start in range(0, shape[0], count):
         part = slice(start, min(start + count, shape[0]))
         offsets = (np.arange(heights) - (heights - 1) / 2) * step / heights
         block_axes = ((axes[0][part, None] + offsets).ravel(), axes[1], axes[2])
         hu, found = _paint_block(block_axes, pixel, abdomen, kidneys, tissue, organ)
-        image[part] = hu.reshape(-1, heights, *shape[1:]).mean(1)
-        fractions[:, part] = found.reshape(len(found), -1, heights, *shape[1:]).mean(2)
-    return image, fractions
+        hu = hu.reshape(-1, heights, *shape[1:]).mean(1)
+        found = found.reshape(len(found), -1, heights, *shape[1:]).mean(2)
+        for number, clean in enumerate(hu, start):
+            image[number] = np.clip(np.rint(clean + noise(number, clean)), -1024, 3071)
+        background = 1 - found.sum(0, keepdims=True)
+        label[part] = np.argmax(np.concatenate([background, found]), axis=0)
+    return image, label
 
 
 def _paint_block(axes, pixel: float, abdomen: Abdomen, kidneys, tissue: KidneyTissue, organ: str):
@@ -152,28 +156,33 @@ def _paint_block(axes, pixel: float, abdomen: Abdomen, kidneys, tissue: KidneyTi
     return canvas.hu, fractions
 
 
-def _add_noise(image: np.ndarray, seed: int, case: int, axes) -> np.ndarray:
-    """Adds noise like that of a reconstruction: its grain spans pixels, its mean is zero over a wide area, and it is
-    strongest in the middle of the trunk. Rounds to int16 HU, not under -1024."""
-    rng = _generator(seed, case, 4)
-    level, grain = rng.uniform(9, 17), rng.uniform(0.55, 0.9)
-    impulse = np.zeros((33, 33), np.float32)
-    impulse[16, 16] = 1
-    gain = level / np.sqrt(np.square(_grain(impulse, grain)).sum())
-    y, x = axes[1][:, None] + 20, axes[2][None, :]
-    shade = (0.75 + 0.5 * np.exp(-(np.square(x / 110) + np.square(y / 80)))).astype(np.float32)
-    result = np.empty(image.shape, np.int16)
-    previous = _grain(_generator(seed, case, 5, 0).standard_normal(image.shape[1:], dtype=np.float32), grain)
-    for number in range(image.shape[0]):
-        current = _generator(seed, case, 5, number + 1).standard_normal(image.shape[1:], dtype=np.float32)
-        current = _grain(current, grain)
+class _Noise:
+    """Noise like that of a reconstruction: grain wider than a pixel, no mean over a wide area, strongest mid-trunk."""
+
+    def __init__(self, seed: int, case: int, axes) -> None:
+        rng = _generator(seed, case, 4)
+        level, self.grain = rng.uniform(9, 17), rng.uniform(0.55, 0.9)
+        impulse = np.zeros((33, 33), np.float32)
+        impulse[16, 16] = 1
+        gain = level / np.sqrt(np.square(_grain(impulse, self.grain)).sum())
+        y, x = axes[1][:, None] + 20, axes[2][None, :]
+        shade = 0.75 + 0.5 * np.exp(-(np.square(x / 110) + np.square(y / 80)))
+        self.strength = (gain * shade).astype(np.float32)
+        self.seed, self.case = seed, case
+        self.last = (-1, self._layer(-1))
+
+    def __call__(self, number: int, clean: np.ndarray) -> np.ndarray:
+        """The noise of slice `number`, whose image without noise is `clean` (HU)."""
+        previous = self.last[1] if self.last[0] == number - 1 else self._layer(number - 1)
+        current = self._layer(number)
+        self.last = (number, current)
         noise = np.float32(0.92) * current + np.float32(0.39) * previous  # neighboring slices overlap
-        noise *= np.float32(gain) * shade
         # Air is quiet: there the reconstruction has little to add up.
-        noise *= np.clip((image[number] + 1000) / 900 + np.float32(0.35), 0, 1)
-        result[number] = np.clip(np.rint(image[number] + noise), -1024, 3071)
-        previous = current
-    return result
+        return noise * self.strength * np.clip((clean + 1000) / 900 + np.float32(0.35), 0, 1)
+
+    def _layer(self, number: int) -> np.ndarray:
+        rng = _generator(self.seed, self.case, 5, number + 1)
+        return _grain(rng.standard_normal(self.strength.shape, dtype=np.float32), self.grain)
 
 
 def _grain(white: np.ndarray, sigma: float) -> np.ndarray:

@@ -50,16 +50,12 @@ class LabelReduction:
         """Kidney, tumor and cyst of the whole: (3, slices, H, W) float32."""
         return self.fractions(0, self.shape[0])
 
-    def label(self, added_cyst: np.ndarray | None) -> np.ndarray:
-        """The label on this grid, uint8, by the largest part; kidney mostly covered by `added_cyst` becomes 3."""
+    def label(self) -> np.ndarray:
+        """The label on this grid, uint8: the largest part of each voxel."""
         if self._stored is None:
-            result = self.source.copy()
-        else:
-            background = 1 - self._stored.sum(0, keepdims=True)
-            result = np.argmax(np.concatenate([background, self._stored]), axis=0).astype(np.uint8)
-        if added_cyst is not None:
-            result[(result == 1) & (added_cyst > 0.5)] = 3
-        return result
+            return self.source.copy()
+        background = 1 - self._stored.sum(0, keepdims=True)
+        return np.argmax(np.concatenate([background, self._stored]), axis=0).astype(np.uint8)
 
     def _compute(self, start: int, stop: int) -> np.ndarray:
         result = np.zeros((len(CLASSES), stop - start, *self.shape[1:]), np.float32)

@@ -20,9 +20,10 @@ from tqdm import tqdm
 from networks import NETWORKS
 from train_kd import read_terms
 from utils.config import METHODS, Training
+from utils.launch import resolve_precision
 from utils.losses import TASK_LOSSES
 from utils.objectives import Distiller
-from utils.optimization import make_optimizer, resolve_precision
+from utils.optimization import make_optimizer
 from utils.taps import tap
 
 Step = Callable[[], None]
@@ -31,12 +32,8 @@ Step = Callable[[], None]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=384, help="side of the image in pixels (default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=4, help="images in a step (default: %(default)s)")
-    parser.add_argument(
-        "--rounds", type=int, default=5, help="timed steps of each, after two untimed (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--threads", type=int, default=torch.get_num_threads(), help="CPU threads (default: %(default)s)"
-    )
+    parser.add_argument("--rounds", type=int, default=5, help="timed steps of each, after 2 untimed (default: 5)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="on a CPU (default: %(default)s)")
     parser.add_argument("--compile", action="store_true", help="add torch.compile to the last combination")
 
 
@@ -59,17 +56,15 @@ def run(args: argparse.Namespace) -> None:
         steps["ours, bf16-mixed, channels last, compiled"] = our_step(image, target, "bf16-mixed", True, compile=True)
 
     hardware = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {args.threads} threads"
-    print(
-        f"EMKD step, raunet -> resnet18, {args.batch_size} x 1 x {args.size} x {args.size}, {hardware}, torch {torch.__version__}"
-    )
+    shape = f"{args.batch_size} x 1 x {args.size} x {args.size}"
+    print(f"EMKD step, raunet -> resnet18, {shape}, {hardware}, torch {torch.__version__}")
     seconds = time_in_turns(steps, args.rounds, device)
     slowest = seconds["published way"]
     print(f"\n{'median of ' + str(args.rounds) + ' steps':44} {'ms':>8} {'images/s':>9} {'ratio':>6}")
     for name, value in seconds.items():
         print(f"{name:44} {value * 1e3:8.1f} {args.batch_size / value:9.2f} {slowest / value:5.2f}x")
-    print(
-        f"\nwhat train_kd.py does here by default ({trained}) is {slowest / seconds[trained]:.2f}x as fast as the published way"
-    )
+    ratio = slowest / seconds[trained]
+    print(f"\nwhat train_kd.py does here by default ({trained}) is {ratio:.2f}x as fast as the published way")
 
 
 def time_in_turns(steps: dict[str, Step], rounds: int, device: str) -> dict[str, float]:

@@ -230,7 +230,7 @@ def test_reduction_counts_by_area_and_takes_the_largest_part():
     assert np.allclose(fractions[:, 0, 8, 0], [0, 1, 0]) and np.allclose(fractions[:, 0, 8, 2], 0)
     # Row 9 covers 22.5 to 25, of which 22.5 to 24 is tumor: 1.5 / 2.5 = 0.6.
     assert np.allclose(fractions[:, 0, 9, 0], [0, 0.6, 0], atol=1e-6)
-    assert reduction.label(None)[0, :, 0].tolist() == [1] * 8 + [2] * 2 + [0] * 6
+    assert reduction.label()[0, :, 0].tolist() == [1] * 8 + [2] * 2 + [0] * 6
     assert np.isclose(fractions[1].sum() * 25 * 2, 2 * 4 * 5 * 4)  # the area of the tumor stays: mm3
 
 
