@@ -161,7 +161,7 @@ class _Noise:
 
     def __init__(self, seed: int, case: int, axes) -> None:
         rng = _generator(seed, case, 4)
-        level, self.grain = rng.uniform(9, 17), rng.uniform(0.55, 0.9)
+        level, self.grain = rng.uniform(8, 15), rng.uniform(0.55, 0.9)
         impulse = np.zeros((33, 33), np.float32)
         impulse[16, 16] = 1
         gain = level / np.sqrt(np.square(_grain(impulse, self.grain)).sum())

@@ -85,10 +85,10 @@ def draw_kidney(rng: np.random.Generator, side: int) -> Kidney:
 
 def draw_lesions(rng: np.random.Generator, kidneys: list[Kidney], tumor: bool) -> None:
     """Gives the kidneys tumors (one, sometimes two) and cysts, exophytic or endophytic, away from the spine's side."""
-    count = (1 + int(rng.random() < 0.25)) if tumor else 0
+    count = (1 + int(rng.random() < 0.35)) if tumor else 0
     for _ in range(count):
         kidney = kidneys[int(rng.integers(2))]
-        size = float(np.exp(rng.uniform(np.log(12), np.log(28))))
+        size = float(np.exp(rng.uniform(np.log(13), np.log(28))))
         depth = size * (rng.uniform(-0.35, 0.15) if rng.random() < 0.6 else rng.uniform(0.5, 1.0))
         center = kidney.surface_point(_direction(rng), depth)
         radii = tuple(size * rng.uniform(0.85, 1.15, 3))
@@ -229,7 +229,7 @@ class KidneyTissue:
         self.grain = Field(rng, low, high, 3.0)
         cortex, medulla = phase["cortex"], phase["medulla"]
         self.tumor_hu = medulla + rng.uniform(-0.2, 0.3) * (cortex - medulla) - rng.uniform(10, 65)
-        self.tumor_contrast = rng.uniform(20, 34)
+        self.tumor_contrast = rng.uniform(26, 40)
         self.cyst_hu = rng.uniform(0, 20)
         self.sinus_hu = rng.uniform(-50, 0)
         necrotic = tumor_radius > 11 and rng.random() < 0.5

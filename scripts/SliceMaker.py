@@ -216,7 +216,8 @@ def progress(outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:
 def run(jobs: list[Job], args: argparse.Namespace) -> Iterator[Outcome]:
     """Run the cases where the flags say, the largest files first so that the workers finish together."""
     jobs = sorted(jobs, key=lambda job: -job.case.image.stat().st_size)
-    workers = min(args.jobs or len(os.sched_getaffinity(0)), len(jobs))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(args.jobs or cores, len(jobs))
     if args.scheduler:
         yield from run_on_dask(jobs, args.scheduler)
     elif workers <= 1:

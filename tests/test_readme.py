@@ -1,0 +1,91 @@
+"""The README's commands, run in their order on a tiny phantom."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+import train
+import train_kd
+from utils.config import ROOT, DistillationRecipe, Recipe, parse
+from utils.experiment import main
+
+README = (ROOT / "README.md").read_text()
+RECIPES = {"train.py": (Recipe, train.supervised), "train_kd.py": (DistillationRecipe, train_kd.distilled)}
+SMALL = [
+    "--data.crop=32",
+    "--training.epochs=1",
+    "--training.batch_size=4",
+    "--training.precision=32-true",
+    '--network={"name": "unet", "widths": [4, 4, 4, 4, 4]}',
+]
+
+
+def blocks(section: str) -> list[list[str]]:
+    """The words of every command in the indented blocks of a section."""
+    text = README.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    lines = "\n".join(re.findall(r"^    (.*)$", text, flags=re.MULTILINE)).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+
+
+def published() -> list[list[str]]:
+    return [shlex.split(line) for line in re.findall(r"`python (train(?:_kd)?\.py [^`]*)`", README.replace("\n", " "))]
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """An empty folder with the repository's recipes and a tiny phantom where the README's raw volumes are."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    phantom = [*("--outpath", "raw/kits19", "--layout", "kits", "--cases", "6"), *("--size", "32", "--slices", "8")]
+    run_script(["scripts/MakePhantom.py", *phantom, "--jobs", "1"], tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_script(words: list[str], folder) -> None:
+    command = [sys.executable, str(ROOT / words[0]), *words[1:]]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    # --check and slicing exit with 1 where there is something to tell, here that slices are not 512x512.
+    assert done.returncode in ((0, 1) if "--check" in words else (0,)), done.stdout[-1000:] + done.stderr[-2000:]
+
+
+def test_the_commands_for_your_data_run_in_their_order(workplace):
+    ran = []
+    for words in blocks("Your data"):
+        if words[0] == "torchrun":
+            file = next(word for word in words if word in RECIPES)
+            parse(RECIPES[file][0], "test", words[words.index(file) + 1 :])
+        elif words[0] == "python" and words[1] in RECIPES:
+            recipe_class, objective = RECIPES[words[1]]
+            small = SMALL if any(word.startswith("configs/") for word in words) else []
+            assert main(parse(recipe_class, "test", [*words[2:], *small]), objective) == 0, words
+        elif words[0] == "python":
+            run_script(words[1:], workplace)
+        else:
+            assert words[0] == "tensorboard", words
+        ran.append(words[1])
+    assert {"scripts/SliceMaker.py", "train.py", "train_kd.py", "scripts/compare.py"} <= set(ran)
+
+
+def test_the_published_commands_parse():
+    commands = published()
+    assert len(commands) == 2
+    for file, *arguments in commands:
+        parse(RECIPES[file][0], "test", arguments)
+
+
+def test_every_method_and_network_of_the_readme_exists_and_none_is_missing():
+    from networks import NETWORKS
+    from utils.config import METHODS
+
+    methods = {path.stem for path in METHODS.glob("*.yaml")}
+    assert methods <= set(re.findall(r"`(\w+)`", README.split("\n## Methods\n")[1].split("\n## ")[0]))
+    table = README.split("\n## Networks\n")[1].split("\n## ")[0]
+    assert all(f"`{name}`" in table for name in NETWORKS if name != "resnet_18")
+
+
+def test_pictures_exist():
+    for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+        assert (ROOT / picture).is_file(), picture
