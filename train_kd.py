@@ -9,10 +9,10 @@ import sys
 from torch.utils.data import default_collate
 
 from utils import checkpoints, guards
-from utils.config import DistillationRecipe, build, parse
+from utils.config import DistillationRecipe, parse
 from utils.experiment import Experiment, main
-from utils.losses import DISTILLATION_LOSSES
-from utils.objectives import Distiller, Term, name_terms
+from utils.objectives import Distiller
+from utils.terms import read_terms
 
 
 def distilled(experiment: Experiment) -> Distiller:
@@ -38,20 +38,6 @@ def distilled(experiment: Experiment) -> Distiller:
     if fabric.is_global_zero:
         print(f"{line}\n\n{guards.table(rows)}\n")
     return distiller
-
-
-def read_terms(sections: list[dict]) -> dict[str, Term]:
-    """Terms by name from the recipe's list. Raises ValueError naming the wrong entry."""
-    terms = []
-    for number, section in enumerate(sections, 1):
-        what = f"distillation[{number}]"
-        missing = sorted({"name", "student", "teacher", "weight"} - section.keys())
-        if missing:
-            raise ValueError(f"{what}: has no {', '.join(missing)}; a term is {{name, student, teacher, weight, ...}}")
-        places = {key: section[key] for key in ("student", "teacher", "weight")}
-        arguments = {key: value for key, value in section.items() if key not in places}
-        terms.append((section["name"], Term(build(DISTILLATION_LOSSES, arguments, what), **places)))
-    return name_terms(terms)
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from networks import NETWORKS
-from train_kd import read_terms
 from utils.config import METHODS, Training
 from utils.launch import resolve_precision
 from utils.losses import TASK_LOSSES
 from utils.objectives import Distiller
 from utils.optimization import make_optimizer
 from utils.taps import tap
+from utils.terms import read_terms
 
 Step = Callable[[], None]
 

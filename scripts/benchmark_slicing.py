@@ -46,13 +46,11 @@ def run(args: argparse.Namespace) -> None:
             cost = f"{seconds:7.2f} s  {per_slice:6.1f} ms/slice  {busy:7.2f} s of CPU"
             print(f"{name:14} {cost}  peak of one process {peak:5.0f} MB  wrote {written:4.0f} MB", flush=True)
         (slow, slow_busy, slow_peak), (fast, fast_busy, fast_peak), (least, least_busy, _) = rows
-    print(
-        f"\nSliceMaker is {slow / fast:.1f}x as fast, {slow_busy / fast_busy:.1f}x by CPU time (fairer on a busy machine),"
-    )
-    print(
-        f"with {slow_peak / fast_peak:.1f}x less memory in one process. The floor is to read gzip and write the same bytes"
-    )
-    print(f"raw, nothing else: SliceMaker takes {fast / least:.2f}x that, {fast_busy / least_busy:.2f}x by CPU time.")
+    busy_ratio, least_ratio = slow_busy / fast_busy, fast_busy / least_busy
+    print(f"\nSliceMaker is {slow / fast:.1f}x as fast ({busy_ratio:.1f}x by CPU time, fairer on a busy machine),")
+    print(f"with {slow_peak / fast_peak:.1f}x less memory in one process.")
+    print("The floor is to read gzip and write the same bytes raw, nothing else:")
+    print(f"SliceMaker takes {fast / least:.2f}x that ({least_ratio:.2f}x by CPU time).")
 
 
 def measure(function: Callable, *arguments: object) -> tuple[float, float, float]:

@@ -1,8 +1,8 @@
-"""Compares finished runs on the test volumes: Dice per class, size, work and time, and whether a difference is more than noise.
+"""Compares finished runs on the test volumes: Dice, size, work, time, and whether a difference is more than noise.
 
-Each group is one row: NAME=RUN or NAME=RUN,RUN,... for several seeds of the same recipe. Every RUN is an output folder of
-train.py or train_kd.py with a test.json (written by --mode test). The second and later groups named with --against are
-compared with it, case by case.
+Each group is one row: NAME=RUN, or NAME=RUN,RUN,... for several seeds of one recipe. A RUN is an output folder of
+train.py or train_kd.py with a test.json (written by --mode test). The groups that come after the one named with
+--against are compared with it, case by case.
 
 Example: python scripts/compare.py teacher=runs/t student=runs/s0,runs/s1 distilled=runs/d0,runs/d1 --against student
 """

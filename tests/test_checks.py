@@ -58,6 +58,10 @@ def bad_range(raw):
     kits_case(raw, 1, image=hounsfield(1).astype(np.uint16) % 256)
 
 
+def bad_offset(raw):
+    kits_case(raw, 1, image=hounsfield(1) + 1024)
+
+
 def bad_copy(raw):
     kits_case(raw, 1, image=hounsfield(0))
 
@@ -84,6 +88,7 @@ def bad_missing(raw):
         (bad_fraction, "not whole numbers, such as 0.5"),
         (bad_value, "unexpected label 4, 8"),
         (bad_range, "HU range is not CT"),
+        (bad_offset, "HU range is not CT (30 to 2521)"),
         (bad_copy, "duplicate of case_00000"),
         (bad_identity, "identity affine contradicts kits.json"),
         (bad_missing, "missing"),

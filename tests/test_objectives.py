@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from networks import NETWORKS
-from train_kd import read_terms
 from utils.guards import trial
 from utils.losses import DISTILLATION_LOSSES, TASK_LOSSES
-from utils.objectives import Distiller, Supervised, Term, name_terms
+from utils.objectives import Distiller, Supervised
+from utils.terms import Term, name_terms, read_terms
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGE = torch.randn(2, 1, 32, 32, generator=GENERATOR)
@@ -68,9 +68,9 @@ def test_a_term_three_times_as_heavy_pulls_three_times_as_much():
     torch.testing.assert_close(gradient(3.0), 3 * gradient(1.0))
 
 
-@pytest.mark.parametrize("weight", [0.0, -1.0])
+@pytest.mark.parametrize("weight", [0.0, -1.0, "heavy"])
 def test_a_weight_that_is_not_positive_is_refused(weight):
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match="must be a positive number"):
         Term(DISTILLATION_LOSSES["hint"](), "logits", "logits", weight)
 
 
@@ -123,9 +123,7 @@ def test_the_trial_tells_shapes_and_projectors_and_changes_nothing():
 
 
 def test_a_term_that_cannot_be_computed_is_named_before_training():
-    objective = Distiller(
-        small(4), small(6), TASK_LOSSES["dice_ce"](), read_terms([{**HINT, "projector": "none"}])
-    )
+    objective = Distiller(small(4), small(6), TASK_LOSSES["dice_ce"](), read_terms([{**HINT, "projector": "none"}]))
     with pytest.raises(ValueError, match=r"hint/encoder2.*4.*6"):
         trial(objective, IMAGE, TARGET)
 

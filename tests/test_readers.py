@@ -43,6 +43,12 @@ def test_slope_and_inter_of_the_file_are_applied(tmp_path):
     assert read_image(tmp_path / "a.nii", "CT").array.ravel().tolist() == list(range(-1024, -1008, 2))
 
 
+def test_hounsfield_units_are_rounded_to_the_nearest(tmp_path):
+    values = np.array([-1000.6, -0.4, 0.4, 10.7, 99.9, 200.0, 300.2, 400.0]).reshape(2, 2, 2)
+    read = read_image(save(tmp_path / "a.nii", values), "CT")
+    assert read.array.T.ravel().tolist() == [-1001, 0, 0, 11, 100, 200, 300, 400]
+
+
 def test_slabs_join_without_a_seam(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.nifti.SLAB_VOXELS", 7)
     save(tmp_path / "a.nii.gz", hounsfield(3), dtype=np.float64)

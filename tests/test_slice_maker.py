@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -95,6 +96,14 @@ def test_a_second_run_keeps_what_is_unchanged_and_slices_what_is_not(kits, tmp_p
     assert make(kits, tmp_path / "out") == 0
     assert "1 sliced now, 3 kept, 0 bad" in capsys.readouterr().out
     assert np.array_equal(volume_of(tmp_path / "out", "case_00002")[0], hounsfield(9))
+
+
+def test_a_touched_source_is_sliced_again_even_if_it_is_as_long(kits, tmp_path, capsys):
+    make(kits, tmp_path / "out")
+    os.utime(kits / "case_00003/segmentation.nii.gz", (1, 1))
+    capsys.readouterr()
+    assert make(kits, tmp_path / "out") == 0
+    assert "1 sliced now, 3 kept, 0 bad" in capsys.readouterr().out
 
 
 def test_a_failure_while_writing_publishes_nothing_and_the_next_run_repairs_it(kits, tmp_path, monkeypatch):

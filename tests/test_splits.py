@@ -58,6 +58,13 @@ def test_no_split_is_empty_and_no_patient_is_lost(count, ratios):
     assert sorted(patient for names in split.values() for patient in names) == sorted(patients)
 
 
+def test_patients_that_have_a_place_keep_it():
+    existing = {"train": ["p0"], "val": ["p1"], "test": [f"p{number}" for number in range(2, 10)]}
+    split = split_patients([f"p{number}" for number in range(20)], (0.7, 0.1, 0.2), 0, existing)
+    assert all(set(existing[name]) <= set(split[name]) for name in existing)
+    assert len(split["test"]) == 8  # full already: 8 > 0.2 * 20
+
+
 def test_ratios_are_met_and_the_seed_matters():
     patients = [f"p{number}" for number in range(100)]
     split = split_patients(patients, (0.7, 0.1, 0.2), 0)

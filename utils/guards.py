@@ -94,8 +94,8 @@ def trial(distiller: Distiller, image: Tensor, target: Tensor) -> list[dict[str,
             {
                 "term": name,
                 "weight": f"{term.weight:g}",
-                "student": _shapes(student, term.student),
-                "teacher": _shapes(teacher, term.teacher),
+                "student": _shapes(student, term.student_taps),
+                "teacher": _shapes(teacher, term.teacher_taps),
                 "projector": str(getattr(term.loss, "projector", "none")),
                 "at start": f"{float(value):.4g}",
             }
@@ -104,8 +104,7 @@ def trial(distiller: Distiller, image: Tensor, target: Tensor) -> list[dict[str,
     return rows
 
 
-def _shapes(features: dict[str, Tensor], names: str | list[str]) -> str:
-    names = [names] if isinstance(names, str) else names
+def _shapes(features: dict[str, Tensor], names: list[str]) -> str:
     shapes = ["x".join(str(extent) for extent in features[name].shape[1:]) for name in names]
     return " + ".join(f"{name} {shape}" for name, shape in zip(names, shapes, strict=True))
 

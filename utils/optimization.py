@@ -15,7 +15,9 @@ from utils.config import Training
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], settings: Training) -> Optimizer:
-    common = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    # One kernel for all parameters; under 16-mixed, where the scaler must unscale before clipping, Fabric refuses it.
+    fused = settings.precision != "16-mixed"
+    common = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "fused": fused}
     if settings.optimizer == "sgd":
         return SGD(parameters, momentum=0.9, nesterov=True, **common)
     return {"adam": Adam, "adamw": AdamW}[settings.optimizer](parameters, **common)

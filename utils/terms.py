@@ -1,0 +1,76 @@
+"""Distillation terms: a loss, the taps it compares, its weight; and how a recipe's list becomes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from utils.config import build
+from utils.losses import DISTILLATION_LOSSES
+
+
+class Term(nn.Module):
+    """A distillation loss, the taps it compares and its weight.
+
+    `student` and `teacher` are a tap name each, or a list of names for losses that take several features.
+    """
+
+    def __init__(self, loss: nn.Module, student: str | list[str], teacher: str | list[str], weight: float) -> None:
+        super().__init__()
+        if not isinstance(weight, int | float) or weight <= 0:
+            raise ValueError(
+                f"the weight of a term must be a positive number, got {weight!r}; leave the term out to switch it off"
+            )
+        self.loss = loss
+        self.student = student
+        self.teacher = teacher
+        self.weight = float(weight)
+
+    @property
+    def student_taps(self) -> list[str]:
+        return _as_list(self.student)
+
+    @property
+    def teacher_taps(self) -> list[str]:
+        return _as_list(self.teacher)
+
+    def forward(self, student: dict[str, Tensor], teacher: dict[str, Tensor], target: Tensor) -> Tensor:
+        """The unweighted loss of student and teacher features, both by tap name."""
+        return self.loss(_pick(student, self.student), _pick(teacher, self.teacher), target)
+
+
+def _pick(features: dict[str, Tensor], names: str | list[str]) -> Tensor | list[Tensor]:
+    return features[names] if isinstance(names, str) else [features[name] for name in names]
+
+
+def _as_list(names: str | list[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def read_terms(sections: Sequence[dict[str, Any]]) -> dict[str, Term]:
+    """Terms by name from the recipe's list. Raises ValueError naming the wrong entry."""
+    terms = []
+    for number, section in enumerate(sections, 1):
+        what = f"distillation[{number}]"
+        missing = sorted({"name", "student", "teacher", "weight"} - section.keys())
+        if missing:
+            raise ValueError(f"{what}: has no {', '.join(missing)}; a term is {{name, student, teacher, weight, ...}}")
+        places = {key: section[key] for key in ("student", "teacher", "weight")}
+        arguments = {key: value for key, value in section.items() if key not in places}
+        terms.append((section["name"], Term(build(DISTILLATION_LOSSES, arguments, what), **places)))
+    return name_terms(terms)
+
+
+def name_terms(terms: Sequence[tuple[str, Term]]) -> dict[str, Term]:
+    """Names each (loss name, term): `<loss>/<student tap>`, and the teacher's tap too where that is not unique."""
+    plain = [f"{loss}/{'+'.join(term.student_taps)}" for loss, term in terms]
+    names = [
+        name if plain.count(name) == 1 else f"{name}_from_{'+'.join(term.teacher_taps)}"
+        for name, (_, term) in zip(plain, terms, strict=True)
+    ]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"distillation: the term {', '.join(twice)} is given twice; add its weights up in one term")
+    return dict(zip(names, (term for _, term in terms), strict=True))
