@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import nibabel
 import numpy as np
 
-BLOCK_BYTES, TILE_ROWS, TILE_COLUMNS = 1 << 24, 8, 32
+BLOCK_BYTES, TILE_ROWS, TILE_COLUMNS = 1 << 24, 16, 16
 
 
 def orient(affine: np.ndarray, slice_axis: int | None = None) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:

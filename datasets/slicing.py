@@ -92,10 +92,12 @@ def _slice(job: Job, sources: dict[str, Any], settings: dict[str, Any]) -> Outco
     label = read_label(case.label)
     outcome.findings += check_label(case.label, label, raw.labels)
     # packed, a label volume is small: the worker then holds little more than the image
-    packed = [
-        isal_zlib.compress(part, 1) if part.any() else b""
-        for part in iterate_slices(to_slices(label.array.T, axes, flips))
-    ]
+    label_slices = to_slices(label.array.T, axes, flips)
+    marked = np.flatnonzero(label_slices.any(axis=(1, 2)))
+    first, last = (marked[0], marked[-1] + 1) if marked.size else (0, 0)
+    packed = [b""] * len(label_slices)
+    packed[first:last] = [isal_zlib.compress(part, 1) for part in iterate_slices(label_slices[first:last])]
+    del label_slices
     label.array = np.empty(0, np.uint8)
     image = read_image(case.image, raw.modality, job.channel or 0)
     outcome.findings += check_image(case.image, image, raw.modality)

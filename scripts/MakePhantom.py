@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,22 +104,19 @@ def plan(arguments: argparse.Namespace) -> list[Job]:
     return [Job(*source, *shared, *rest) for source in sources]
 
 
-def run(jobs: list[Job], processes: int) -> list[Outcome]:
-    """Makes the cases in `processes` processes, with a progress bar; outcomes in the order of the jobs."""
-    outcomes: dict[str, Outcome] = {}
+def run(jobs: list[Job], processes: int) -> Iterator[Outcome]:
+    """Makes the cases in `processes` processes, with a progress bar; yields each as it is finished."""
     with tqdm(total=len(jobs), unit="case", desc="phantom", file=sys.stderr) as bar:
         if processes == 1:
-            results = map(make, jobs)
-            for outcome in results:
-                outcomes[outcome.name] = outcome
+            for job in jobs:
+                yield make(job)
                 bar.update()
         else:
+            # A fresh interpreter for each worker: a forked one would inherit the threads' locks of its parent.
             with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
                 for future in as_completed([pool.submit(make, job) for job in jobs]):
-                    outcome = future.result()
-                    outcomes[outcome.name] = outcome
+                    yield future.result()
                     bar.update()
-    return [outcomes[job.name] for job in jobs]
 
 
 def summarize(outcomes: list[Outcome], arguments: argparse.Namespace, seconds: float) -> str:
@@ -189,9 +187,12 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     start = time.time()
     arguments.outpath.mkdir(parents=True, exist_ok=True)
-    outcomes = run(jobs, min(arguments.jobs, len(jobs)))
-    if arguments.layout == "kits":
-        update_kits_json(arguments.outpath, [outcome.record for outcome in outcomes if outcome.record])
+    outcomes = []
+    for outcome in run(jobs, min(arguments.jobs, len(jobs))):
+        outcomes.append(outcome)
+        if arguments.layout == "kits" and outcome.record:
+            update_kits_json(arguments.outpath, [outcome.record])
+    outcomes.sort(key=lambda outcome: outcome.name)
     print(summarize(outcomes, arguments, time.time() - start))
     return int(any(outcome.error for outcome in outcomes))
 

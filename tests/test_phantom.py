@@ -1,4 +1,5 @@
 import gzip
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -173,6 +174,10 @@ def test_files_do_not_depend_on_the_number_of_processes_or_cases(tmp_path):
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
     assert len(list((tmp_path / "two").glob("case_*/imaging.nii.gz"))) == 3
     assert not list((tmp_path / "two").glob(".*"))
+    known = json.loads((tmp_path / "two" / "kits.json").read_text())
+    assert [record["case_id"] for record in known] == ["case_00000", "case_00001", "case_00002"]
+    spacing = nib.load(tmp_path / "two" / "case_00002" / "imaging.nii.gz").header.get_zooms()
+    assert np.allclose(spacing, [known[2]["voxel_spacing"][f"{axis}_spacing"] for axis in "zyx"], atol=1e-5)
 
 
 def test_a_rendered_case_keeps_the_label_and_the_grid_of_its_file(tmp_path):
