@@ -1,13 +1,14 @@
 """Makes a seeded CT phantom of the abdomen in the KiTS or LiTS layout, ready for SliceMaker.py."""
 
 import argparse
+import json
 import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,25 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.phantom import draw_phantom
-from datasets.phantom_files import kits_record, render_label_file, update_kits_json, write_kits_case, write_lits_case
+from datasets.phantom_files import (
+    case_number,
+    kits_record,
+    render_label_file,
+    update_kits_json,
+    write_kits_case,
+    write_lits_case,
+)
+from datasets.splits import split_patients
 
 EXAMPLES = """examples:
-  python scripts/MakePhantom.py --outpath data/phantom --cases 16
+  python scripts/MakePhantom.py --outpath raw/phantom --cases 16
       16 drawn cases, 32 slices of 128 x 128, labels 1 kidney and 2 tumor
-  python scripts/MakePhantom.py --outpath data/phantom_lits --layout lits --cases 20
+  python scripts/MakePhantom.py --outpath raw/phantom_lits --layout lits --cases 20
       labels 1 liver and 2 liver tumor, one case in ten without tumor
-  python scripts/MakePhantom.py --outpath data/phantom_kits --labels KITS19/data --size 160 --slice_spacing 5
+  python scripts/MakePhantom.py --outpath raw/phantom_kits --labels KITS19/data --size 160 --slice_spacing 5
       a CT around every real KiTS label volume in KITS19/data/case_*/segmentation.nii.gz
+  python scripts/MakePhantom.py --outpath raw/phantom_kits --labels KITS19/data --size 160 --repeats 4
+      the same, and every training label three times more with other tissue
 
 The same seed gives the same files, bit for bit, whatever --jobs and --cases are. Next: scripts/SliceMaker.py."""
 
@@ -104,6 +115,25 @@ def plan(arguments: argparse.Namespace) -> list[Job]:
     return [Job(*source, *shared, *rest) for source in sources]
 
 
+def rerender(jobs: list[Job], repeats: int, ratios: list[float], seed: int) -> tuple[list[Job], dict[str, list[str]]]:
+    """Adds `repeats` - 1 renderings of each training label, with other tissue; returns the jobs and the split.
+
+    A rendering is named 1000 higher than the one before. All renderings of one label are in one split, so that no shape
+    is trained on and tested. Raises ValueError for labels numbered from 1000 on.
+    """
+    high = [job.name for job in jobs if case_number(job.name) >= 1000]
+    if high:
+        raise ValueError(f"--repeats names renderings from case_01000 on, and there is a label {high[0]}: rename it")
+    split = split_patients([job.name for job in jobs], ratios, seed)
+    training = [job for job in jobs if job.name in split["train"]]
+    for repeat in range(1, repeats):
+        for job in training:
+            name = f"case_{case_number(job.name) + 1000 * repeat:05d}"
+            jobs.append(replace(job, name=name, seed=job.seed + repeat))
+            split["train"].append(name)
+    return jobs, split
+
+
 def run(jobs: list[Job], processes: int) -> Iterator[Outcome]:
     """Makes the cases in `processes` processes, with a progress bar; yields each as it is finished."""
     with tqdm(total=len(jobs), unit="case", desc="phantom", file=sys.stderr) as bar:
@@ -155,6 +185,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="default 0")
     add("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (default: one per core)")
     add("--labels", type=Path, metavar="DIR", help="render around the KiTS labels DIR/case_*/segmentation.nii.gz")
+    add("--repeats", type=_positive, default=1, help="with --labels: renderings of each training label (default 1)")
+    add(
+        "--split",
+        type=float,
+        nargs=3,
+        default=[0.7, 0.1, 0.2],
+        metavar=("TRAIN", "VAL", "TEST"),
+        help="with --repeats: shares of the labels; written to OUTPATH/split.json for SliceMaker.py --split_file",
+    )
     thinning = parser.add_mutually_exclusive_group()
     thinning.add_argument("--every", type=_positive, default=1, help="with --labels: merge so many slices into one")
     thinning.add_argument("--slice_spacing", type=float, metavar="MM", help="with --labels: merge slices to about MM")
@@ -165,6 +204,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--tumor_free {arguments.tumor_free} is no fraction: give 0 to 1")
     if arguments.slice_spacing is not None and not arguments.slice_spacing > 0:
         parser.error(f"--slice_spacing {arguments.slice_spacing} is no distance: give millimeters above 0")
+    if arguments.repeats > 1 and arguments.labels is None:
+        parser.error("--repeats renders label volumes again: give --labels, or more --cases")
     if arguments.seed < 0:
         parser.error(f"--seed {arguments.seed} is negative: give 0 or more")
     return arguments
@@ -181,12 +222,16 @@ def main(argv: list[str] | None = None) -> int:
     """Makes the phantom; 0 when every case was made, 1 otherwise."""
     arguments = parse(argv)
     try:
-        jobs = plan(arguments)
+        jobs, split = plan(arguments), None
+        if arguments.repeats > 1:
+            jobs, split = rerender(jobs, arguments.repeats, arguments.split, arguments.seed)
     except ValueError as error:
         print(f"MakePhantom.py: {error}", file=sys.stderr)
         return 2
     start = time.time()
     arguments.outpath.mkdir(parents=True, exist_ok=True)
+    if split is not None:
+        (arguments.outpath / "split.json").write_text(json.dumps(split, indent=1) + "\n")
     outcomes = []
     for outcome in run(jobs, min(arguments.jobs, len(jobs))):
         outcomes.append(outcome)

@@ -227,16 +227,16 @@ def test_a_coarser_grid_lies_over_the_label_it_came_from(tmp_path):
 def test_reduction_counts_by_area_and_takes_the_largest_part():
     label = np.zeros((2, 40, 40), np.uint8)
     label[:, :20] = 1
-    label[:, 20:24, :5] = 2
+    label[:, 20:28, :5] = 2
     # 40 -> 16 is 2.5 voxels a side. Row 8 covers 20 to 22.5: column 0 all tumor, column 2 (5 to 7.5) all background.
     reduction = LabelReduction(label, (1.0, 2.0, 2.0), 16, 2)
     assert reduction.shape == (1, 16, 16) and reduction.spacing == (2.0, 5.0, 5.0)
     fractions = reduction.all_fractions()
     assert np.allclose(fractions[:, 0, 8, 0], [0, 1, 0]) and np.allclose(fractions[:, 0, 8, 2], 0)
-    # Row 9 covers 22.5 to 25, of which 22.5 to 24 is tumor: 1.5 / 2.5 = 0.6.
-    assert np.allclose(fractions[:, 0, 9, 0], [0, 0.6, 0], atol=1e-6)
-    assert reduction.label()[0, :, 0].tolist() == [1] * 8 + [2] * 2 + [0] * 6
-    assert np.isclose(fractions[1].sum() * 25 * 2, 2 * 4 * 5 * 4)  # the area of the tumor stays: mm3
+    # Row 11 covers 27.5 to 30, of which 27.5 to 28 is tumor: 0.5 / 2.5 = 0.2.
+    assert np.allclose(fractions[:, 0, 11, 0], [0, 0.2, 0], atol=1e-6)
+    assert reduction.label()[0, :, 0].tolist() == [1] * 8 + [2] * 3 + [0] * 5
+    assert np.isclose(fractions[1].sum() * 25 * 2, 2 * 8 * 5 * 4)  # the volume of the tumor stays: mm3
 
 
 def test_the_image_around_a_label_shows_its_kidneys_and_a_spine_between_them():
@@ -318,3 +318,19 @@ def test_a_phantom_around_a_real_label_keeps_its_volumes_and_needs_learning(tmp_
             assert abs(after / before - 1) < 0.06
         made.append(phantom)
     assert best_interval_dice(made)[1] < 0.5
+
+
+def test_renderings_of_a_label_stay_in_one_split_and_differ(tmp_path):
+    labels, out = tmp_path / "labels", tmp_path / "out"
+    for number in range(4):
+        write_kits_case(labels, f"case_{number:05d}", draw_phantom(0, number, 6, 32))
+    flags = ["--labels", str(labels), "--outpath", str(out), "--jobs", "1"]
+    assert MakePhantom.main([*flags, "--repeats", "2", "--split", "0.5", "0.25", "0.25"]) == 0
+    split = json.loads((out / "split.json").read_text())
+    assert {name: len(members) for name, members in split.items()} == {"train": 4, "val": 1, "test": 1}
+    once, again = split["train"][:2], split["train"][2:]
+    assert again == [name.replace("case_00", "case_01") for name in once]
+    image = {name: np.asarray(nib.load(out / name / "imaging.nii.gz").dataobj) for name in (once[0], again[0])}
+    label = {name: np.asarray(nib.load(out / name / "segmentation.nii.gz").dataobj) for name in (once[0], again[0])}
+    assert np.array_equal(label[once[0]], label[again[0]])
+    assert not np.array_equal(image[once[0]], image[again[0]])

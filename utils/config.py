@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import inspect
 import sys
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ROOT / "configs" / "methods"
@@ -140,10 +141,13 @@ def _published(recipe_class: type[Recipe]) -> dict[str, Callable[[str], list[str
     return flags
 
 
+def _methods() -> list[str]:
+    return sorted(path.stem for path in METHODS.glob("*.yaml"))
+
+
 def _method(name: str) -> Path:
-    known = sorted(path.stem for path in METHODS.glob("*.yaml"))
-    if name not in known:
-        raise ValueError(f"unknown --loss_type {name!r}{nearest(name, known)}; one of {', '.join(known)}")
+    if name not in _methods():
+        raise ValueError(f"unknown --loss_type {name!r}{nearest(name, _methods())}; one of {', '.join(_methods())}")
     return METHODS / f"{name}.yaml"
 
 
@@ -194,17 +198,22 @@ def _expand(arguments: Sequence[str], recipe_class: type[Recipe]) -> list[str]:
     return [f"--config={file}" for file in configs + methods] + flags
 
 
+class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the lines of the examples as they are written."""
+
+
 def parse(recipe_class: type[Recipe], description: str, arguments: Sequence[str] | None = None) -> Recipe:
     """Reads a recipe from YAML files and flags; flags win, a later file wins over an earlier one.
 
     Exits with status 2 and one line on a wrong key or value, as argparse does.
     """
     parser = ArgumentParser(
+        usage="%(prog)s [--config FILE ...] [--loss_type METHOD] [--KEY VALUE ...]",
         description=description,
+        formatter_class=_HelpFormatter,
         allow_abbrev=False,
-        epilog="Published spellings also work: --loss_type METHOD (configs/methods/METHOD.yaml), --dataset kits|lits, "
-        + ", ".join(_published(recipe_class))
-        + ".",
+        epilog="Published spellings also work: --dataset kits|lits, " + ", ".join(_published(recipe_class)) + ".\n"
+        "--loss_type METHOD is configs/methods/METHOD.yaml: " + ", ".join(_methods()) + ".",
     )
     parser.add_argument("--config", action="config", help="recipe file; may be given more than once")
     parser.add_class_arguments(recipe_class)
