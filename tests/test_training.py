@@ -141,6 +141,14 @@ def test_one_step_updates_batch_statistics_once_though_shares_are_measured(taugh
     assert all(int(value) == 4 for value in tracked)  # 18 slices, batches of 4: four steps
 
 
+def test_the_loop_minimizes_weighted_terms(taught, tmp_path):
+    term = '{{"name": "hint", "student": "encoder2", "teacher": "encoder2", "weight": {}}}'
+    for weight in (1, 3):
+        flags = ["--training.epochs=1", f"--distillation=[{term.format(weight)}]", "--training.optimizer=sgd"]
+        assert run_student(taught, tmp_path / str(weight), *flags) == 0
+    assert not torch.equal(weights(tmp_path / "1")["head.weight"], weights(tmp_path / "3")["head.weight"])
+
+
 def test_the_students_checkpoint_holds_a_bare_student_and_rebuilds_it(taught, tmp_path):
     assert run_student(taught, tmp_path / "run") == 0
     checkpoint = checkpoints.load(tmp_path / "run" / "best.ckpt")
