@@ -25,7 +25,12 @@ def distilled(experiment: Experiment) -> Distiller:
     if not recipe.allow_leak:
         guards.refuse_leak(checkpoint, experiment.split, recipe.teacher)
     teacher = fabric.to_device(checkpoints.rebuild(checkpoint))
-    distiller = Distiller(experiment.network, teacher, experiment.task_loss, read_terms(recipe.distillation))
+    distiller = Distiller(
+        experiment.network,
+        teacher,
+        experiment.task_loss,
+        read_terms(recipe.distillation, num_classes=experiment.train.num_classes),
+    )
     batch = default_collate([experiment.train[0], experiment.train[len(experiment.train) // 2]])
     fabric.to_device(distiller)
     rows = guards.trial(distiller, fabric.to_device(batch["image"]), fabric.to_device(batch["target"]))

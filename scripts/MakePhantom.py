@@ -166,6 +166,8 @@ def summarize(outcomes: list[Outcome], arguments: argparse.Namespace, seconds: f
                 spread = f"median {np.median(held):.0f} ml ({held.min():.1f} to {held.max():.0f})"
                 lines.append(f"  label {index + 1} {name:<7} in {len(held)} cases, {spread}")
         task = f"--dataset {arguments.layout} --task tumor"
+        if arguments.repeats > 1:  # renderings of one label must not be dealt apart
+            task += f" --split_file {arguments.outpath / 'split.json'}"
         lines.append(f"next: python scripts/SliceMaker.py --inpath {arguments.outpath} --outpath SLICES {task}")
     lines += [f"bad: {outcome.name}: {outcome.error}" for outcome in outcomes if outcome.error]
     return "\n".join(lines)

@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -226,22 +226,29 @@ def run(jobs: list[Job], args: argparse.Namespace) -> Iterator[Outcome]:
         yield from run_in_processes(jobs, workers)
 
 
-def run_in_processes(jobs: list[Job], workers: int) -> Iterator[Outcome]:
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(slice_case, job): job for job in jobs}
+def run_in_processes(jobs: list[Job], workers: int, work: Callable[[Job], Outcome] = slice_case) -> Iterator[Outcome]:
+    """Run the cases in worker processes. A killed worker breaks the pool: what is left then runs one case at a time, in
+    a process of its own each, so that only the case that kills it is lost."""
+    context, left = get_context("spawn"), []
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        futures = {pool.submit(work, job): job for job in jobs}
         try:
             for future in as_completed(futures):
                 try:
                     yield future.result()
                 except BrokenProcessPool:
-                    case = futures[future].case
-                    finding = Finding(
-                        case.image, "its worker was killed (out of memory?)", "run again with fewer --jobs"
-                    )
-                    yield Outcome(case.case, findings=[finding])
+                    left.append(futures[future])
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    for job in left:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            try:
+                yield pool.submit(work, job).result()
+            except BrokenProcessPool:
+                what = "its worker was killed (out of memory?)"
+                finding = Finding(job.case.image, what, "free memory, or use a machine with more")
+                yield Outcome(job.case.case, findings=[finding])
 
 
 def run_on_dask(jobs: list[Job], address: str) -> Iterator[Outcome]:

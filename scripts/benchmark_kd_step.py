@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     for name, value in seconds.items():
         print(f"{name:44} {value * 1e3:8.1f} {args.batch_size / value:9.2f} {slowest / value:5.2f}x")
     ratio = slowest / seconds[trained]
-    print(f"\nwhat train_kd.py does here by default ({trained}) is {ratio:.2f}x as fast as the published way")
+    print(f"\nas train_kd.py takes it here by default ({trained}), a step is {ratio:.2f}x as fast as the published way")
 
 
 def time_in_turns(steps: dict[str, Step], rounds: int, device: str) -> dict[str, float]:
@@ -82,7 +82,7 @@ def time_in_turns(steps: dict[str, Step], rounds: int, device: str) -> dict[str,
 
 
 def our_step(image: Tensor, target: Tensor, precision: str, channels_last: bool, compile: bool = False) -> Step:
-    """A step of `utils.training.fit`."""
+    """The objective, the backward and the optimizer of `utils.training.fit`, without its logging."""
     device = image.device.type
     terms = read_terms(yaml.safe_load((METHODS / "emkd.yaml").read_text())["distillation"])
     objective = Distiller(NETWORKS["resnet18"](), NETWORKS["raunet"](), TASK_LOSSES["dice_focal"](), terms).to(device)

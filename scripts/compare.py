@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import ttest_1samp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from utils import checkpoints
@@ -26,7 +26,10 @@ def read_run(folder: str) -> dict:
     file = Path(folder) / "test.json"
     if not file.is_file():
         raise ValueError(f"{folder}: has no test.json; run its training command again with --mode test")
-    return json.loads(file.read_text()) | {"content": checkpoints.load(Path(folder) / "best.ckpt")}
+    scores, best = json.loads(file.read_text()), Path(folder) / "best.ckpt"
+    if scores["checkpoint_sha256"] != checkpoints.sha256(best):
+        raise ValueError(f"{file}: was made by an earlier best.ckpt; run the training command again with --mode test")
+    return scores | {"content": checkpoints.load(best)}
 
 
 def case_dice(runs: list[dict], class_name: str | None) -> dict[str, float]:
@@ -62,19 +65,24 @@ def spread(values: list[float]) -> str:
 
 
 def difference(name: str, runs: list[dict], other: str, others: list[dict]) -> str:
-    """One line: the mean paired difference over cases, its 95 % bootstrap interval, and what to conclude."""
+    """One line: the mean paired difference over cases, its 95 % interval (Student's t), and what to conclude.
+
+    A difference counts when the interval excludes zero and every seed, compared with the other's mean, agrees in sign.
+    """
     ours, theirs = case_dice(runs, None), case_dice(others, None)
     if ours.keys() != theirs.keys():
         raise ValueError(f"{name} and {other} were not scored on the same test cases; use the same split for both")
     paired = np.array([ours[case] - theirs[case] for case in ours])
-    if np.ptp(paired) == 0:
-        low = high = float(paired[0])
-    else:
-        low, high = bootstrap((paired,), np.mean, method="percentile", rng=np.random.default_rng(0)).confidence_interval
-    verdict = "no measurable difference" if low <= 0 <= high else f"{name} is {'better' if low > 0 else 'worse'}"
+    low, high = ttest_1samp(paired, 0).confidence_interval() if np.ptp(paired) > 0 else (paired[0], paired[0])
+    base = np.mean(list(theirs.values()))
+    seeds = [float(np.mean(list(case_dice([run], None).values())) - base) for run in runs]
+    agree = all(seed > 0 for seed in seeds) or all(seed < 0 for seed in seeds)
+    measurable = agree and (low > 0 or high < 0)
+    verdict = f"{name} is {'better' if low > 0 else 'worse'}" if measurable else "no measurable difference"
+    by_seed = f"; by seed {', '.join(f'{seed:+.3f}' for seed in seeds)}" if len(seeds) > 1 else ", one seed"
     return (
         f"{name} - {other}: {paired.mean():+.3f} mean Dice, 95 % interval [{low:+.3f}, {high:+.3f}] over {len(paired)} "
-        f"cases (seeds averaged): {verdict}"
+        f"cases{by_seed}: {verdict}"
     )
 
 
@@ -96,8 +104,11 @@ def main() -> int:
             raise ValueError(f"--against {arguments.against}: no such group; one of {', '.join(groups)}")
         first = next(iter(groups.values()))[0]
         splits = {run["split_sha256"] for runs in groups.values() for run in runs}
-        if len(splits) > 1:
-            raise ValueError("the runs were trained on different splits; they cannot be compared")
+        classes = {tuple(run["content"]["preprocessing"]["class_names"]) for runs in groups.values() for run in runs}
+        rules = {run["empty_mask_rule"] for runs in groups.values() for run in runs}
+        for what, found in (("splits", splits), ("classes", classes), ("metrics", rules)):
+            if len(found) > 1:
+                raise ValueError(f"the runs have different {what}; they cannot be compared")
         size = arguments.size or first["content"]["preprocessing"]["crop"] or 256
         rows = [describe(name, runs, size) for name, runs in groups.items()]
         print(markdown(rows) if arguments.markdown else table(rows))

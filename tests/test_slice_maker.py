@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 from raw_cases import KITS, LITS, hounsfield, kits_case, label_of, make, msd, save, volume_of
 
+from datasets.layouts import find_cases
+from datasets.slicing import Job, Outcome
 from datasets.splits import read_split, split_sha256
 from datasets.store import read_index, read_manifest, read_slice, write_slice
+from scripts.SliceMaker import run_in_processes
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -190,3 +193,18 @@ def test_slicing_imports_neither_torch_nor_monai():
     code = "import sys, scripts.SliceMaker, datasets.store; print({'torch', 'monai'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     assert result.stdout.strip() == "set()"
+
+
+def kill_worker_of_case_2(job):
+    """Stands in for slicing: the worker of case 2 is killed, as by a machine out of memory."""
+    if job.case.case == "case_00002":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Outcome(job.case.case, findings=[])
+
+
+def test_a_killed_worker_costs_its_own_case_only(kits):
+    raw = find_cases("kits", kits)
+    jobs = [Job(case, raw, None, "npz") for case in raw.cases]
+    outcomes = {outcome.case: outcome for outcome in run_in_processes(jobs, 2, kill_worker_of_case_2)}
+    assert sorted(outcomes) == [f"case_{number:05d}" for number in range(4)]
+    assert [case for case, outcome in sorted(outcomes.items()) if outcome.findings] == ["case_00002"]

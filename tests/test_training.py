@@ -260,7 +260,7 @@ def test_a_broken_checkpoint_is_named(tmp_path):
 
 
 def test_a_term_that_is_not_finite_is_named_with_its_step():
-    watch = TermWatch({"task": 1.0, "hint/encoder1": 2.0})
+    watch = TermWatch({"task": 1.0, "hint/encoder1": 2.0}, [])
     watch.add({"task": torch.tensor(1.0), "hint/encoder1": torch.tensor(2.0)}, 4, 0, ["a"])
     watch.add({"task": torch.tensor(1.0), "hint/encoder1": torch.tensor(float("nan"))}, 4, 1, ["b"])
     watch.add({"task": torch.tensor(float("nan")), "hint/encoder1": torch.tensor(float("nan"))}, 4, 2, ["c"])
@@ -269,7 +269,7 @@ def test_a_term_that_is_not_finite_is_named_with_its_step():
 
 
 def test_the_report_weighs_terms():
-    watch = TermWatch({"task": 1.0, "hint/encoder1": 2.0})
+    watch = TermWatch({"task": 1.0, "hint/encoder1": 2.0}, [])
     watch.add({"task": torch.tensor(1.0), "hint/encoder1": torch.tensor(3.0)}, 4, 0, ["a"])
     watch.add({"task": torch.tensor(2.0), "hint/encoder1": torch.tensor(5.0)}, 4, 1, ["a"])
     report = watch.report()
@@ -278,9 +278,17 @@ def test_the_report_weighs_terms():
     assert report["train/loss"] == 9.5  # 1.5 + 8
 
 
-def test_two_processes_train_and_score_every_case(slice_store, tmp_path):
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ("torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+        ("lightning_fabric.cli", "run", "--devices=2", "--accelerator=cpu"),
+    ],
+    ids=["torchrun", "fabric run"],
+)
+def test_two_processes_train_and_score_every_case(slice_store, tmp_path, launcher):
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py", *TEACHER),
+        *(sys.executable, "-m", *launcher, "train.py", *TEACHER),
         *(f"--data.root={slice_store}", f"--output={tmp_path / 'run'}", "--training.accelerator=cpu", "--mode=both"),
     ]
     done = subprocess.run(

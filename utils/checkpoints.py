@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ REQUIRED = ("network", "weights", "preprocessing", "split", "scores", "recipe")
 
 def save(checkpoint: dict[str, Any], path: Path) -> None:
     """Writes to a temporary file beside `path`, then renames."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.partial")
     torch.save(checkpoint, temporary)
     temporary.replace(path)
 
@@ -50,7 +49,11 @@ def load(path: str | Path) -> dict[str, Any]:
 def rebuild(checkpoint: dict[str, Any]) -> nn.Module:
     """The checkpoint's network with its weights, loaded strictly, in eval mode."""
     network = build(NETWORKS, checkpoint["network"], "checkpoint: network")
-    network.load_state_dict(checkpoint["weights"], strict=True)
+    try:
+        network.load_state_dict(checkpoint["weights"], strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"checkpoint: its weights do not fit its network {checkpoint['network']}: {reason}") from None
     return network.eval()
 
 

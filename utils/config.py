@@ -141,6 +141,18 @@ def _published(recipe_class: type[Recipe]) -> dict[str, Callable[[str], list[str
     return flags
 
 
+def _recipes() -> dict[str, str]:
+    """The datasets that have recipes, by what --dataset may call them."""
+    names = [path.stem.removesuffix("_teacher") for path in (ROOT / "configs").glob("*_teacher.yaml")]
+    return {name: name for name in sorted(names)} | {"kits": "kits19"}
+
+
+def _unknown_dataset(name: str) -> str:
+    raise ValueError(
+        f"no recipes for --dataset {name}; there are {', '.join(_recipes())}; for other data give --config FILE"
+    )
+
+
 def _methods() -> list[str]:
     return sorted(path.stem for path in METHODS.glob("*.yaml"))
 
@@ -170,7 +182,7 @@ def _expand(arguments: Sequence[str], recipe_class: type[Recipe]) -> list[str]:
             if flag == "--config":
                 configs.append(value)
             elif flag == "--dataset":
-                dataset = {"kits": "kits19", "heart": "msd"}.get(value, value)
+                dataset = _recipes()[value] if value in _recipes() else _unknown_dataset(value)
             elif flag == "--loss_type":
                 methods.append(str(_method(value)))
             else:
@@ -240,6 +252,21 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return f"; did you mean {match[0]!r}?" if match else ""
 
 
+def check(registry: Mapping[str, Callable], section: Mapping[str, Any], what: str) -> None:
+    """Raises ValueError naming the section, its wrong name or key, and the nearest match."""
+    name = section.get("name")
+    if name not in registry:
+        raise ValueError(
+            f"{what}: unknown name {name!r}{nearest(str(name), list(registry))}; one of {', '.join(registry)}"
+        )
+    accepted = inspect.signature(registry[name]).parameters
+    for key in section:
+        if key != "name" and key not in accepted:
+            raise ValueError(
+                f"{what}: {name} has no argument {key!r}{nearest(key, list(accepted))}; it takes {', '.join(accepted)}"
+            )
+
+
 def build(registry: Mapping[str, Callable], section: Mapping[str, Any], what: str, **given: Any) -> Any:
     """Calls the constructor that `section["name"]` names in `registry` with the section's other keys.
 
@@ -249,19 +276,11 @@ def build(registry: Mapping[str, Callable], section: Mapping[str, Any], what: st
 
     Raises ValueError naming the section, the wrong name, key or value, and the nearest match.
     """
+    check(registry, section, what)
     arguments = dict(section)
-    name = arguments.pop("name", None)
-    if name not in registry:
-        raise ValueError(
-            f"{what}: unknown name {name!r}{nearest(str(name), list(registry))}; one of {', '.join(registry)}"
-        )
+    name = arguments.pop("name")
     constructor = registry[name]
     accepted = inspect.signature(constructor).parameters
-    for key in arguments:
-        if key not in accepted:
-            raise ValueError(
-                f"{what}: {name} has no argument {key!r}{nearest(key, list(accepted))}; it takes {', '.join(accepted)}"
-            )
     given = {key: value for key, value in given.items() if key in accepted and key not in arguments}
     parser = ArgumentParser(exit_on_error=False)
     add = parser.add_class_arguments if inspect.isclass(constructor) else parser.add_function_arguments

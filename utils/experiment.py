@@ -17,18 +17,19 @@ from datasets import DATASETS
 from networks import NETWORKS
 from utils import checkpoints, config
 from utils.complexity import complexity
-from utils.config import Recipe, build
+from utils.config import Recipe, build, check
 from utils.held_out import test
 from utils.inference import evaluate
 from utils.launch import launch, resolve_precision
 from utils.losses import TASK_LOSSES
 from utils.metrics import METRICS
 from utils.pictures import draw_slices, telling_slices
+from utils.terms import read_terms
 from utils.tracking import Tracker
 from utils.training import fit
 
 FREE_ON_RESUME = {"output", "mode", "resume", "allow_leak"}
-FREE_TRAINING = {"epochs", "devices", "workers", "log_every", "share_every", "checkpoint_minutes", "pictures"}
+FREE_TRAINING = {"epochs", "workers", "log_every", "share_every", "checkpoint_minutes", "pictures"}
 
 
 @dataclass
@@ -79,9 +80,17 @@ class Experiment:
 
 def prepare(recipe: Recipe) -> Experiment:
     """Builds data, network, task loss and metric. Raises ValueError for whatever is wrong, before any work."""
-    fabric = launch(recipe.training)
+    task_loss = build(TASK_LOSSES, recipe.task_loss, "task_loss")
+    check(NETWORKS, recipe.network, "network")
+    check(METRICS, recipe.metric, "metric")
+    read_terms(getattr(recipe, "distillation", []))
     output = Path(recipe.output)
     resumed = _resumed(recipe, output)
+    fabric = launch(recipe.training)
+    if recipe.training.batch_size % fabric.world_size:
+        raise ValueError(
+            f"training.batch_size {recipe.training.batch_size} is not a multiple of the {fabric.world_size} processes"
+        )
     train = build(DATASETS, recipe.data, "data", split="train", seed=recipe.seed)
     val = build(DATASETS, recipe.data, "data", split="val", seed=recipe.seed)
     seed_everything(recipe.seed, verbose=False)
@@ -89,10 +98,7 @@ def prepare(recipe: Recipe) -> Experiment:
     network = build(NETWORKS, recipe.network, "network", **given)
     # A checkpoint has its own weights: it needs no file of pretrained ones to be rebuilt.
     section = {key: value for key, value in ({**given, **recipe.network}).items() if key != "pretrained"}
-    task_loss = build(TASK_LOSSES, recipe.task_loss, "task_loss")
-    experiment = Experiment(recipe, fabric, output, train, val, network, section, task_loss, resumed)
-    experiment.metrics()
-    return experiment
+    return Experiment(recipe, fabric, output, train, val, network, section, task_loss, resumed)
 
 
 def _resumed(recipe: Recipe, output: Path) -> dict[str, Any] | None:
@@ -129,7 +135,8 @@ def run(experiment: Experiment, objective: nn.Module) -> int:
         config.write(recipe, output)
     fabric.barrier()
     start = 0 if experiment.resumed is None else experiment.resumed["epoch"]
-    tracker = Tracker(output, fabric.is_global_zero)
+    purge = None if experiment.resumed is None else experiment.resumed["training"]["step"]
+    tracker = Tracker(output, fabric.is_global_zero, purge)
     pictured = telling_slices(experiment.val, recipe.training.pictures)
 
     def validate(network: nn.Module, step: int) -> tuple[dict[str, float], list[dict[str, Any]]]:
@@ -181,6 +188,12 @@ def summary(experiment: Experiment, start: int) -> str:
     side = train[0]["image"].shape[-1]
     size = complexity(experiment.network, train.in_channels, side)
     going_on = f"resumes after {start} epochs" if experiment.resumed is not None else "starts"
+    if experiment.resumed is not None:
+        before = experiment.resumed["recipe"]["training"]["epochs"]
+        if before != recipe.training.epochs:
+            going_on = (
+                f"lengthened from {before} epochs (its learning rate now follows the longer schedule), {going_on}"
+            )
     return (
         f"{recipe.network['name']}: {size.parameters / 1e6:.2f} M parameters, "
         f"{size.macs / 1e9:.2f} GMACs at {side}x{side}\n"

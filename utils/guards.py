@@ -12,7 +12,7 @@ from utils.objectives import Distiller
 from utils.taps import tap
 
 SAME_INPUT = ("modality", "window", "task", "class_names")
-TOLERANCE = 0.02  # Dice: room for another precision or device, not for other weights
+TOLERANCE = 0.05  # Dice: room for another precision or device, not for other weights or slices
 
 
 def refuse_other_input(teacher: dict[str, Any], preprocessing: dict[str, Any], path: str) -> None:
@@ -51,26 +51,24 @@ def check_scores(
 ) -> str:
     """Scores the teacher on a few val cases that its checkpoint has scores for, and compares.
 
-    `rows` are the checkpoint's (case, class, dice); `score_cases` scores the rebuilt teacher. Returns a line for the
-    person. Raises ValueError when they differ by more than 0.02 Dice: these are not the same weights or slices.
+    `rows` are the checkpoint's (case, class, dice); `score_cases` scores the rebuilt teacher. Compared is the mean over
+    up to three cases and their classes: of a single small tumor a few voxels make all the difference. Returns a line
+    for the person. Raises ValueError when the means differ by more than 0.05 Dice.
     """
     recorded = {(row["case"], row["class"]): row["dice"] for row in rows}
-    known = [case for case in cases if any(case == recorded_case for recorded_case, _ in recorded)][:3]
+    scored = {case for case, _ in recorded}
+    known = [case for case in cases if case in scored][:3]
     if not known:
         return "teacher: none of its val cases is among the student's, so its recorded score was not checked"
-    differences = {}
-    for row in score_cases(known):
-        now, then = row["dice"], recorded[row["case"], row["class"]]
-        differences[f"{row['case']} {row['class']}"] = abs(now - then)
-        if abs(now - then) > TOLERANCE:
-            raise ValueError(
-                f"{path}: scores {now:.4f} Dice on {row['case']} ({row['class']}) but its checkpoint says {then:.4f}; "
-                "are these the slices it was trained on, with the same settings?"
-            )
-    return (
-        f"teacher: {', '.join(known)} scored again, Dice differs by at most {max(differences.values()):.4f} "
-        "from its checkpoint"
-    )
+    again = [row for row in score_cases(known) if (row["case"], row["class"]) in recorded]
+    now = sum(row["dice"] for row in again) / len(again)
+    then = sum(recorded[row["case"], row["class"]] for row in again) / len(again)
+    if abs(now - then) > TOLERANCE:
+        raise ValueError(
+            f"{path}: scores {now:.4f} mean Dice on {', '.join(known)} but its checkpoint says {then:.4f}; are these "
+            "the slices it was trained on? last.ckpt may hold weights newer than its scores: give best.ckpt"
+        )
+    return f"teacher: scored again on {', '.join(known)}: {now:.4f} mean Dice, its checkpoint says {then:.4f}"
 
 
 @torch.no_grad()

@@ -22,7 +22,8 @@ def launch(settings: Training) -> Fabric:
         num_nodes=nodes,
         precision=resolve_precision(settings.precision, settings.accelerator),
     )
-    fabric.launch()
+    if "LT_CLI_USED" not in os.environ:  # `fabric run` has launched already
+        fabric.launch()
     return fabric
 
 

@@ -9,16 +9,19 @@ from torch import Tensor
 
 
 class TermWatch:
-    """Keeps each step's terms on the device and looks at them a window at a time, so that steps need not wait."""
+    """Keeps each step's terms on the device and looks at them a window at a time, so that steps need not wait.
 
-    def __init__(self, weights: dict[str, float]) -> None:
+    The total of every step is appended to `losses`.
+    """
+
+    def __init__(self, weights: dict[str, float], losses: list[float]) -> None:
         self.names = list(weights)
         self.weights = torch.tensor(list(weights.values()))
         self.window: list[Tensor] = []
         self.cases: list[tuple[int, list[str]]] = []
         self.images = 0
         self.started = time.monotonic()
-        self.losses: list[float] = []
+        self.losses = losses
 
     def add(self, losses: dict[str, Tensor], images: int, step: int, cases: list[str]) -> None:
         self.window.append(torch.stack([losses[name].detach().float() for name in self.names]))
@@ -52,6 +55,3 @@ class TermWatch:
         report["train/images_per_second"] = self.images / max(now - self.started, 1e-9)
         self.window, self.cases, self.images, self.started = [], [], 0, now
         return report
-
-    def mean_loss(self) -> float:
-        return sum(self.losses) / max(len(self.losses), 1)

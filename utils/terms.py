@@ -49,8 +49,11 @@ def _as_list(names: str | list[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
-def read_terms(sections: Sequence[dict[str, Any]]) -> dict[str, Term]:
-    """Terms by name from the recipe's list. Raises ValueError naming the wrong entry."""
+def read_terms(sections: Sequence[dict[str, Any]], **given: Any) -> dict[str, Term]:
+    """Terms by name from the recipe's list; `given` (num_classes) reaches the losses that take it.
+
+    Raises ValueError naming the wrong entry.
+    """
     terms = []
     for number, section in enumerate(sections, 1):
         what = f"distillation[{number}]"
@@ -59,7 +62,7 @@ def read_terms(sections: Sequence[dict[str, Any]]) -> dict[str, Term]:
             raise ValueError(f"{what}: has no {', '.join(missing)}; a term is {{name, student, teacher, weight, ...}}")
         places = {key: section[key] for key in ("student", "teacher", "weight")}
         arguments = {key: value for key, value in section.items() if key not in places}
-        terms.append((section["name"], Term(build(DISTILLATION_LOSSES, arguments, what), **places)))
+        terms.append((section["name"], Term(build(DISTILLATION_LOSSES, arguments, what, **given), **places)))
     return name_terms(terms)
 
 

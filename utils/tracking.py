@@ -11,10 +11,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 
 class Tracker:
-    """Writes TensorBoard events and history.csv into OUTPUT; silent on every process but the first."""
+    """Writes TensorBoard events and history.csv into OUTPUT; silent on every process but the first.
 
-    def __init__(self, output: Path, active: bool) -> None:
-        self.writer = SummaryWriter(str(output)) if active else None
+    Events from `purge_step` on are hidden: a resumed run writes them again.
+    """
+
+    def __init__(self, output: Path, active: bool, purge_step: int | None = None) -> None:
+        self.writer = SummaryWriter(str(output), purge_step=purge_step) if active else None
         self.history = output / "history.csv"
 
     def scalars(self, values: dict[str, float], step: int) -> None:

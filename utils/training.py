@@ -29,7 +29,8 @@ Validate = Callable[[nn.Module, int], tuple[dict[str, float], list[dict[str, Any
 
 @dataclass
 class Progress:
-    """Where a run stands: whole epochs done, steps done in the next, the best score, and the last validation."""
+    """Where a run stands: whole epochs done, steps done in the next, the best score, the last validation,
+    and the losses of the steps since the epoch began."""
 
     epoch: int = 0
     position: int = 0
@@ -37,6 +38,7 @@ class Progress:
     best_epoch: int = 0
     scores: dict[str, float] = field(default_factory=dict)
     cases: list[dict[str, Any]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
     signal: int | None = None
 
 
@@ -66,7 +68,7 @@ def fit(
     """
     network, weights = objective.network, objective.weights
     memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
-    objective.to(memory_format=memory_format)
+    fabric.to_device(objective).to(memory_format=memory_format)
     steps = len(epoch_batches(len(dataset), settings.batch_size, seed, 0, world=fabric.world_size))
     optimizer = make_optimizer([value for value in objective.parameters() if value.requires_grad], settings)
     schedule = make_schedule(optimizer, settings, steps)
@@ -74,12 +76,19 @@ def fit(
     runner = torch.compile(objective) if settings.compile else objective
     runner, optimizer = fabric.setup(runner, optimizer)
     if resumed is not None:
-        checkpoints.restore_random_states(resumed["training"]["random"][fabric.global_rank])
+        _restore_of_process(fabric, resumed["training"])
+    elif fabric.world_size > 1:
+        torch.manual_seed(seed + fabric.global_rank)  # the processes see other images and must drop other units
 
     def save_last() -> None:
         random_states = _all_processes(fabric, checkpoints.random_states())
         if fabric.is_global_zero:
-            training = _training_state(progress, objective, optimizer, schedule) | {"random": random_states}
+            training = _training_state(progress, objective, optimizer, schedule)
+            training |= {
+                "random": random_states,
+                "precision": fabric.strategy.precision.state_dict(),
+                "step": progress.epoch * steps + progress.position,
+            }
             checkpoints.save(_content(identity, network, progress) | {"training": training}, output / "last.ckpt")
         fabric.barrier()
 
@@ -92,7 +101,7 @@ def fit(
             )
             dataset.epoch = epoch
             loader = load_batches(dataset, batches[first:], settings.workers, fabric.device.type == "cuda")
-            watch = TermWatch(weights)
+            watch = TermWatch(weights, progress.losses)
             runner.train()
             bar = tqdm(
                 loader,
@@ -131,11 +140,15 @@ def fit(
                 if progress.position < steps and (logs or fabric.world_size == 1):
                     progress.signal = _any_signal(fabric, interruption)
                     if progress.signal:
+                        if watch.window:
+                            watch.report()  # what is not finite must not be saved
                         save_last()
                         return progress
             progress.epoch, progress.position = epoch + 1, 0
-            row: dict[str, Any] = {"epoch": progress.epoch, "loss": round(watch.mean_loss(), 6)}
+            row: dict[str, Any] = {"epoch": progress.epoch, "loss": round(sum(progress.losses) / steps, 6)}
+            progress.losses = []
             if progress.epoch % settings.validate_every == 0 or progress.epoch == settings.epochs:
+                _share_buffers(fabric, network)
                 progress.scores, progress.cases = validate(network, step)
                 tracker.scalars({f"val/{name}": value for name, value in progress.scores.items()}, step)
                 row |= {name: round(value, 6) for name, value in progress.scores.items()}
@@ -189,6 +202,23 @@ def _restore(resumed: dict[str, Any], objective: nn.Module, optimizer: Optimizer
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])
     return Progress(**state["progress"])
+
+
+def _restore_of_process(fabric: Fabric, state: dict[str, Any]) -> None:
+    if len(state["random"]) != fabric.world_size:
+        raise ValueError(
+            f"the run was stopped with {len(state['random'])} processes and cannot go on with {fabric.world_size}: "
+            "random states are kept by process; start the same number"
+        )
+    checkpoints.restore_random_states(state["random"][fabric.global_rank])
+    fabric.strategy.precision.load_state_dict(state["precision"])
+
+
+def _share_buffers(fabric: Fabric, network: nn.Module) -> None:
+    """Gives every process the batch statistics of the first, which are those that are saved."""
+    if fabric.world_size > 1:
+        for buffer in network.buffers():
+            torch.distributed.broadcast(buffer, 0)
 
 
 def _postfix(report: dict[str, float], progress: Progress, score: str) -> str:
