@@ -281,14 +281,14 @@ def test_the_report_weighs_terms():
 @pytest.mark.parametrize(
     "launcher",
     [
-        ("torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-        ("lightning_fabric.cli", "run", "--devices=2", "--accelerator=cpu"),
+        ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+        ("-c", "from lightning_fabric.cli import _main; _main()", "run", "--devices=2", "--accelerator=cpu"),
     ],
     ids=["torchrun", "fabric run"],
 )
 def test_two_processes_train_and_score_every_case(slice_store, tmp_path, launcher):
     command = [
-        *(sys.executable, "-m", *launcher, "train.py", *TEACHER),
+        *(sys.executable, *launcher, "train.py", *TEACHER),
         *(f"--data.root={slice_store}", f"--output={tmp_path / 'run'}", "--training.accelerator=cpu", "--mode=both"),
     ]
     done = subprocess.run(
