@@ -54,7 +54,7 @@ def run_script(words: list[str], folder) -> None:
 def test_the_commands_for_your_data_run_in_their_order(workplace):
     ran = []
     for words in blocks("Your data"):
-        if words[0] == "torchrun":
+        if words[0] in ("torchrun", "fabric"):
             file = next(word for word in words if word in RECIPES)
             parse(RECIPES[file][0], "test", words[words.index(file) + 1 :])
         elif words[0] == "python" and words[1] in RECIPES:
