@@ -20,6 +20,8 @@ def distilled(experiment: Experiment) -> Distiller:
     recipe, fabric = experiment.recipe, experiment.fabric
     if not recipe.distillation:
         raise ValueError("distillation: no terms; give --loss_type METHOD (configs/methods) or a list of terms")
+    if not recipe.teacher:
+        raise ValueError("teacher: none given; train one with train.py and give its --teacher FOLDER/best.ckpt")
     checkpoint = checkpoints.load(recipe.teacher)
     guards.refuse_other_input(checkpoint, experiment.train.preprocessing, recipe.teacher)
     if not recipe.allow_leak:

@@ -237,6 +237,7 @@ def test_a_teacher_of_other_images_is_refused(taught, tmp_path, capsys):
     ("flag", "message"),
     [
         ("--teacher=nowhere/best.ckpt", "no such checkpoint"),
+        ("--teacher=", "give its --teacher"),
         ("--metric.name=volume_dise", "did you mean 'volume_dice'"),
         ("--task_loss.name=dice_focl", "did you mean 'dice_focal'"),
         ("--data.root=nowhere", "SliceMaker"),
