@@ -55,6 +55,20 @@ def write_store(
     return root
 
 
+def stored(root, case, number):
+    with np.load(Path(root) / case / f"{number:04d}.npz") as content:
+        return content["image"], content["label"]
+
+
+def store_of(root, image, label, labels=None, tumor_labels=(2,), **arguments):
+    """A store whose train, val and test case are all this (slices, H, W) volume."""
+    split = {"train": ["a"], "val": ["b"], "test": ["c"]}
+    cases = dict.fromkeys("abc", (image, label))
+    labels = {1: "kidney", 2: "tumor"} if labels is None else labels
+    arguments = {"modality": "CT", "task": "tumor", "dataset": "kits"} | arguments
+    return write_store(root, cases, labels=labels, tumor_labels=tumor_labels, split=split, **arguments)
+
+
 def ellipse(shape: tuple[int, int], center: tuple[float, float], radii: tuple[float, float]) -> np.ndarray:
     """True inside the ellipse, (H, W)."""
     rows, columns = np.ogrid[: shape[0], : shape[1]]

@@ -290,7 +290,13 @@ def test_the_report_weighs_terms():
 def test_two_processes_train_and_score_every_case(slice_store, tmp_path, launcher):
     command = [
         *(sys.executable, *launcher, "train.py", *TEACHER),
-        *(f"--data.root={slice_store}", f"--output={tmp_path / 'run'}", "--training.accelerator=cpu", "--mode=both"),
+        *(
+            f"--data.root={slice_store}",
+            f"--output={tmp_path / 'run'}",
+            "--training.accelerator=cpu",
+            "--mode=both",
+            "--training.checkpoint_minutes=0",
+        ),
     ]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}

@@ -20,7 +20,7 @@ from utils.complexity import complexity
 from utils.config import Recipe, build, check
 from utils.held_out import test
 from utils.inference import evaluate
-from utils.launch import launch, resolve_precision
+from utils.launch import finish, launch, resolve_precision
 from utils.losses import TASK_LOSSES
 from utils.metrics import METRICS
 from utils.pictures import draw_slices, telling_slices
@@ -213,6 +213,7 @@ def main(recipe: Recipe, objective: Callable[[Experiment], nn.Module]) -> int:
             status = run(experiment, objective(experiment))
         if status == 0 and recipe.mode in ("test", "both"):
             status = test(recipe)
+        finish()
         return status
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

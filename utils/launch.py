@@ -37,3 +37,10 @@ def resolve_precision(precision: str, accelerator: str) -> str:
         capabilities = torch.cpu.get_capabilities()
         has_bf16 = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
     return "bf16-mixed" if has_bf16 else "32-true"
+
+
+def finish() -> None:
+    """Parts the processes of a run: one that ends while another still holds the group can abort it."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

@@ -133,7 +133,8 @@ def fit(
                     report = watch.report()
                     tracker.scalars(report | {"train/learning_rate": schedule.get_last_lr()[0]}, step)
                     bar.set_postfix_str(_postfix(report, progress, score))
-                    if time.monotonic() - saved_at > 60 * settings.checkpoint_minutes:
+                    # The first process's clock decides for all: saving gathers from every process.
+                    if _all_processes(fabric, time.monotonic() - saved_at)[0] > 60 * settings.checkpoint_minutes:
                         save_last()
                         saved_at = time.monotonic()
                 # Processes must stop at the same step; asking each other at every step would slow them down.
