@@ -2,6 +2,7 @@
 
 Example: python train_kd.py --config configs/kits19_student.yaml --loss_type emkd --teacher runs/kits19_raunet/best.ckpt
 Published: python train_kd.py --tckpt DIR/best.ckpt --smodel resnet_18
+           python train.py --model HDKD --teacher-path DIR/best.ckpt --data-path FOLDER
 """
 
 import sys
@@ -9,7 +10,8 @@ import sys
 from torch.utils.data import default_collate
 
 from utils import checkpoints, guards
-from utils.config import DistillationRecipe, parse
+from utils.command_line import parse
+from utils.config import DistillationRecipe
 from utils.experiment import Experiment, main
 from utils.objectives import Distiller
 from utils.terms import read_terms
@@ -30,7 +32,7 @@ def distilled(experiment: Experiment) -> Distiller:
     distiller = Distiller(
         experiment.network,
         teacher,
-        experiment.task_loss,
+        experiment.task,
         read_terms(recipe.distillation, num_classes=experiment.train.num_classes),
     )
     batch = default_collate([experiment.train[0], experiment.train[len(experiment.train) // 2]])
@@ -40,6 +42,7 @@ def distilled(experiment: Experiment) -> Distiller:
         checkpoint["scores"]["cases"],
         lambda cases: experiment.score(teacher, cases, "score the teacher again")[1],
         experiment.val.cases,
+        experiment.metrics()[0],
         recipe.teacher,
     )
     if fabric.is_global_zero:
@@ -47,5 +50,9 @@ def distilled(experiment: Experiment) -> Distiller:
     return distiller
 
 
+def run() -> int:
+    return main(parse(DistillationRecipe, __doc__), distilled)
+
+
 if __name__ == "__main__":
-    sys.exit(main(parse(DistillationRecipe, __doc__), distilled))
+    sys.exit(run())

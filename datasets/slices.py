@@ -60,6 +60,9 @@ class SliceDataset(Dataset):
     """
 
     in_channels = 1
+    one_size = False  # cases differ in size
+    sampling_weights = None  # every slice once an epoch
+    class_counts = None  # classes are per pixel
 
     def __init__(
         self,

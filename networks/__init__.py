@@ -1,23 +1,27 @@
-"""Segmentation networks: `NETWORKS[name](in_channels=1, num_classes=2, ...)` maps an image to logits.
+"""Networks: `NETWORKS[name](in_channels=..., num_classes=2, ...)` maps an image to logits.
 
-Image (B, in_channels, H, W) with H and W multiples of 32, logits (B, num_classes, H, W). Each declares its taps, the
-features one can distil, as `taps: {name: submodule path}`.
+SEGMENTATION: image (B, in_channels, H, W) with H and W multiples of 32, logits (B, num_classes, H, W); one channel
+unless told otherwise. CLASSIFICATION: logits (B, num_classes); three channels. Each declares its taps, the features
+one can distil, as `taps: {name: submodule path}`.
 """
 
 from .deeplabv3plus import DeepLabV3Plus
+from .efficientnet import EfficientNetB0
 from .enet import ENet
 from .erfnet import ERFNet
 from .espnet import ESPNet
+from .hdkd import HDKD, HDKDStudent, HDKDTeacher
 from .mobilenetv2 import MobileNetV2
 from .pspnet import PSPNet
 from .raunet import RAUNet
 from .resnet18 import ResNet18
+from .squeezenet import SqueezeNet
 from .unet import UNet
 from .unet_mobilenetv2 import UNetMobileNetV2
 from .unet_resnet import UNetR18, UNetR50
 from .unetplusplus import UNetPlusPlus
 
-NETWORKS = {
+SEGMENTATION = {
     "deeplabv3+": DeepLabV3Plus,
     "enet": ENet,
     "erfnet": ERFNet,
@@ -33,3 +37,14 @@ NETWORKS = {
     "unet_r18": UNetR18,
     "unet_r50": UNetR50,
 }
+
+CLASSIFICATION = {
+    "teacher_model": HDKDTeacher,  # the three of HDKD, by their published names
+    "student_model": HDKDStudent,
+    "HDKD": HDKD,
+    "hdkd": HDKD,
+    "efficientnet_b0": EfficientNetB0,
+    "squeezenet": SqueezeNet,
+}
+
+NETWORKS = SEGMENTATION | CLASSIFICATION

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from networks import NETWORKS
-from utils.config import METHODS, Training
+from utils.command_line import METHODS
+from utils.config import Training
 from utils.launch import resolve_precision
 from utils.losses import TASK_LOSSES
 from utils.objectives import Distiller
 from utils.optimization import make_optimizer
 from utils.taps import tap
-from utils.terms import read_terms
+from utils.terms import Task, read_terms
 
 Step = Callable[[], None]
 
@@ -85,7 +86,9 @@ def our_step(image: Tensor, target: Tensor, precision: str, channels_last: bool,
     """The objective, the backward and the optimizer of `utils.training.fit`, without its logging."""
     device = image.device.type
     terms = read_terms(yaml.safe_load((METHODS / "emkd.yaml").read_text())["distillation"])
-    objective = Distiller(NETWORKS["resnet18"](), NETWORKS["raunet"](), TASK_LOSSES["dice_focal"](), terms).to(device)
+    objective = Distiller(NETWORKS["resnet18"](), NETWORKS["raunet"](), Task(TASK_LOSSES["dice_focal"]()), terms).to(
+        device
+    )
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     objective.to(memory_format=memory_format).train()
     optimizer = make_optimizer([p for p in objective.parameters() if p.requires_grad], Training())

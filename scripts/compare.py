@@ -1,4 +1,4 @@
-"""Compares finished runs on the test volumes: Dice, size, work, time, and whether a difference is more than noise.
+"""Compares finished runs on the test split: scores, size, work, time, and whether a difference is more than noise.
 
 Each group is one row: NAME=RUN, or NAME=RUN,RUN,... for several seeds of one recipe. A RUN is an output folder of
 train.py or train_kd.py with a test.json (written by --mode test). The groups that come after the one named with
@@ -13,12 +13,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import ttest_1samp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from utils import checkpoints
+from utils.comparison import accuracy, auroc, balanced_accuracy, case_interval, conclude, resampled_interval, spread
 from utils.complexity import complexity, latency
 from utils.guards import table
+
+CLASSIFICATION_SCORES = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy, "auroc": auroc}
 
 
 def read_run(folder: str) -> dict:
@@ -42,55 +44,79 @@ def case_dice(runs: list[dict], class_name: str | None) -> dict[str, float]:
     return {case: float(np.mean(dice)) for case, dice in values.items()}
 
 
+def probabilities(run: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Probability (N, K) and target (N,) of the test images, by name of the image."""
+    rows = sorted(run["rows"], key=lambda row: row["case"])
+    return np.array([row["probability"] for row in rows]), np.array([row["target"] for row in rows])
+
+
+def classifies(run: dict) -> bool:
+    return "probability" in run["rows"][0]
+
+
 def describe(name: str, runs: list[dict], size: int) -> dict[str, str]:
     content = runs[0]["content"]
     network = checkpoints.rebuild(content)
     work = complexity(network, content["network"]["in_channels"], size)
     milliseconds = latency(network, (1, content["network"]["in_channels"], size, size))
     row = {"run": name, "seeds": str(len(runs))}
-    for class_name in content["preprocessing"]["class_names"]:
-        row[f"{class_name} Dice"] = spread([np.mean(list(case_dice([run], class_name).values())) for run in runs])
-    row["mean Dice"] = spread([run["scores"]["dice"] for run in runs])
+    if classifies(runs[0]):
+        for score in CLASSIFICATION_SCORES:
+            row[score.replace("_", " ")] = spread([run["scores"][score] for run in runs])
+        row["calibration error"] = spread([run["scores"]["calibration_error"] for run in runs])
+        if "partial_auc" in runs[0]["scores"]:
+            row["pAUC"] = spread([run["scores"]["partial_auc"] for run in runs])
+    else:
+        for class_name in content["preprocessing"]["class_names"]:
+            dice = [np.mean(list(case_dice([run], class_name).values())) for run in runs]
+            row[f"{class_name} Dice"] = spread(dice)
+        row["mean Dice"] = spread([run["scores"]["dice"] for run in runs])
     return row | {
         "parameters": f"{work.parameters / 1e6:.2f} M",
         "GMACs": f"{work.macs / 1e9:.2f}",
-        "ms/slice": f"{milliseconds:.1f}",
+        "ms/image": f"{milliseconds:.1f}",
     }
 
 
-def spread(values: list[float]) -> str:
-    """Mean, and the standard deviation over seeds where there are several."""
-    mean = f"{np.mean(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.3f}"
+def differences(name: str, runs: list[dict], other: str, others: list[dict]) -> list[str]:
+    """A line a score: the mean paired difference, its 95 % interval over cases, by seed, and what to conclude.
 
-
-def difference(name: str, runs: list[dict], other: str, others: list[dict]) -> str:
-    """One line: the mean paired difference over cases, its 95 % interval (Student's t), and what to conclude.
-
-    A difference counts when the interval excludes zero and every seed, compared with the other's mean, agrees in sign.
+    Dice is a mean over cases: Student's t. Scores of all images together: bootstrap over images. Each seed is compared
+    with the same seed of the other group where both have as many, else with the other's mean.
     """
-    ours, theirs = case_dice(runs, None), case_dice(others, None)
-    if ours.keys() != theirs.keys():
+    if not classifies(runs[0]):
+        ours, theirs = case_dice(runs, None), case_dice(others, None)
+        _refuse_other_cases(ours.keys() == theirs.keys(), name, other)
+        interval = case_interval(np.array([ours[case] - theirs[case] for case in ours]))
+        means = [[float(np.mean(list(case_dice([run], None).values()))) for run in group] for group in (runs, others)]
+        return [conclude("mean Dice", interval, _by_seed(*means), len(ours), name, other)]
+    cases = [sorted(row["case"] for row in run["rows"]) for run in (*runs, *others)]
+    _refuse_other_cases(all(named == cases[0] for named in cases), name, other)
+    target = probabilities(runs[0])[1]
+    ours, theirs = ([probabilities(run)[0] for run in group] for group in (runs, others))
+    lines = []
+    for label, score in CLASSIFICATION_SCORES.items():
+        interval = resampled_interval(score, ours, theirs, target)
+        seeds = _by_seed([score(run, target) for run in ours], [score(run, target) for run in theirs])
+        lines.append(conclude(label.replace("_", " "), interval, seeds, len(target), name, other))
+    return lines
+
+
+def _by_seed(ours: list[float], theirs: list[float]) -> list[float]:
+    paired = theirs if len(theirs) == len(ours) else [float(np.mean(theirs))] * len(ours)
+    return [own - base for own, base in zip(ours, paired, strict=True)]
+
+
+def _refuse_other_cases(same: bool, name: str, other: str) -> None:
+    if not same:
         raise ValueError(f"{name} and {other} were not scored on the same test cases; use the same split for both")
-    paired = np.array([ours[case] - theirs[case] for case in ours])
-    low, high = ttest_1samp(paired, 0).confidence_interval() if np.ptp(paired) > 0 else (paired[0], paired[0])
-    base = np.mean(list(theirs.values()))
-    seeds = [float(np.mean(list(case_dice([run], None).values())) - base) for run in runs]
-    agree = all(seed > 0 for seed in seeds) or all(seed < 0 for seed in seeds)
-    measurable = agree and (low > 0 or high < 0)
-    verdict = f"{name} is {'better' if low > 0 else 'worse'}" if measurable else "no measurable difference"
-    by_seed = f"; by seed {', '.join(f'{seed:+.3f}' for seed in seeds)}" if len(seeds) > 1 else ", one seed"
-    return (
-        f"{name} - {other}: {paired.mean():+.3f} mean Dice, 95 % interval [{low:+.3f}, {high:+.3f}] over {len(paired)} "
-        f"cases{by_seed}: {verdict}"
-    )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="+", metavar="NAME=RUN[,RUN...]")
     parser.add_argument("--against", metavar="NAME", help="the group that those after it are compared with")
-    parser.add_argument("--size", type=int, help="side of the slice for MACs and ms (default: the recipe's crop)")
+    parser.add_argument("--size", type=int, help="side of the image for MACs and ms (default: the recipe's)")
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     arguments = parser.parse_args()
     try:
@@ -109,17 +135,19 @@ def main() -> int:
         for what, found in (("splits", splits), ("classes", classes), ("metrics", rules)):
             if len(found) > 1:
                 raise ValueError(f"the runs have different {what}; they cannot be compared")
-        size = arguments.size or first["content"]["preprocessing"]["crop"] or 256
+        preprocessing = first["content"]["preprocessing"]
+        size = arguments.size or preprocessing.get("image_size") or preprocessing.get("crop") or 256
         rows = [describe(name, runs, size) for name, runs in groups.items()]
         print(markdown(rows) if arguments.markdown else table(rows))
         print(
-            f"\nVolume Dice of {first['cases']} test cases, all slices; {first['empty_mask_rule']}\n"
-            f"± is the standard deviation over seeds. GMACs and ms: one {size}x{size} slice, batch 1, fp32, this CPU."
+            f"\n{'Scores' if classifies(first) else 'Volume Dice, all slices,'} of {first['cases']} test cases; "
+            f"{first['empty_mask_rule']}\n"
+            f"± is the standard deviation over seeds. GMACs and ms: one {size}x{size} image, batch 1, fp32, this CPU."
         )
         if arguments.against is not None:
             names = list(groups)
             for name in names[names.index(arguments.against) + 1 :]:
-                print(difference(name, groups[name], arguments.against, groups[arguments.against]))
+                print("\n".join(differences(name, groups[name], arguments.against, groups[arguments.against])))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

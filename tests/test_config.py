@@ -5,7 +5,8 @@ import yaml
 
 from datasets import DATASETS
 from networks import NETWORKS
-from utils.config import METHODS, ROOT, DistillationRecipe, Recipe, as_dict, build, parse, write
+from utils.command_line import METHODS, parse
+from utils.config import ROOT, DistillationRecipe, Recipe, as_dict, build, write
 from utils.losses import DISTILLATION_LOSSES, TASK_LOSSES
 from utils.metrics import METRICS
 
@@ -91,11 +92,31 @@ def test_build_gives_what_the_section_leaves_out():
 @pytest.mark.parametrize("file", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_loads_and_names_known_things(file):
     recipe = read([f"--config={file}"], DistillationRecipe)
-    build(TASK_LOSSES, recipe.task_loss, "task_loss")
-    build(METRICS, recipe.metric, "metric", class_names=["tumor"])
+    build(TASK_LOSSES, {key: value for key, value in recipe.task_loss.items() if key != "on"}, "task_loss")
+    build(METRICS, recipe.metric, "metric", class_names=["benign", "malignant"])
     build(NETWORKS, recipe.network, "network", num_classes=2, in_channels=1)
     assert recipe.data["name"] in DATASETS
     assert file.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("script", [Recipe, DistillationRecipe])
+def test_the_published_commands_of_hdkd_work(script):
+    arguments = ["--model", "teacher_model", "--epochs", "200", "--batch-size", "16", "--data-path", "P"]
+    if script is DistillationRecipe:
+        arguments = ["--model", "HDKD", "--teacher-path", "T.pth", *arguments[2:]]
+    recipe = read(arguments, script)
+    assert recipe.data["name"] == "image_folder"
+    assert recipe.data["root"] == "P"
+    assert recipe.network == {"name": arguments[1]}
+    assert (recipe.training.epochs, recipe.training.batch_size) == (200, 16)
+    if script is DistillationRecipe:
+        assert recipe.teacher == "T.pth"
+        assert recipe.task_loss["on"] == "class_logits"
+        assert {term["student"] for term in recipe.distillation} > {"distillation_logits"}
+
+
+def test_use_smote_names_the_published_file():
+    assert read(["--model", "teacher_model", "--use_smote"]).data["smote"] == "classes_distribution.json"
 
 
 @pytest.mark.parametrize("file", sorted(METHODS.glob("*.yaml")), ids=lambda path: path.stem)

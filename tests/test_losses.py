@@ -10,16 +10,19 @@ from utils.losses import DISTILLATION_LOSSES
 from utils.losses.attention_transfer import attention
 
 ALL = sorted(DISTILLATION_LOSSES)
-DISTANCES = [name for name in ALL if name != "holistic"]  # an adversarial term is no distance
+DISTANCES = [name for name in ALL if name not in ("holistic", "hard_target")]  # an adversary, a cross-entropy
 PROJECTED = ["hint", "soft_target", "unified_soft_target"]
 VARIANTS = [
     *((name, {}) for name in DISTANCES),
     ("attention_transfer", {"power": 4}),
     ("attention_transfer", {"power": 1, "squared": False}),
+    ("decoupled", {"alpha": 0.0, "temperature": 1.0}),
+    ("hint", {"pool": True, "projector_on": "teacher"}),
     ("pairwise", {"pool": "max", "scale": 0.5}),
     ("region_affinity", {"as_published": True}),
     ("soft_target", {"temperature": 1.0, "reverse": True}),
     ("soft_target", {"scale": "as_published"}),
+    ("soft_target", {"scale": "element", "standardize": True}),
 ]
 
 
@@ -287,6 +290,11 @@ def test_unified_losses_join_several_features_on_either_side(name, plain, argume
         ("pairwise", {"pool": "mean"}, "'mean'"),
         ("pairwise", {"scale": 2.0}, "scale 2.0"),
         ("hint", {"projector": "linear"}, "'linear'"),
+        ("hint", {"projector_on": "both"}, "projector_on 'both'"),
+        ("hint", {"teacher_layout": "nhwc"}, "teacher_layout 'nhwc'"),
+        ("decoupled", {"temperature": -1.0}, "temperature -1.0"),
+        ("decoupled", {"beta": -1.0}, "beta -1.0"),
+        ("decoupled", {"alpha": 0.0, "beta": 0.0}, "alpha 0.0 and beta 0.0"),
     ],
 )
 def test_a_wrong_argument_is_refused_with_its_value(name, arguments, message):

@@ -7,7 +7,7 @@ from networks import NETWORKS
 from utils.guards import trial
 from utils.losses import DISTILLATION_LOSSES, TASK_LOSSES
 from utils.objectives import Distiller, Supervised
-from utils.terms import Term, name_terms, read_terms
+from utils.terms import Task, Term, name_terms, read_terms
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGE = torch.randn(2, 1, 32, 32, generator=GENERATOR)
@@ -20,7 +20,7 @@ def small(width: int) -> torch.nn.Module:
 
 def distiller(sections: list[dict]) -> Distiller:
     torch.manual_seed(0)
-    objective = Distiller(small(4), small(6), TASK_LOSSES["dice_ce"](), read_terms(sections))
+    objective = Distiller(small(4), small(6), Task(TASK_LOSSES["dice_ce"]()), read_terms(sections))
     trial(objective, IMAGE, TARGET)
     return objective
 
@@ -37,7 +37,7 @@ UNIFIED = {
 
 
 def test_supervised_is_the_task_loss_of_the_logits():
-    objective = Supervised(small(4).eval(), TASK_LOSSES["dice_ce"]())
+    objective = Supervised(small(4).eval(), Task(TASK_LOSSES["dice_ce"]()))
     expected = TASK_LOSSES["dice_ce"]()(objective.network(IMAGE), TARGET)
     assert torch.equal(objective(IMAGE, TARGET)["task"], expected)
 
@@ -113,7 +113,7 @@ def test_student_and_teacher_each_run_once():
 
 def test_the_trial_tells_shapes_and_projectors_and_changes_nothing():
     torch.manual_seed(0)
-    objective = Distiller(small(4), small(6), TASK_LOSSES["dice_ce"](), read_terms([HINT])).train()
+    objective = Distiller(small(4), small(6), Task(TASK_LOSSES["dice_ce"]()), read_terms([HINT])).train()
     before = {name: value.clone() for name, value in objective.network.state_dict().items()}
     (row,) = trial(objective, IMAGE, TARGET)
     assert (row["student"], row["teacher"]) == ("encoder2 4x16x16", "encoder2 6x16x16")
@@ -123,7 +123,9 @@ def test_the_trial_tells_shapes_and_projectors_and_changes_nothing():
 
 
 def test_a_term_that_cannot_be_computed_is_named_before_training():
-    objective = Distiller(small(4), small(6), TASK_LOSSES["dice_ce"](), read_terms([{**HINT, "projector": "none"}]))
+    objective = Distiller(
+        small(4), small(6), Task(TASK_LOSSES["dice_ce"]()), read_terms([{**HINT, "projector": "none"}])
+    )
     with pytest.raises(ValueError, match=r"hint/encoder2.*4.*6"):
         trial(objective, IMAGE, TARGET)
 

@@ -22,9 +22,11 @@ def test_no_projector_between_different_channels_is_refused_with_both_numbers(na
 @pytest.mark.parametrize(("kind", "channels", "text"), [
     ("none", 4, "none"),
     ("learned", 4, "none"),
+    ("mlp", 4, "none"),
     ("orthogonal", 4, "none"),
     ("random", 4, "random 4 -> 4"),
     ("learned", 6, "learned 4 -> 6"),
+    ("mlp", 6, "mlp 4 -> 6"),
     ("orthogonal", 6, "orthogonal 4 -> 6"),
     ("random", 6, "random 4 -> 6"),
 ])  # fmt: skip
@@ -35,14 +37,24 @@ def test_a_projector_says_what_it_is(kind, channels, text):
     assert repr(loss.projector) == text
 
 
-@pytest.mark.parametrize("kind", ["learned", "orthogonal", "random"])
-def test_a_vector_is_projected_like_a_pixel(kind):
+@pytest.mark.parametrize("kind", ["learned", "mlp", "orthogonal", "random"])
+def test_a_vector_and_a_token_are_projected_like_a_pixel(kind):
     projector = Projector(kind)
     if kind == "random":
         torch.testing.assert_close(projector(features(), 6).shape, (2, 6, 8, 8))
         return
     whole = projector(features(), 6)
     torch.testing.assert_close(projector(features()[:, :, 3, 5], 6), whole[:, :, 3, 5])
+    torch.testing.assert_close(projector(features().flatten(2), 6), whole.flatten(2))
+
+
+def test_an_mlp_is_two_layers_with_a_relu_between():
+    projector = Projector("mlp")
+    vector = features()[:, :, 0, 0]
+    projected = projector(vector, 6)
+    first, second = projector.layer
+    assert [(layer.in_features, layer.out_features) for layer in (first, second)] == [(4, 6), (6, 6)]
+    torch.testing.assert_close(projected, second(first(vector).relu()))
 
 
 def test_a_learned_projector_can_become_what_the_teacher_is():
@@ -110,7 +122,7 @@ def test_a_random_projector_stands_on_the_joined_side_as_published():
     assert repr(loss.projector) == "random 9 -> 2"
 
 
-@pytest.mark.parametrize("kind", ["learned", "orthogonal"])
+@pytest.mark.parametrize("kind", ["learned", "mlp", "orthogonal"])
 def test_what_a_loss_learnt_loads_strictly_after_a_dry_run(kind):
     loss, resumed = (DISTILLATION_LOSSES["hint"](projector=kind) for _ in range(2))
     expected = loss(features(4), features(6, seed=1), None)

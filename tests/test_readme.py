@@ -6,10 +6,12 @@ import subprocess
 import sys
 
 import pytest
+from image_stores import write_image_folder, write_isic, write_medmnist
 
 import train
 import train_kd
-from utils.config import ROOT, DistillationRecipe, Recipe, parse
+from utils.command_line import parse
+from utils.config import ROOT, DistillationRecipe, Recipe
 from utils.experiment import main
 
 README = (ROOT / "README.md").read_text()
@@ -21,6 +23,7 @@ SMALL = [
     "--training.precision=32-true",
     '--network={"name": "unet", "widths": [4, 4, 4, 4, 4]}',
 ]
+SMALL_IMAGES = ["--data.image_size=32", "--training.epochs=1", "--training.batch_size=4", "--training.precision=32-true"]
 
 
 def blocks(section: str) -> list[list[str]]:
@@ -69,6 +72,25 @@ def test_the_commands_for_your_data_run_in_their_order(workplace):
     assert {"scripts/SliceMaker.py", "train.py", "train_kd.py", "scripts/compare.py"} <= set(ran)
 
 
+def test_the_commands_for_classification_run_in_their_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    write_medmnist(tmp_path / "data/dermamnist.npz")
+    write_image_folder(tmp_path / "data/brain_mri")
+    write_isic(tmp_path / "data/isic")
+    ran = []
+    for words in blocks("Classification"):
+        if words[1] in RECIPES:
+            recipe_class = DistillationRecipe if "--teacher-path" in words else RECIPES[words[1]][0]
+            objective = train_kd.distilled if recipe_class is DistillationRecipe else train.supervised
+            small = SMALL_IMAGES if "--mode" not in words or "test" not in words else []
+            assert main(parse(recipe_class, "test", [*words[2:], *small]), objective) == 0, words
+        else:
+            run_script(words[1:], tmp_path)
+        ran.append(words[1])
+    assert {"train.py", "train_kd.py", "scripts/compare.py", "scripts/SampleISIC.py"} <= set(ran)
+
+
 def test_the_published_commands_parse():
     commands = published()
     assert len(commands) == 2
@@ -78,7 +100,7 @@ def test_the_published_commands_parse():
 
 def test_every_method_and_network_of_the_readme_exists_and_none_is_missing():
     from networks import NETWORKS
-    from utils.config import METHODS
+    from utils.command_line import METHODS
 
     methods = {path.stem for path in METHODS.glob("*.yaml")}
     assert methods <= set(re.findall(r"`(\w+)`", README.split("\n## Methods\n")[1].split("\n## ")[0]))

@@ -88,3 +88,9 @@ def test_a_small_step_against_the_gradient_lowers_it(name):
     before = loss(logits, target)
     before.backward()
     assert 0 < loss(logits - 0.1 * logits.grad / logits.grad.norm(), target) < before
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "cross_entropy"])
+def test_the_dice_losses_refuse_the_logits_of_whole_images(name):
+    with pytest.raises(ValueError, match=r"\(3, 2\).*masks.*cross_entropy"):
+        TASK_LOSSES[name]()(torch.zeros(3, 2), torch.tensor([0, 1, 1]))

@@ -16,7 +16,8 @@ import train_kd
 from datasets.slices import SliceDataset
 from networks import NETWORKS
 from utils import checkpoints
-from utils.config import ROOT, DistillationRecipe, Recipe, parse
+from utils.command_line import parse
+from utils.config import ROOT, DistillationRecipe, Recipe
 from utils.experiment import main
 from utils.term_watch import TermWatch
 
@@ -86,7 +87,8 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_equals_uninterrupted(taugh
         "    return read(self, index)\n"
         "SliceDataset.__getitem__ = read_or_die\n"
         "import train_kd\n"
-        "from utils.config import DistillationRecipe, parse\n"
+        "from utils.command_line import parse\n"
+        "from utils.config import DistillationRecipe\n"
         "from utils.experiment import main\n"
         "sys.exit(main(parse(DistillationRecipe, 'test'), train_kd.distilled))\n"
     )

@@ -1,22 +1,18 @@
-"""Recipes: YAML files and flags, read into dataclasses and checked whole before any work."""
+"""Recipes: what they may say, and how their sections become what they name. Checked whole before any work."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
-import sys
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser
 
 ROOT = Path(__file__).resolve().parents[1]
-METHODS = ROOT / "configs" / "methods"
-SWITCHES = ("--resume", "--allow_leak")
 
 
 @dataclass
@@ -24,12 +20,16 @@ class Training:
     """How the objective is minimized.
 
     Args:
-        epochs: passes over the training slices.
+        epochs: passes over the training images, at most.
+        patience: stop after this many epochs without a better score; null trains all epochs.
         batch_size: images per step, over all processes together.
         optimizer: adam, adamw or sgd (momentum 0.9, Nesterov).
         learning_rate: the highest learning rate.
         minimum_learning_rate: where the cosine ends.
-        schedule: cosine or constant, per step, after the warm-up.
+        schedule: after the warm-up: cosine or constant, per step, or plateau: the rate times plateau_factor once more
+            than plateau_patience validations in a row have brought no better score.
+        plateau_patience: see schedule.
+        plateau_factor: see schedule.
         warmup_epochs: epochs of linear warm-up.
         weight_decay: of the optimizer.
         clip_norm: largest gradient norm; null does not clip.
@@ -38,20 +38,23 @@ class Training:
         devices: processes on this machine; under torchrun its number is taken.
         channels_last: memory format; `scripts/benchmark.py kd_step` tells which is faster for your networks.
         compile: torch.compile the objective.
-        workers: processes that load slices; 0 loads in the main process.
+        workers: processes that load images; 0 loads in the main process.
         log_every: steps between scalars in TensorBoard.
         share_every: steps between measurements of each term's share of the gradient; 0 never.
         validate_every: epochs between validations.
         checkpoint_minutes: minutes between checkpoints within an epoch.
-        pictures: number of val slices drawn in TensorBoard.
+        pictures: number of val cases drawn in TensorBoard.
     """
 
     epochs: int = 100
+    patience: int | None = None
     batch_size: int = 16
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: float = 1.0e-2
     minimum_learning_rate: float = 1.0e-6
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant", "plateau"] = "cosine"
+    plateau_patience: int = 2
+    plateau_factor: float = 0.5
     warmup_epochs: float = 0.0
     weight_decay: float = 0.0
     clip_norm: float | None = None
@@ -73,6 +76,12 @@ class Training:
                 raise ValueError(f"training.{name} must be at least 1, got {getattr(self, name)}")
         if self.learning_rate <= 0:
             raise ValueError(f"training.learning_rate must be positive, got {self.learning_rate}")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"training.patience must be at least 1, got {self.patience}; null trains all epochs")
+        if self.schedule == "plateau" and self.warmup_epochs:
+            raise ValueError("training.schedule plateau has no warm-up: leave training.warmup_epochs at 0")
+        if not 0 < self.plateau_factor < 1:
+            raise ValueError(f"training.plateau_factor must lie between 0 and 1, got {self.plateau_factor}")
 
 
 @dataclass
@@ -82,9 +91,11 @@ class Recipe:
     Args:
         output: folder that receives checkpoints, TensorBoard events, scores and the recipe that ran.
         seed: of every random choice.
-        data: dataset: {name: slices, root: FOLDER, task: tumor|organ|all, ...}.
+        data: dataset: {name: slices, root: FOLDER, task: tumor|organ|all, ...}; see datasets/registry.py.
         network: network to train: {name: raunet, ...}; see networks/__init__.py.
-        task_loss: supervised loss: {name: dice_focal, ...}; see utils/losses/__init__.py.
+        task_loss: supervised loss: {name: dice_focal, ...}, `on: TAP` for another place than the logits; see
+            utils/losses/__init__.py.
+        task_weight: weight of the task loss.
         metric: what selects the best checkpoint on val: {name: volume_dice}.
         training: epochs, optimizer, precision and the like.
         mode: train, test (read the test split with best.ckpt), or both.
@@ -96,6 +107,7 @@ class Recipe:
     data: dict[str, Any] = field(default_factory=dict)
     network: dict[str, Any] = field(default_factory=dict)
     task_loss: dict[str, Any] = field(default_factory=lambda: {"name": "dice_focal"})
+    task_weight: float = 1.0
     metric: dict[str, Any] = field(default_factory=lambda: {"name": "volume_dice"})
     training: Training = field(default_factory=Training)
     mode: Literal["train", "test", "both"] = "train"
@@ -115,135 +127,6 @@ class DistillationRecipe(Recipe):
     teacher: str = ""
     distillation: list[dict[str, Any]] = field(default_factory=list)
     allow_leak: bool = False
-
-
-def _published(recipe_class: type[Recipe]) -> dict[str, Callable[[str], list[str]]]:
-    """Flags of the published READMEs, each with what it says in the recipe's own words."""
-
-    def path(name: str) -> Callable[[str], list[str]]:
-        return lambda value: [f"--{name}={value}"]
-
-    def network(value: str) -> list[str]:
-        return [f'--network={{"name": "{value}"}}']
-
-    flags = {
-        "--model": network,
-        "--checkpoint_path": path("output"),
-        "--train_data_path": path("data.root"),
-        "--test_data_path": path("data.root"),
-        "--batch_size": path("training.batch_size"),
-        "--epochs": path("training.epochs"),
-        "--lr": path("training.learning_rate"),
-        "--task": path("data.task"),
-    }
-    if recipe_class is DistillationRecipe:
-        flags |= {"--tckpt": path("teacher"), "--smodel": network}
-    return flags
-
-
-def _recipes() -> dict[str, str]:
-    """The datasets that have recipes, by what --dataset may call them."""
-    names = [path.stem.removesuffix("_teacher") for path in (ROOT / "configs").glob("*_teacher.yaml")]
-    return {name: name for name in sorted(names)} | {"kits": "kits19"}
-
-
-def _unknown_dataset(name: str) -> str:
-    raise ValueError(
-        f"no recipes for --dataset {name}; there are {', '.join(_recipes())}; for other data give --config FILE"
-    )
-
-
-def _methods() -> list[str]:
-    return sorted(path.stem for path in METHODS.glob("*.yaml"))
-
-
-def _method(name: str) -> Path:
-    if name not in _methods():
-        raise ValueError(f"unknown --loss_type {name!r}{nearest(name, _methods())}; one of {', '.join(_methods())}")
-    return METHODS / f"{name}.yaml"
-
-
-def _expand(arguments: Sequence[str], recipe_class: type[Recipe]) -> list[str]:
-    """Translates published spellings, and puts the recipe files in front so that flags win over them."""
-    published = _published(recipe_class)
-    configs: list[str] = []
-    methods: list[str] = []
-    dataset = "kits19"
-    flags: list[str] = []
-    data_paths: set[str] = set()
-    queue = list(arguments)
-    while queue:
-        flag, separator, value = queue.pop(0).partition("=")
-        if flag in (*published, "--config", "--dataset", "--loss_type"):
-            if not separator:
-                if not queue:
-                    raise ValueError(f"{flag} needs a value")
-                value = queue.pop(0)
-            if flag == "--config":
-                configs.append(value)
-            elif flag == "--dataset":
-                dataset = _recipes()[value] if value in _recipes() else _unknown_dataset(value)
-            elif flag == "--loss_type":
-                methods.append(str(_method(value)))
-            else:
-                flags += published[flag](value)
-                if flag.endswith("_data_path"):
-                    data_paths.add(value)
-        elif flag in SWITCHES and not separator and (not queue or queue[0].startswith("--")):
-            flags.append(f"{flag}=true")
-        else:
-            flags.append(flag + separator + value)
-    if len(data_paths) > 1:
-        raise ValueError(
-            f"--train_data_path and --test_data_path differ ({', '.join(sorted(data_paths))}): a slice folder "
-            "holds all splits in its index.csv; give the same folder to both"
-        )
-    if not configs:
-        role = "student" if recipe_class is DistillationRecipe else "teacher"
-        configs = [str(ROOT / "configs" / f"{dataset}_{role}.yaml")]
-        if not methods and role == "student":
-            methods = [str(METHODS / "emkd.yaml")]
-    for file in configs:
-        if not Path(file).is_file():
-            known = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
-            raise ValueError(f"no recipe at {file}{nearest(file, known)}")
-    return [f"--config={file}" for file in configs + methods] + flags
-
-
-class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Keeps the lines of the examples as they are written."""
-
-
-def parse(recipe_class: type[Recipe], description: str, arguments: Sequence[str] | None = None) -> Recipe:
-    """Reads a recipe from YAML files and flags; flags win, a later file wins over an earlier one.
-
-    Exits with status 2 and one line on a wrong key or value, as argparse does.
-    """
-    parser = ArgumentParser(
-        usage="%(prog)s [--config FILE ...] [--loss_type METHOD] [--KEY VALUE ...]",
-        description=description,
-        formatter_class=_HelpFormatter,
-        allow_abbrev=False,
-        epilog="Published spellings also work: --dataset kits|lits, " + ", ".join(_published(recipe_class)) + ".\n"
-        "--loss_type METHOD is configs/methods/METHOD.yaml: " + ", ".join(_methods()) + ".",
-    )
-    parser.add_argument("--config", action="config", help="recipe file; may be given more than once")
-    parser.add_class_arguments(recipe_class)
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        if {"-h", "--help"}.isdisjoint(arguments):
-            arguments = _expand(arguments, recipe_class)
-        values = parser.parse_args(arguments)
-        values.pop("config")
-        return _as_recipe(values, recipe_class)
-    except ValueError as error:
-        parser.exit(2, f"error: {error}\n")
-
-
-def _as_recipe(values: Any, recipe_class: type[Recipe]) -> Recipe:
-    known = values.as_dict()
-    known["training"] = Training(**known["training"])
-    return recipe_class(**known)
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -286,7 +169,7 @@ def build(registry: Mapping[str, Callable], section: Mapping[str, Any], what: st
     add = parser.add_class_arguments if inspect.isclass(constructor) else parser.add_function_arguments
     add(constructor, skip=set(given))
     try:
-        checked = parser.parse_object(arguments).as_dict()
+        checked = parser.instantiate(parser.parse_object(arguments)).as_dict()
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{what}: {name}: {reason}") from None

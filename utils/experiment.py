@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import time
 from collections.abc import Callable
@@ -18,13 +19,14 @@ from networks import NETWORKS
 from utils import checkpoints, config
 from utils.complexity import complexity
 from utils.config import Recipe, build, check
+from utils.guards import refuse_misfit
 from utils.held_out import test
-from utils.inference import evaluate
+from utils.inference import evaluate, make_metrics
 from utils.launch import finish, launch, resolve_precision
 from utils.losses import TASK_LOSSES
 from utils.metrics import METRICS
-from utils.pictures import draw_slices, telling_slices
-from utils.terms import read_terms
+from utils.pictures import draw, telling
+from utils.terms import Task, read_terms
 from utils.tracking import Tracker
 from utils.training import fit
 
@@ -43,7 +45,7 @@ class Experiment:
     val: Dataset
     network: nn.Module
     network_section: dict[str, Any]
-    task_loss: nn.Module
+    task: Task
     resumed: dict[str, Any] | None
 
     @property
@@ -53,12 +55,8 @@ class Experiment:
         return patients | {"sha256": self.train.split_sha256}
 
     def metrics(self) -> list[Any]:
-        """Fresh metrics: the recipe's first, then the published protocol under its own name."""
-        names = self.train.class_names
-        return [
-            build(METRICS, self.recipe.metric, "metric", class_names=names),
-            METRICS["published"](class_names=names),
-        ]
+        """Fresh metrics of the recipe."""
+        return make_metrics(self.recipe.metric, self.train.class_names)
 
     def score(
         self, network: nn.Module, cases: list[str] | None = None, description: str = "validate"
@@ -80,7 +78,9 @@ class Experiment:
 
 def prepare(recipe: Recipe) -> Experiment:
     """Builds data, network, task loss and metric. Raises ValueError for whatever is wrong, before any work."""
-    task_loss = build(TASK_LOSSES, recipe.task_loss, "task_loss")
+    task_section = dict(recipe.task_loss)
+    on = task_section.pop("on", "logits")
+    check(TASK_LOSSES, task_section, "task_loss")
     check(NETWORKS, recipe.network, "network")
     check(METRICS, recipe.metric, "metric")
     read_terms(getattr(recipe, "distillation", []))
@@ -94,11 +94,17 @@ def prepare(recipe: Recipe) -> Experiment:
     train = build(DATASETS, recipe.data, "data", split="train", seed=recipe.seed)
     val = build(DATASETS, recipe.data, "data", split="val", seed=recipe.seed)
     seed_everything(recipe.seed, verbose=False)
-    given = {"in_channels": train.in_channels, "num_classes": train.num_classes}
+    image = train[0]["image"]
+    given = {"in_channels": len(image), "num_classes": train.num_classes, "image_size": image.shape[-1]}
     network = build(NETWORKS, recipe.network, "network", **given)
-    # A checkpoint has its own weights: it needs no file of pretrained ones to be rebuilt.
-    section = {key: value for key, value in ({**given, **recipe.network}).items() if key != "pretrained"}
-    return Experiment(recipe, fabric, output, train, val, network, section, task_loss, resumed)
+    accepted = inspect.signature(NETWORKS[recipe.network["name"]]).parameters
+    # A checkpoint has its own weights: it needs no pretrained ones to be rebuilt.
+    section = {key: value for key, value in given.items() if key in accepted} | {
+        key: value for key, value in recipe.network.items() if key not in ("pretrained", "checkpoint")
+    }
+    task = Task(build(TASK_LOSSES, task_section, "task_loss", class_counts=train.class_counts), on, recipe.task_weight)
+    refuse_misfit(network, task, make_metrics(recipe.metric, train.class_names)[0], train[0])
+    return Experiment(recipe, fabric, output, train, val, network, section, task, resumed)
 
 
 def _resumed(recipe: Recipe, output: Path) -> dict[str, Any] | None:
@@ -137,13 +143,18 @@ def run(experiment: Experiment, objective: nn.Module) -> int:
     start = 0 if experiment.resumed is None else experiment.resumed["epoch"]
     purge = None if experiment.resumed is None else experiment.resumed["training"]["step"]
     tracker = Tracker(output, fabric.is_global_zero, purge)
-    pictured = telling_slices(experiment.val, recipe.training.pictures)
+    pictured = telling(experiment.val, recipe.training.pictures)
+    teacher = getattr(objective, "teacher", None)
+    selects = experiment.metrics()[0].selects
 
     def validate(network: nn.Module, step: int) -> tuple[dict[str, float], list[dict[str, Any]]]:
         scores, cases = experiment.score(network)
+        if selects not in scores:
+            raise ValueError(f"metric {recipe.metric['name']}: val has no case to take {selects} over; choose another")
         if pictured and fabric.is_global_zero:
-            picture = draw_slices(fabric, network, experiment.val, pictured, recipe.training.channels_last)
-            tracker.picture("val/image, target, prediction, difference", picture, step)
+            pictures = draw(fabric, network, teacher, experiment.val, pictured, cases, recipe.training.channels_last)
+            for name, picture in pictures.items():
+                tracker.picture(f"val/{name}", picture, step)
         return scores, cases
 
     identity = {
@@ -164,7 +175,7 @@ def run(experiment: Experiment, objective: nn.Module) -> int:
             recipe.training,
             output,
             identity=identity,
-            score=experiment.metrics()[0].selects,
+            score=selects,
             seed=recipe.seed,
             tracker=tracker,
             resumed=experiment.resumed,
@@ -176,7 +187,7 @@ def run(experiment: Experiment, objective: nn.Module) -> int:
         print(f"\nstopped by signal {progress.signal}; {output / 'last.ckpt'} is saved; continue with --resume")
     elif fabric.is_global_zero:
         print(
-            f"\nbest val {experiment.metrics()[0].selects} {progress.best:.4f} at epoch {progress.best_epoch}, "
+            f"\nbest val {selects} {progress.best:.4f} at epoch {progress.best_epoch}, "
             f"{(time.monotonic() - started) / 60:.1f} min\n  {output / 'best.ckpt'}\n  tensorboard --logdir {output}"
         )
     return status
@@ -197,8 +208,8 @@ def summary(experiment: Experiment, start: int) -> str:
     return (
         f"{recipe.network['name']}: {size.parameters / 1e6:.2f} M parameters, "
         f"{size.macs / 1e9:.2f} GMACs at {side}x{side}\n"
-        f"data: {len(train.cases)} cases, {len(train)} slices to train on; "
-        f"{len(val.cases)} cases, {len(val)} slices in val; classes {', '.join(train.class_names)}\n"
+        f"data: {len(train.cases)} cases, {len(train)} samples to train on; "
+        f"{len(val.cases)} cases, {len(val)} samples in val; classes {', '.join(train.class_names)}\n"
         f"{going_on}: {recipe.training.epochs} epochs, {fabric.world_size} process(es) on {fabric.device.type}, "
         f"{resolve_precision(recipe.training.precision, fabric.device.type)}, seed {recipe.seed} -> {recipe.output}"
     )

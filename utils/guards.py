@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils.objectives import Distiller
 from utils.taps import tap
+from utils.terms import Task
 
-SAME_INPUT = ("modality", "window", "task", "class_names")
-TOLERANCE = 0.05  # Dice: room for another precision or device, not for other weights or slices
+SAME_INPUT = ("modality", "window", "task", "class_names", "image_size", "in_channels", "mean", "std")
+TOLERANCE = 0.05  # Dice or probability: room for another precision or device, not for other weights or slices
 
 
 def refuse_other_input(teacher: dict[str, Any], preprocessing: dict[str, Any], path: str) -> None:
@@ -22,7 +24,7 @@ def refuse_other_input(teacher: dict[str, Any], preprocessing: dict[str, Any], p
         if theirs != ours:
             raise ValueError(
                 f"{path}: the teacher was trained with {key} {theirs}, the student's data has {ours}; "
-                f"set data.{key.replace('class_names', 'task')} to the teacher's, or train a teacher on this data"
+                "give both the same data section, or train a teacher on this data"
             )
 
 
@@ -43,40 +45,65 @@ def refuse_leak(teacher: dict[str, Any], split: dict[str, Any], path: str) -> No
             )
 
 
+def refuse_misfit(network: nn.Module, task: Task, metric: Any, sample: dict[str, Any]) -> None:
+    """Raises ValueError when network, task loss, metric and data are not of one kind: maps or single answers.
+
+    Only shapes pass through the network.
+    """
+    with torch.device("meta"):
+        copy = deepcopy(network).to("meta").eval()
+        features = tap(copy, sample["image"][None].to("meta"), [task.on])
+    target = sample["target"][None]
+    zeros = {name: torch.zeros(feature.shape) for name, feature in features.items()}
+    try:
+        task(zeros, target)
+        metric.update(zeros["logits"], target, [sample["case"]])
+    except (ValueError, RuntimeError, IndexError) as error:
+        logits, wanted = (tuple(value.shape[1:]) for value in (zeros[task.on], target))
+        raise ValueError(
+            f"{type(network).__name__} answers an image with {logits}, its target is {wanted or 'one class'}: network, "
+            f"task_loss, metric and data do not belong together ({' '.join(str(error).split())[:200]})"
+        ) from None
+
+
 def check_scores(
     rows: Sequence[dict[str, Any]],
     score_cases: Callable[[list[str]], list[dict[str, Any]]],
     cases: Sequence[str],
+    metric: Any,
     path: str,
 ) -> str:
     """Scores the teacher on a few val cases that its checkpoint has scores for, and compares.
 
-    `rows` are the checkpoint's (case, class, dice); `score_cases` scores the rebuilt teacher. Compared is the mean over
-    up to three cases and their classes: of a single small tumor a few voxels make all the difference. Returns a line
-    for the person. Raises ValueError when the means differ by more than 0.05 Dice.
+    `rows` are the checkpoint's, one a case (and class); `score_cases` scores the rebuilt teacher. Compared is the mean
+    of `metric.case_score` over up to `metric.check_cases` cases: of a single small tumor a few voxels make all the
+    difference. Returns a line for the person. Raises ValueError when the means differ by more than 0.05.
     """
-    recorded = {(row["case"], row["class"]): row["dice"] for row in rows}
+    what = metric.case_score
+    recorded = {(row["case"], row.get("class")): row[what] for row in rows if what in row}
     scored = {case for case, _ in recorded}
-    known = [case for case in cases if case in scored][:3]
+    known = [case for case in cases if case in scored][: metric.check_cases]
     if not known:
         return "teacher: none of its val cases is among the student's, so its recorded score was not checked"
-    again = [row for row in score_cases(known) if (row["case"], row["class"]) in recorded]
-    now = sum(row["dice"] for row in again) / len(again)
-    then = sum(recorded[row["case"], row["class"]] for row in again) / len(again)
+    again = [row for row in score_cases(known) if (row["case"], row.get("class")) in recorded]
+    now = sum(row[what] for row in again) / len(again)
+    then = sum(recorded[row["case"], row.get("class")] for row in again) / len(again)
+    on = ", ".join(known) if len(known) <= 3 else f"{len(known)} val cases"
+    means = f"mean {what.replace('_', ' ')}"
     if abs(now - then) > TOLERANCE:
         raise ValueError(
-            f"{path}: scores {now:.4f} mean Dice on {', '.join(known)} but its checkpoint says {then:.4f}; are these "
-            "the slices it was trained on? last.ckpt may hold weights newer than its scores: give best.ckpt"
+            f"{path}: scores {now:.4f} {means} on {on} but its checkpoint says {then:.4f}; are these "
+            "the images it was trained on? last.ckpt may hold weights newer than its scores: give best.ckpt"
         )
-    return f"teacher: scored again on {', '.join(known)}: {now:.4f} mean Dice, its checkpoint says {then:.4f}"
+    return f"teacher: scored again on {on}: {now:.4f} {means}, its checkpoint says {then:.4f}"
 
 
 @torch.no_grad()
 def trial(distiller: Distiller, image: Tensor, target: Tensor) -> list[dict[str, str]]:
     """Runs every term once: creates the projectors, and tells each term's shapes.
 
-    image (B, C, H, W), target (B, 1, H, W). Returns a row a term, for `table`. Raises ValueError naming a term that
-    cannot be computed.
+    image (B, C, H, W), target (B, 1, H, W) or (B,). Returns a row a term, for `table`. Raises ValueError naming a term
+    that cannot be computed.
     """
     was_training = distiller.training
     distiller.eval()

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from lightning_fabric import Fabric
+from PIL import Image
+from torch import nn
 
 from datasets import DATASETS
 from utils import checkpoints
 from utils.config import Recipe, build
 from utils.guards import table
-from utils.inference import evaluate
+from utils.inference import evaluate, make_metrics
 from utils.launch import launch
-from utils.metrics import METRICS
+from utils.pictures import draw, telling
+
+PICTURED = 24
 
 
 def test(recipe: Recipe) -> int:
@@ -26,7 +33,8 @@ def test(recipe: Recipe) -> int:
     known = json.loads(file.read_text()) if file.is_file() else None
     if known is None or known["checkpoint_sha256"] != digest:
         fabric = launch(recipe.training)
-        data = checkpoint["recipe"]["data"] | {"root": recipe.data.get("root", checkpoint["recipe"]["data"]["root"])}
+        moved = {key: recipe.data[key] for key in ("root", "file") if key in recipe.data}  # the data may lie elsewhere
+        data = checkpoint["recipe"]["data"] | moved
         dataset = build(DATASETS, data, "data", split="test", seed=recipe.seed)
         seen = sorted((set(checkpoint["split"]["train"]) | set(checkpoint["split"]["val"])) & set(dataset.patients))
         if seen:
@@ -36,8 +44,7 @@ def test(recipe: Recipe) -> int:
         network = fabric.to_device(checkpoints.rebuild(checkpoint))
         if recipe.training.channels_last:
             network = network.to(memory_format=torch.channels_last)
-        names = dataset.class_names
-        metrics = [build(METRICS, recipe.metric, "metric", class_names=names), METRICS["published"](class_names=names)]
+        metrics = make_metrics(recipe.metric, dataset.class_names)
         scores, rows = evaluate(
             fabric,
             network,
@@ -59,10 +66,25 @@ def test(recipe: Recipe) -> int:
         }
         if not fabric.is_global_zero:
             return 0
+        teacher = _teacher(checkpoint, fabric)
+        pictures = draw(
+            fabric, network, teacher, dataset, telling(dataset, PICTURED), rows, recipe.training.channels_last
+        )
+        for name, picture in pictures.items():
+            image = Image.fromarray((picture * 255).astype(np.uint8))
+            image.save(output / f"test_{name.replace(', ', '_')}.png")
         temporary = file.with_suffix(".tmp")
         temporary.write_text(json.dumps(known, indent=1))
         temporary.replace(file)
     print(f"test: {known['cases']} cases, {best}\n{known['empty_mask_rule']}")
     print(table([{"score": name, "value": f"{value:.4f}"} for name, value in known["scores"].items()]))
-    print(f"every case: {file}")
+    print(f"every case: {file}; pictures: {output / 'test_*.png'}")
     return 0
+
+
+def _teacher(checkpoint: dict[str, Any], fabric: Fabric) -> nn.Module | None:
+    """The teacher of the checkpoint, if it is still there, for its answers beside the student's."""
+    path = checkpoint["recipe"].get("teacher")
+    if not path or not Path(path).is_file():
+        return None
+    return fabric.to_device(checkpoints.rebuild(checkpoints.load(path)))

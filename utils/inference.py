@@ -12,17 +12,25 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from datasets.transforms import unpad
+from utils.config import build
+from utils.launch import quiet
 from utils.loading import load_batches
+from utils.metrics import METRICS
 
 
 def case_batches(dataset: Dataset, cases: Sequence[str], batch_size: int) -> list[list[int]]:
-    """Sample indices in batches that never mix cases: the slices of a case have one size."""
+    """Sample indices in batches; cases are mixed only where all samples have one size, as the slices of a case do."""
     indices = dataset.case_indices()
-    return [
-        indices[case][start : start + batch_size]
-        for case in cases
-        for start in range(0, len(indices[case]), batch_size)
-    ]
+    groups = [indices[case] for case in cases]
+    if dataset.one_size:
+        groups = [[index for group in groups for index in group]]
+    return [group[start : start + batch_size] for group in groups for start in range(0, len(group), batch_size)]
+
+
+def make_metrics(section: dict[str, Any], class_names: Sequence[str]) -> list[Any]:
+    """Fresh metrics: the recipe's first, then those computed beside it under names of their own."""
+    first = build(METRICS, section, "metric", class_names=class_names)
+    return [first, *(METRICS[name](class_names=class_names) for name in first.beside)]
 
 
 def predict(fabric: Fabric, network: nn.Module, image: Tensor, channels_last: bool = False) -> Tensor:
@@ -50,7 +58,7 @@ def evaluate(
     """Scores `cases` (None: all of the dataset's) with every metric.
 
     The cases are shared out over the processes and the counts gathered, so each process returns the same scores.
-    Returns all metrics' means by name, and the rows (one a case and class) of the first metric.
+    Returns all metrics' means by name, and the rows (one a case, or a case and class) of the first metric.
     """
     was_training = network.training
     network.eval()
@@ -58,12 +66,14 @@ def evaluate(
     mine = cases[fabric.global_rank :: fabric.world_size]
     batches = case_batches(dataset, mine, batch_size)
     loader = load_batches(dataset, batches, workers)
-    for batch in tqdm(loader, description, leave=False, unit="batch", disable=not fabric.is_global_zero):
+    for batch in tqdm(loader, description, leave=False, unit="batch", disable=quiet(fabric)):
         logits = predict(fabric, network, batch["image"], channels_last)
-        size = tuple(int(extent[0]) for extent in batch["size"])
-        target = unpad(fabric.to_device(batch["target"]), size)
+        target = fabric.to_device(batch["target"])
+        if "size" in batch:
+            size = tuple(int(extent[0]) for extent in batch["size"])
+            logits, target = unpad(logits, size), unpad(target, size)
         for metric in metrics:
-            metric.update(unpad(logits, size), target, batch["case"])
+            metric.update(logits, target, batch["case"])
     network.train(was_training)
     if fabric.world_size > 1:
         _gather(metrics)

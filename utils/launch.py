@@ -39,6 +39,11 @@ def resolve_precision(precision: str, accelerator: str) -> str:
     return "bf16-mixed" if has_bf16 else "32-true"
 
 
+def quiet(fabric: Fabric) -> bool | None:
+    """tqdm's `disable`: bars are for the first process's terminal; in a log file they would be noise."""
+    return None if fabric.is_global_zero else True
+
+
 def finish() -> None:
     """Parts the processes of a run: one that ends while another still holds the group can abort it."""
     if torch.distributed.is_initialized():

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 
-def epoch_batches(size: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> list[list[int]]:
+def epoch_batches(
+    size: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world: int = 1,
+    weights: Tensor | None = None,
+) -> list[list[int]]:
     """The sample indices of every step of one epoch for one process.
 
     `batch_size` counts the images of all processes together, so the steps do not depend on how many there are. A last
     batch that is not full is dropped (batch normalization needs more than one image), unless it is the only one.
+    With `weights` (one a sample) an epoch draws as many samples, in proportion to them and with replacement.
     """
     if batch_size % world:
         raise ValueError(f"training.batch_size {batch_size} is not a multiple of the {world} processes")
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(size, generator=generator).tolist()
+    if weights is None:
+        order = torch.randperm(size, generator=generator).tolist()
+    else:
+        order = torch.multinomial(weights, size, replacement=True, generator=generator).tolist()
     batches = [order[start : start + batch_size] for start in range(0, size - batch_size + 1, batch_size)] or [order]
     return [batch[rank::world] for batch in batches]
 

@@ -6,21 +6,21 @@ import torch
 from torch import Tensor, nn
 
 from utils.taps import tap
-from utils.terms import Term
+from utils.terms import Task, Term
 
 
 class Supervised(nn.Module):
-    """The task loss of a network's logits."""
+    """The task loss of a network."""
 
-    def __init__(self, network: nn.Module, task_loss: nn.Module) -> None:
+    def __init__(self, network: nn.Module, task: Task) -> None:
         super().__init__()
         self.network = network
-        self.task_loss = task_loss
-        self.weights = {"task": 1.0}
+        self.task = task
+        self.weights = {"task": task.weight}
 
     def forward(self, image: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """image (B, C, H, W), target (B, 1, H, W) or (B,) -> {"task": loss}."""
-        return {"task": self.task_loss(self.network(image), target)}
+        """image (B, C, H, W), target (B, 1, H, W) or (B,) -> {"task": loss}, unweighted."""
+        return {"task": self.task(tap(self.network, image, [self.task.on]), target)}
 
 
 class Distiller(nn.Module):
@@ -30,15 +30,15 @@ class Distiller(nn.Module):
     requires a gradient, and it stays in eval mode whatever mode the objective is put in.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, task_loss: nn.Module, terms: dict[str, Term]) -> None:
+    def __init__(self, student: nn.Module, teacher: nn.Module, task: Task, terms: dict[str, Term]) -> None:
         super().__init__()
         self.network = student
         self.teacher = teacher.requires_grad_(False).eval()
-        self.task_loss = task_loss
+        self.task = task
         self.names = list(terms)
         self.terms = nn.ModuleList(terms.values())
-        self.weights = {"task": 1.0} | {name: term.weight for name, term in terms.items()}
-        self.student_taps = sorted({name for term in self.terms for name in term.student_taps})
+        self.weights = {"task": task.weight} | {name: term.weight for name, term in terms.items()}
+        self.student_taps = sorted({task.on, *(name for term in self.terms for name in term.student_taps)})
         self.teacher_taps = sorted({name for term in self.terms for name in term.teacher_taps})
 
     def train(self, mode: bool = True) -> Distiller:
@@ -51,7 +51,7 @@ class Distiller(nn.Module):
         with torch.no_grad():
             teacher = tap(self.teacher, image, self.teacher_taps)
         student = tap(self.network, image, self.student_taps)
-        losses = {"task": self.task_loss(student["logits"], target)}
+        losses = {"task": self.task(student, target)}
         for name, term in zip(self.names, self.terms, strict=True):
             losses[name] = term(student, teacher, target)
         return losses

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from utils.config import Training
 
@@ -23,24 +24,58 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: Training) -> Op
     return {"adam": Adam, "adamw": AdamW}[settings.optimizer](parameters, **common)
 
 
-def make_schedule(optimizer: Optimizer, settings: Training, steps_per_epoch: int) -> LambdaLR:
-    """Linear warm-up, then a cosine (or nothing) down to `minimum_learning_rate`, by step.
+class Schedule:
+    """The learning rate: by step a linear warm-up and a cosine (or nothing), or by validation a plateau.
 
     The published systems step the cosine once an epoch; by step it is the same curve without stairs.
     """
-    warmup = round(settings.warmup_epochs * steps_per_epoch)
-    total = max(settings.epochs * steps_per_epoch - warmup, 1)
-    floor = min(settings.minimum_learning_rate / settings.learning_rate, 1.0)
 
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        if settings.schedule == "constant":
-            return 1.0
-        progress = min((step - warmup) / total, 1.0)
-        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+    def __init__(self, optimizer: Optimizer, settings: Training, steps_per_epoch: int) -> None:
+        warmup = round(settings.warmup_epochs * steps_per_epoch)
+        total = max(settings.epochs * steps_per_epoch - warmup, 1)
+        floor = min(settings.minimum_learning_rate / settings.learning_rate, 1.0)
 
-    return LambdaLR(optimizer, factor)
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            if settings.schedule == "constant":
+                return 1.0
+            progress = min((step - warmup) / total, 1.0)
+            return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+        self.optimizer = optimizer
+        self.by_score = settings.schedule == "plateau"
+        if self.by_score:
+            self.schedule = ReduceLROnPlateau(
+                optimizer,
+                mode="max",
+                factor=settings.plateau_factor,
+                patience=settings.plateau_patience,
+                threshold=0.0,
+                min_lr=settings.minimum_learning_rate,
+            )
+        else:
+            self.schedule = LambdaLR(optimizer, factor)
+
+    def step(self) -> None:
+        """After each step."""
+        if not self.by_score:
+            self.schedule.step()
+
+    def validated(self, score: float) -> None:
+        """After each validation."""
+        if self.by_score:
+            self.schedule.step(score)
+
+    @property
+    def learning_rate(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.schedule.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.schedule.load_state_dict(state)
 
 
 def gradient_shares(fabric: Fabric, objective: nn.Module, image: Tensor, target: Tensor) -> dict[str, float]:

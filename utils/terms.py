@@ -1,4 +1,4 @@
-"""Distillation terms: a loss, the taps it compares, its weight; and how a recipe's list becomes them."""
+"""The task loss and distillation terms: a loss, the taps it reads, its weight; and how a recipe becomes them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,22 @@ from torch import Tensor, nn
 
 from utils.config import build
 from utils.losses import DISTILLATION_LOSSES
+
+
+class Task(nn.Module):
+    """The task loss, the student's tap it reads (`logits`, or one of several heads) and its weight."""
+
+    def __init__(self, loss: nn.Module, on: str = "logits", weight: float = 1.0) -> None:
+        super().__init__()
+        if weight <= 0:
+            raise ValueError(f"task_weight must be positive, got {weight}")
+        self.loss = loss
+        self.on = on
+        self.weight = weight
+
+    def forward(self, student: dict[str, Tensor], target: Tensor) -> Tensor:
+        """The unweighted loss of the student's features by tap name."""
+        return self.loss(student[self.on], target)
 
 
 class Term(nn.Module):

@@ -12,15 +12,15 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from utils import checkpoints
 from utils.config import Training
 from utils.interruption import Interruption
+from utils.launch import quiet
 from utils.loading import epoch_batches, load_batches
-from utils.optimization import gradient_shares, make_optimizer, make_schedule
+from utils.optimization import Schedule, gradient_shares, make_optimizer
 from utils.term_watch import TermWatch
 from utils.tracking import Tracker
 
@@ -71,7 +71,7 @@ def fit(
     fabric.to_device(objective).to(memory_format=memory_format)
     steps = len(epoch_batches(len(dataset), settings.batch_size, seed, 0, world=fabric.world_size))
     optimizer = make_optimizer([value for value in objective.parameters() if value.requires_grad], settings)
-    schedule = make_schedule(optimizer, settings, steps)
+    schedule = Schedule(optimizer, settings, steps)
     progress = Progress() if resumed is None else _restore(resumed, objective, optimizer, schedule)
     runner = torch.compile(objective) if settings.compile else objective
     runner, optimizer = fabric.setup(runner, optimizer)
@@ -94,10 +94,16 @@ def fit(
 
     saved_at = time.monotonic()
     with Interruption() as interruption:
-        while progress.epoch < settings.epochs:
+        while not _done(progress, settings):
             epoch, first = progress.epoch, progress.position
             batches = epoch_batches(
-                len(dataset), settings.batch_size, seed, epoch, fabric.global_rank, fabric.world_size
+                len(dataset),
+                settings.batch_size,
+                seed,
+                epoch,
+                fabric.global_rank,
+                fabric.world_size,
+                dataset.sampling_weights,
             )
             dataset.epoch = epoch
             loader = load_batches(dataset, batches[first:], settings.workers, fabric.device.type == "cuda")
@@ -109,7 +115,7 @@ def fit(
                 total=steps,
                 initial=first,
                 unit="step",
-                disable=not fabric.is_global_zero,
+                disable=quiet(fabric),
                 leave=False,
             )
             for position, batch in enumerate(bar, first):
@@ -131,7 +137,7 @@ def fit(
                 logs = progress.position == steps or step % settings.log_every == 0
                 if logs:
                     report = watch.report()
-                    tracker.scalars(report | {"train/learning_rate": schedule.get_last_lr()[0]}, step)
+                    tracker.scalars(report | {"train/learning_rate": schedule.learning_rate}, step)
                     bar.set_postfix_str(_postfix(report, progress, score))
                     # The first process's clock decides for all: saving gathers from every process.
                     if _all_processes(fabric, time.monotonic() - saved_at)[0] > 60 * settings.checkpoint_minutes:
@@ -152,6 +158,7 @@ def fit(
                 _share_buffers(fabric, network)
                 progress.scores, progress.cases = validate(network, step)
                 tracker.scalars({f"val/{name}": value for name, value in progress.scores.items()}, step)
+                schedule.validated(progress.scores[score])
                 row |= {name: round(value, 6) for name, value in progress.scores.items()}
                 if progress.scores[score] > progress.best:
                     progress.best, progress.best_epoch = progress.scores[score], progress.epoch
@@ -183,7 +190,7 @@ def _content(identity: dict[str, Any], network: nn.Module, progress: Progress) -
 
 
 def _training_state(
-    progress: Progress, objective: nn.Module, optimizer: Optimizer, schedule: LRScheduler
+    progress: Progress, objective: nn.Module, optimizer: Optimizer, schedule: Schedule
 ) -> dict[str, Any]:
     """What last.ckpt holds beside: the way to go on."""
     terms = getattr(objective, "terms", None)
@@ -195,7 +202,7 @@ def _training_state(
     }
 
 
-def _restore(resumed: dict[str, Any], objective: nn.Module, optimizer: Optimizer, schedule: LRScheduler) -> Progress:
+def _restore(resumed: dict[str, Any], objective: nn.Module, optimizer: Optimizer, schedule: Schedule) -> Progress:
     state = resumed["training"]
     objective.network.load_state_dict(resumed["weights"])
     if hasattr(objective, "terms"):
@@ -213,6 +220,14 @@ def _restore_of_process(fabric: Fabric, state: dict[str, Any]) -> None:
         )
     checkpoints.restore_random_states(state["random"][fabric.global_rank])
     fabric.strategy.precision.load_state_dict(state["precision"])
+
+
+def _done(progress: Progress, settings: Training) -> bool:
+    """Whether all epochs are through, or no score has been better for `patience` of them."""
+    stale = progress.best_epoch > 0 and settings.patience is not None
+    return progress.epoch >= settings.epochs or (
+        stale and progress.position == 0 and progress.epoch - progress.best_epoch >= settings.patience
+    )
 
 
 def _share_buffers(fabric: Fabric, network: nn.Module) -> None:

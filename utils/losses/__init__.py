@@ -2,7 +2,9 @@
 
 from utils.losses.attention_transfer import AttentionTransferLoss, UnifiedAttentionLoss
 from utils.losses.cross_entropy import CrossEntropyLoss
+from utils.losses.decoupled import DecoupledLoss
 from utils.losses.dice import DiceCrossEntropyLoss, DiceFocalLoss, DiceLoss
+from utils.losses.hard_target import HardTargetLoss
 from utils.losses.hint import HintLoss
 from utils.losses.holistic import HolisticLoss
 from utils.losses.pairwise import PairwiseLoss
@@ -18,6 +20,8 @@ TASK_LOSSES = {
 
 DISTILLATION_LOSSES = {
     "attention_transfer": AttentionTransferLoss,
+    "decoupled": DecoupledLoss,
+    "hard_target": HardTargetLoss,
     "hint": HintLoss,
     "holistic": HolisticLoss,
     "pairwise": PairwiseLoss,

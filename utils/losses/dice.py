@@ -7,6 +7,15 @@ from torch import Tensor, nn
 from utils.losses.cross_entropy import pixel_cross_entropy
 
 
+def refuse_vectors(logits: Tensor) -> None:
+    """Raises ValueError for the logits of whole images: there is no mask to overlap with."""
+    if logits.ndim != 4:
+        raise ValueError(
+            f"logits {tuple(logits.shape)}: the Dice losses are for masks (B, K, H, W); for one class an image use "
+            "task_loss cross_entropy"
+        )
+
+
 class DiceLoss(nn.Module):
     """One minus the soft Dice of the softmax, one ratio per class over the whole batch, averaged over classes.
 
@@ -28,6 +37,7 @@ class DiceLoss(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """logits (B, K, H, W), target (B, 1, H, W) with the labels 0..K-1."""
+        refuse_vectors(logits)
         return self.loss(logits.float(), target)
 
 
@@ -58,6 +68,7 @@ class DiceFocalLoss(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """logits (B, K, H, W), target (B, 1, H, W) with the labels 0..K-1."""
+        refuse_vectors(logits)
         cross_entropy = pixel_cross_entropy(logits, target)
         probability = torch.exp(-cross_entropy.detach() if self.detach_focal_weight else -cross_entropy)
         focal = ((1 - probability) ** self.gamma * cross_entropy).mean()
@@ -81,5 +92,6 @@ class DiceCrossEntropyLoss(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """logits (B, K, H, W), target (B, 1, H, W) with the labels 0..K-1."""
+        refuse_vectors(logits)
         cross_entropy = pixel_cross_entropy(logits, target).mean()
         return self.dice_weight * self.dice(logits, target) + self.cross_entropy_weight * cross_entropy

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-ProjectorKind = Literal["none", "learned", "orthogonal", "random"]
+ProjectorKind = Literal["none", "learned", "mlp", "orthogonal", "random"]
 
 
 class Projector(nn.Module):
@@ -15,14 +15,15 @@ class Projector(nn.Module):
 
     - `none`: the channels must be equal already.
     - `learned`: a 1x1 convolution, where the channels differ.
+    - `mlp`: two of them with a ReLU between, where the channels differ; the adapter of ISIC2024KD's TokenKD.
     - `orthogonal`: a linear map with orthonormal rows or columns and no bias, where the channels differ; the projector
       of VkD (Miles et al., CVPR 2024), without its normalization of the teacher.
     - `random`: a new, never trained 1x1 convolution at every call, also where the channels agree. This is what the
       published HLFD code does; mostly noise, kept for comparison. The draws come from a generator of their own whose
       position is saved in the state dict, so that a resumed run repeats them.
 
-    `learned` and `orthogonal` are created at the first call, when the channels are known: call the loss once before
-    building the optimizer or loading a state dict.
+    `learned`, `mlp` and `orthogonal` are created at the first call, when the channels are known: call the loss once
+    before building the optimizer or loading a state dict.
     """
 
     def __init__(self, kind: ProjectorKind) -> None:
@@ -36,17 +37,18 @@ class Projector(nn.Module):
             self.register_buffer("next_seed", torch.randint(2**40, (), dtype=torch.int64))
 
     def forward(self, feature: Tensor, out_channels: int) -> Tensor:
-        """feature (B, C, H, W) or (B, C) to the same with `out_channels` channels, in fp32 where it is projected."""
-        in_channels = feature.shape[1]
+        """feature (B, C, ...), a map, tokens or a vector, to `out_channels` channels, in fp32 where it is projected."""
+        in_channels, size = feature.shape[1], feature.shape[2:]
         if self.channels is None:
             self._build(in_channels, out_channels, feature.device)
         if self.kind != "random" and in_channels == out_channels:
             return feature
-        pixels = feature if feature.ndim == 4 else feature[:, :, None, None]
+        pixels = feature if feature.ndim == 4 else feature.reshape(len(feature), in_channels, -1, 1)
         with torch.autocast(feature.device.type, enabled=False):
-            weight, bias = self._parameters_of_call(in_channels, out_channels, feature.device)
-            projected = F.conv2d(pixels.float(), weight[:, :, None, None], bias)
-        return projected if feature.ndim == 4 else projected[:, :, 0, 0]
+            pixels = pixels.float()
+            for number, (weight, bias) in enumerate(self._layers_of_call(in_channels, out_channels, feature.device)):
+                pixels = F.conv2d(pixels.relu() if number else pixels, weight[:, :, None, None], bias)
+        return pixels if feature.ndim == 4 else pixels.reshape(len(feature), out_channels, *size)
 
     def _build(self, in_channels: int, out_channels: int, device: torch.device) -> None:
         if self.kind == "none" and in_channels != out_channels:
@@ -60,20 +62,25 @@ class Projector(nn.Module):
         with torch.inference_mode(False):  # the first call may be a dry run; what it creates must be trainable
             if self.kind == "learned":
                 self.layer = nn.Linear(in_channels, out_channels).to(device)
+            elif self.kind == "mlp":
+                layers = nn.Linear(in_channels, out_channels), nn.Linear(out_channels, out_channels)
+                self.layer = nn.ModuleList(layers).to(device)
             elif self.kind == "orthogonal":
                 self.layer = parametrizations.orthogonal(nn.Linear(in_channels, out_channels, bias=False)).to(device)
 
-    def _parameters_of_call(
+    def _layers_of_call(
         self, in_channels: int, out_channels: int, device: torch.device
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """Weight and bias of each 1x1 convolution."""
         if self.layer is not None:
-            return self.layer.weight, self.layer.bias
+            layers = self.layer if self.kind == "mlp" else [self.layer]
+            return [(layer.weight, layer.bias) for layer in layers]
         generator = torch.Generator().manual_seed(int(self.next_seed))
         self.next_seed += 1
         bound = in_channels**-0.5  # the initialization of nn.Conv2d with a 1x1 kernel
         weight = torch.empty(out_channels, in_channels).uniform_(-bound, bound, generator=generator)
         bias = torch.empty(out_channels).uniform_(-bound, bound, generator=generator)
-        return weight.to(device), bias.to(device)
+        return [(weight.to(device), bias.to(device))]
 
     def __repr__(self) -> str:
         """`none`, or the kind and the channels: `learned 16 -> 64`; the kind alone before the first call."""

@@ -1,15 +1,16 @@
-"""Distillation of class probabilities: Hinton's soft targets, at every pixel, and HLFD's unified form."""
+"""Distillation of class probabilities: Hinton's soft targets, of images or at every pixel, and HLFD's unified form."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.losses.projector import Projector, ProjectorKind
 from utils.losses.resize import concatenate_features, match_size
 
-Scale = Literal["pixel", "as_published"]
+Scale = Literal["pixel", "as_published", "element"]
 
 
 def soft_target_divergence(student: Tensor, teacher: Tensor, temperature: float, scale: Scale, reverse: bool) -> Tensor:
@@ -19,9 +20,23 @@ def soft_target_divergence(student: Tensor, teacher: Tensor, temperature: float,
     if reverse:
         log_student, log_teacher = log_teacher, log_student
     divergence = F.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
-    channels = student.shape[1]
-    rows = student.numel() / (channels if scale == "pixel" else 2)
-    return temperature**2 * divergence / rows
+    columns = {"pixel": student.shape[1], "as_published": 2, "element": 1}[scale]
+    return temperature**2 * divergence * columns / student.numel()
+
+
+def standardized(logits: Tensor) -> Tensor:
+    """Logits (B, K, ...) with mean 0 and standard deviation 1 over the classes of each image or pixel, in fp32.
+
+    Raises ValueError for two classes.
+    """
+    if logits.shape[1] == 2:
+        raise ValueError(
+            "standardize needs three classes: of two logits, standardized, one is always 0.71 and the other -0.71, "
+            "however sure the teacher is, and nothing is left to distil; leave it out"
+        )
+    logits = logits.float()
+    variance, mean = torch.var_mean(logits, dim=1, keepdim=True)
+    return (logits - mean) * torch.rsqrt(variance + 1e-6)  # finite, with its gradient, where all logits are equal
 
 
 def _check(temperature: float, scale: str) -> None:
@@ -32,7 +47,7 @@ def _check(temperature: float, scale: str) -> None:
 
 
 class SoftTargetLoss(nn.Module):
-    """temperature^2 times the KL divergence from the teacher's to the student's softened softmax, averaged over pixels.
+    """temperature^2 times KL(teacher || student) of the softmaxes of logits / temperature, mean over pixels or images.
 
     Hinton et al. 2015; EMKD's prediction-map distillation (PMD), HLFD's PMD and SKD's pixel-wise term (there a
     cross-entropy at temperature 1, which adds the teacher's entropy, a constant, and is not divided by the batch). 0
@@ -41,7 +56,13 @@ class SoftTargetLoss(nn.Module):
 
     The EMKD paper writes KL(student || teacher) without a temperature, its code what stands here: `reverse=True` gives
     the paper's direction. The published code flattens to rows of two channels before averaging, which multiplies the
-    mean over pixels by 2 / channels: nothing for two classes. `scale="as_published"` reproduces that.
+    mean over pixels by 2 / channels: nothing for two classes. `scale="as_published"` reproduces that. HDKD's (and
+    DeiT's) code divides by images and classes, 1 / channels of the mean: `scale="element"`.
+
+    `standardize=True` is logit standardization (Sun et al., CVPR 2024): each image's logits, the student's and the
+    teacher's, become z-scores over the classes before the temperature, so that the student learns the teacher's order
+    and spacing of classes and not its confidence. The standard deviation divides by K - 1, as in their code. For three
+    classes and more.
     """
 
     def __init__(
@@ -50,17 +71,21 @@ class SoftTargetLoss(nn.Module):
         projector: ProjectorKind = "none",
         scale: Scale = "pixel",
         reverse: bool = False,
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         _check(temperature, scale)
         self.temperature = temperature
         self.scale: Scale = scale
         self.reverse = reverse
+        self.standardize = standardize
         self.projector = Projector(projector)
 
     def forward(self, student: Tensor, teacher: Tensor, target: Tensor | None = None) -> Tensor:
         """student (B, C, h, w) or (B, C), teacher (B, K, H, W) or (B, K); the target is not used."""
         student = match_size(self.projector(student, teacher.shape[1]), teacher.shape[2:])
+        if self.standardize:
+            student, teacher = standardized(student), standardized(teacher)
         return soft_target_divergence(student, teacher, self.temperature, self.scale, self.reverse)
 
 

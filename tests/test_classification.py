@@ -1,0 +1,200 @@
+"""Classification runs through the same loop, objectives, checkpoints and guards as segmentation."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+import torch
+from image_stores import write_image_folder, write_medmnist
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import train
+import train_kd
+from datasets import DATASETS
+from networks import NETWORKS
+from utils import checkpoints
+from utils.answer_pictures import draw_confusion
+from utils.command_line import parse
+from utils.config import ROOT, DistillationRecipe, Recipe
+from utils.experiment import main
+from utils.losses import DISTILLATION_LOSSES, TASK_LOSSES
+from utils.objectives import Distiller, Supervised
+from utils.pictures import telling
+from utils.terms import Task, read_terms
+
+TEACHER = [
+    f"--config={ROOT / 'configs/dermamnist_teacher.yaml'}",
+    "--data.image_size=32",
+    "--training.batch_size=8",
+    "--training.epochs=2",
+    "--training.log_every=2",
+]
+STUDENT = [
+    f"--config={ROOT / 'configs/dermamnist_student.yaml'}",
+    f"--config={ROOT / 'configs/methods/skin_lesion.yaml'}",
+    *TEACHER[1:],
+    "--training.share_every=2",
+]
+
+
+def run_teacher(file, output, *flags) -> int:
+    arguments = [*TEACHER, f"--data.file={file}", f"--output={output}", '--network={"name": "squeezenet"}', *flags]
+    return main(parse(Recipe, "test", arguments), train.supervised)
+
+
+def run_student(file, output, *flags) -> int:
+    teacher = file.parent / "teacher" / "best.ckpt"
+    arguments = [*STUDENT, f"--data.file={file}", f"--output={output}", f"--teacher={teacher}", *flags]
+    return main(parse(DistillationRecipe, "test", arguments), train_kd.distilled)
+
+
+@pytest.fixture
+def taught(tmp_path):
+    """A MedMNIST file with a trained teacher beside it, in `teacher/`."""
+    file = write_medmnist(tmp_path / "spots.npz")
+    assert run_teacher(file, tmp_path / "teacher") == 0
+    return file
+
+
+def test_a_student_is_distilled_tested_once_and_pictured_beside_its_teacher(taught, tmp_path, capsys):
+    run = tmp_path / "student"
+    assert run_student(taught, run, "--mode=both") == 0
+    printed = capsys.readouterr().out
+    assert "soft_target/logits" in printed
+    assert "teacher: scored again on 6 val cases" in printed
+    result = json.loads((run / "test.json").read_text())
+    assert result["cases"] == 8
+    assert {"accuracy", "balanced_accuracy", "auroc", "calibration_error"} <= result["scores"].keys()
+    right = [row["prediction"] == row["target"] for row in result["rows"]]
+    assert result["scores"]["accuracy"] == pytest.approx(np.mean(right))
+    assert len(Image.open(run / "test_answers.png").getcolors(2**20)) > 2
+    events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
+    assert {"val/answers", "val/confusion"} <= set(events.Tags()["images"])
+    assert {"val/accuracy", "gradient_share/soft_target/logits"} <= set(events.Tags()["scalars"])
+
+
+def test_a_resumed_run_ends_in_the_same_weights(taught, tmp_path, monkeypatch):
+    assert run_student(taught, tmp_path / "whole") == 0
+    images = type(DATASETS["medmnist"](str(taught), "train"))
+    getitem, drawn = images.__getitem__, []
+
+    def interrupting(dataset, index):
+        drawn.append(index)
+        if len(drawn) == 20:  # in the second step
+            signal.raise_signal(signal.SIGTERM)
+        return getitem(dataset, index)
+
+    monkeypatch.setattr(images, "__getitem__", interrupting)
+    assert run_student(taught, tmp_path / "parts") == 128 + signal.SIGTERM
+    monkeypatch.setattr(images, "__getitem__", getitem)
+    assert run_student(taught, tmp_path / "parts", "--resume") == 0
+    whole, parts = (checkpoints.load(tmp_path / name / "last.ckpt")["weights"] for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_training_stops_when_the_score_no_longer_rises(tmp_path):
+    file = write_medmnist(tmp_path / "spots.npz")
+    flags = ("--training.epochs=9", "--training.patience=2", "--training.learning_rate=1e-12")
+    assert run_teacher(file, tmp_path / "stopped", *flags, "--training.minimum_learning_rate=0") == 0
+    assert checkpoints.load(tmp_path / "stopped" / "last.ckpt")["epoch"] == 3  # best at 1, then two without a gain
+
+
+def test_network_loss_and_data_of_different_kinds_are_refused_before_any_step(tmp_path, capsys):
+    file = write_medmnist(tmp_path / "spots.npz")
+    assert run_teacher(file, tmp_path / "run", '--network={"name": "enet"}') == 1
+    assert "ENet answers an image with (3, 32, 32), its target is one class" in capsys.readouterr().err
+    assert run_teacher(file, tmp_path / "run", '--metric={"name": "volume_dice"}') == 1
+    assert "do not belong together" in capsys.readouterr().err
+    assert run_teacher(file, tmp_path / "run", '--task_loss={"name": "dice"}') == 1
+    assert "do not belong together" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "last.ckpt").exists()
+
+
+def test_a_teacher_of_images_normalized_otherwise_is_refused(taught, tmp_path, capsys):
+    assert run_student(taught, tmp_path / "student", "--data.normalization=half") == 1
+    assert "the teacher was trained with mean" in capsys.readouterr().err
+
+
+def test_class_weights_come_from_the_training_images(tmp_path):
+    file = write_medmnist(tmp_path / "spots.npz")  # 12, 6 and 3 images of three classes
+    section = '--task_loss={"name": "cross_entropy", "class_weights": "balanced"}'
+    seen = {}
+
+    def spy(experiment):
+        seen["weights"] = experiment.task.loss.class_weights
+        return train.supervised(experiment)
+
+    arguments = [*TEACHER, f"--data.file={file}", f"--output={tmp_path / 'run'}", '--network={"name": "squeezenet"}']
+    assert main(parse(Recipe, "test", [*arguments, section, "--training.epochs=1"]), spy) == 0
+    assert seen["weights"].tolist() == pytest.approx([21 / 36, 21 / 18, 21 / 9])
+
+
+def test_hdkd_runs_each_network_once_a_step():
+    torch.manual_seed(0)
+    student, teacher = NETWORKS["HDKD"](num_classes=3, image_size=32), NETWORKS["teacher_model"](num_classes=3)
+    terms = read_terms(
+        [
+            {"name": "soft_target", "student": "distillation_logits", "teacher": "logits", "weight": 0.5},
+            *(
+                {"name": "hint", "student": f"stage{n}", "teacher": f"stage{n}", "weight": 10 * n, "projector": "none"}
+                for n in (1, 2, 3)
+            ),
+        ]
+    )
+    distiller = Distiller(student, teacher, Task(TASK_LOSSES["cross_entropy"](), "class_logits", 0.5), terms).train()
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    losses = distiller(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]))
+    sum(distiller.weights[name] * loss for name, loss in losses.items()).backward()
+    # The published code runs the student's prefix again for each stage, and updates its statistics as often.
+    counters = {name: value for name, value in student.state_dict().items() if name.endswith("num_batches_tracked")}
+    assert counters
+    assert {int(value) for value in counters.values()} == {1}
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert all(parameter.grad is not None for parameter in student.parameters())
+
+
+def test_hdkd_trains_from_image_folders_as_published(tmp_path):
+    folder = write_image_folder(tmp_path / "images")
+    small = ("--data.image_size=32", "--batch-size=8", "--epochs=1", "--data-path", str(folder))
+    teacher = [*small, "--model=teacher_model", f"--output={tmp_path / 'teacher'}"]
+    assert main(parse(Recipe, "test", teacher), train.supervised) == 0
+    path = str(tmp_path / "teacher" / "best.ckpt")
+    student = [*small, "--model", "HDKD", "--teacher-path", path, f"--output={tmp_path / 'student'}", "--mode=both"]
+    assert main(parse(DistillationRecipe, "test", student), train_kd.distilled) == 0
+    assert checkpoints.load(tmp_path / "student" / "best.ckpt")["network"]["name"] == "HDKD"
+
+
+def test_every_distillation_loss_serves_both_tasks_or_says_why_not():
+    logits, target = torch.randn(4, 5), torch.tensor([0, 1, 2, 3])
+    maps, labels = torch.randn(2, 5, 8, 8), torch.randint(0, 5, (2, 1, 8, 8))
+    of_maps_only = {"attention_transfer", "holistic", "pairwise", "region_affinity", "unified_attention"}
+    for name, loss in DISTILLATION_LOSSES.items():
+        assert loss()(maps, maps.clone(), labels).ndim == 0, name
+        if name not in of_maps_only:
+            assert loss()(logits, logits.clone(), target).ndim == 0, name
+
+
+def test_supervised_reads_the_head_that_the_recipe_names():
+    network = NETWORKS["HDKD"](num_classes=3, image_size=32).eval()
+    image, target = torch.randn(2, 3, 32, 32), torch.tensor([0, 2])
+    loss = TASK_LOSSES["cross_entropy"]()
+    both, one = (Supervised(network, Task(loss, on))(image, target)["task"] for on in ("logits", "class_logits"))
+    assert not torch.equal(both, one)
+
+
+def test_pictured_images_take_every_class_in_turn(tmp_path):
+    dataset = DATASETS["medmnist"](str(write_medmnist(tmp_path / "spots.npz")), "val")  # 3, 2 and 1 images
+    assert [dataset.labels[index] for index in telling(dataset, 5)] == [0, 1, 2, 0, 1]
+    assert len(telling(dataset, 100)) == 6
+
+
+def test_the_confusion_matrix_is_darker_where_more_of_a_row_lies():
+    rows = [{"target": 0, "prediction": 0}] * 9 + [{"target": 0, "prediction": 1}]
+    names = ["a", "b"]
+    picture = draw_confusion(rows, names)
+    height, width = picture.shape[:2]
+    left, top = width - 2 * 52 + 6, height - 2 * 52 + 6
+    assert picture[top, left].sum() < picture[top, left + 52].sum() < 3.0
+    assert picture[top + 52, left].sum() == 3.0

@@ -1,0 +1,153 @@
+"""The command line of train.py and train_kd.py: recipe files, flags, and the flags of the published READMEs."""
+
+from __future__ import annotations
+
+import sys
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from utils.config import ROOT, DistillationRecipe, Recipe, Training, nearest
+
+METHODS = ROOT / "configs" / "methods"
+SWITCHES = ("--resume", "--allow_leak")
+DEFAULT_METHODS = {"hdkd": "hdkd", "dermamnist": "skin_lesion", "isic": "combined"}  # elsewhere emkd
+HDKD = {"teacher_model": "teacher", "student_model": "student", "HDKD": "student"}  # its command names no dataset
+
+
+def _published(recipe_class: type[Recipe]) -> dict[str, Callable[[str], list[str]]]:
+    """Flags of the published READMEs, each with what it says in the recipe's own words."""
+
+    def path(name: str) -> Callable[[str], list[str]]:
+        return lambda value: [f"--{name}={value}"]
+
+    def network(value: str) -> list[str]:
+        return [f'--network={{"name": "{value}"}}']
+
+    flags = {
+        "--model": network,
+        "--checkpoint_path": path("output"),
+        "--train_data_path": path("data.root"),
+        "--test_data_path": path("data.root"),
+        "--data-path": path("data.root"),
+        "--batch_size": path("training.batch_size"),
+        "--batch-size": path("training.batch_size"),
+        "--epochs": path("training.epochs"),
+        "--lr": path("training.learning_rate"),
+        "--task": path("data.task"),
+    }
+    if recipe_class is DistillationRecipe:
+        flags |= {"--tckpt": path("teacher"), "--teacher-path": path("teacher"), "--smodel": network}
+    return flags
+
+
+def _recipes() -> dict[str, str]:
+    """The datasets that have recipes, by what --dataset may call them."""
+    names = [path.stem.removesuffix("_teacher") for path in (ROOT / "configs").glob("*_teacher.yaml")]
+    return {name: name for name in sorted(names)} | {"kits": "kits19"}
+
+
+def _unknown_dataset(name: str) -> str:
+    raise ValueError(
+        f"no recipes for --dataset {name}; there are {', '.join(_recipes())}; for other data give --config FILE"
+    )
+
+
+def _methods() -> list[str]:
+    return sorted(path.stem for path in METHODS.glob("*.yaml"))
+
+
+def _method(name: str) -> Path:
+    if name not in _methods():
+        raise ValueError(f"unknown --loss_type {name!r}{nearest(name, _methods())}; one of {', '.join(_methods())}")
+    return METHODS / f"{name}.yaml"
+
+
+def _expand(arguments: Sequence[str], recipe_class: type[Recipe]) -> list[str]:
+    """Translates published spellings, and puts the recipe files in front so that flags win over them."""
+    published = _published(recipe_class)
+    configs: list[str] = []
+    methods: list[str] = []
+    dataset = None
+    role = "student" if recipe_class is DistillationRecipe else "teacher"
+    flags: list[str] = []
+    data_paths: set[str] = set()
+    queue = list(arguments)
+    while queue:
+        flag, separator, value = queue.pop(0).partition("=")
+        if flag in (*published, "--config", "--dataset", "--loss_type"):
+            if not separator:
+                if not queue:
+                    raise ValueError(f"{flag} needs a value")
+                value = queue.pop(0)
+            if flag == "--config":
+                configs.append(value)
+            elif flag == "--dataset":
+                dataset = _recipes()[value] if value in _recipes() else _unknown_dataset(value)
+            elif flag == "--loss_type":
+                methods.append(str(_method(value)))
+            else:
+                if flag in ("--model", "--smodel") and value in HDKD:
+                    dataset, role = dataset or "hdkd", HDKD[value]
+                flags += published[flag](value)
+                if flag.endswith("_data_path"):
+                    data_paths.add(value)
+        elif flag == "--use_smote" and not separator:
+            flags.append("--data.smote=classes_distribution.json")
+        elif flag in SWITCHES and not separator and (not queue or queue[0].startswith("--")):
+            flags.append(f"{flag}=true")
+        else:
+            flags.append(flag + separator + value)
+    if len(data_paths) > 1:
+        raise ValueError(
+            f"--train_data_path and --test_data_path differ ({', '.join(sorted(data_paths))}): a slice folder "
+            "holds all splits in its index.csv; give the same folder to both"
+        )
+    if not configs:
+        configs = [str(ROOT / "configs" / f"{dataset or 'kits19'}_{role}.yaml")]
+        if not methods and recipe_class is DistillationRecipe:
+            methods = [str(METHODS / f"{DEFAULT_METHODS.get(dataset, 'emkd')}.yaml")]
+    for file in configs:
+        if not Path(file).is_file():
+            known = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
+            raise ValueError(f"no recipe at {file}{nearest(file, known)}")
+    return [f"--config={file}" for file in configs + methods] + flags
+
+
+class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the lines of the examples as they are written."""
+
+
+def parse(recipe_class: type[Recipe], description: str, arguments: Sequence[str] | None = None) -> Recipe:
+    """Reads a recipe from YAML files and flags; flags win, a later file wins over an earlier one.
+
+    Exits with status 2 and one line on a wrong key or value, as argparse does.
+    """
+    parser = ArgumentParser(
+        usage="%(prog)s [--config FILE ...] [--loss_type METHOD] [--KEY VALUE ...]",
+        description=description,
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+        epilog="Published spellings also work: --dataset kits|lits, " + ", ".join(_published(recipe_class)) + ".\n"
+        "--loss_type METHOD is configs/methods/METHOD.yaml: " + ", ".join(_methods()) + ".",
+    )
+    parser.add_argument("--config", action="config", help="recipe file; may be given more than once")
+    parser.add_class_arguments(recipe_class)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if {"-h", "--help"}.isdisjoint(arguments):
+            arguments = _expand(arguments, recipe_class)
+        values = parser.parse_args(arguments)
+        values.pop("config")
+        return _as_recipe(values, recipe_class)
+    except ValueError as error:
+        parser.exit(2, f"error: {error}\n")
+
+
+def _as_recipe(values: Any, recipe_class: type[Recipe]) -> Recipe:
+    known = values.as_dict()
+    known["training"] = Training(**known["training"])
+    return recipe_class(**known)
