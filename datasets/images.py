@@ -120,7 +120,7 @@ class LabeledImages(Dataset):
     @property
     def class_counts(self) -> list[int]:
         """Images of each class in this split, those made by SMOTE included."""
-        counts = Counter(record.label for record in self.records)
+        counts = Counter(self.labels)
         return [counts[label] for label in range(self.num_classes)]
 
     @property
@@ -142,9 +142,13 @@ class LabeledImages(Dataset):
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Image (C, S, S) float32, target () int64 and case."""
-        record = self.records[index]
-        image = self._resized(record) if self._images is None else self._images[index]
+        """Image (C, S, S) float32, target () int64 and case.
+
+        `index + n * len(self)` is the n-th repetition of an image in an epoch: the same image, augmented otherwise.
+        """
+        number = index % len(self)
+        record = self.records[number]
+        image = self._resized(record) if self._images is None else self._images[number]
         if self._augment is not None:
             image = self._augment(image, generator_of(self.seed, self.epoch, index))
         target = torch.tensor(record.label, dtype=torch.int64)
@@ -167,7 +171,7 @@ class LabeledImages(Dataset):
         wanted = read_distribution(file, self.class_names, self.class_counts)
         check_memory(self.class_counts, wanted, self.preparation.image_size**2 * self.in_channels, limit_mb)
         images = self._decoded() if self._images is None else self._images
-        labels = np.array([record.label for record in self.records])
+        labels = np.array(self.labels)
         made, made_labels = oversample(images, labels, wanted, self.class_names, self.seed)
         self._images = np.concatenate([images, made])
         self.records += [
@@ -177,7 +181,7 @@ class LabeledImages(Dataset):
     def _weights(self) -> torch.Tensor:
         """One weight an image: every class of this split is drawn equally often."""
         counts = self.class_counts
-        return torch.tensor([1 / counts[record.label] for record in self.records], dtype=torch.float64)
+        return torch.tensor([1 / counts[label] for label in self.labels], dtype=torch.float64)
 
 
 def _check_patients(patients: Mapping[str, Sequence[str]]) -> None:

@@ -92,7 +92,7 @@ def medmnist(
         names,
         split,
         patients=cases,
-        image_size=image_size or max(images.shape[1:3]),
+        image_size=max(images.shape[1:3]) if image_size is None else image_size,
         in_channels=in_channels,
         normalization=normalization,
         augment=augment,

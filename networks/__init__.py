@@ -6,6 +6,7 @@ one can distil, as `taps: {name: submodule path}`.
 """
 
 from .deeplabv3plus import DeepLabV3Plus
+from .densenet import DenseNet121
 from .efficientnet import EfficientNetB0
 from .enet import ENet
 from .erfnet import ERFNet
@@ -15,11 +16,15 @@ from .mobilenetv2 import MobileNetV2
 from .pspnet import PSPNet
 from .raunet import RAUNet
 from .resnet18 import ResNet18
+from .resnet_classifier import ResNet
 from .squeezenet import SqueezeNet
+from .swinv2 import SwinV2
+from .timm_model import TimmModel
 from .unet import UNet
 from .unet_mobilenetv2 import UNetMobileNetV2
 from .unet_resnet import UNetR18, UNetR50
 from .unetplusplus import UNetPlusPlus
+from .vit import ViTSmall
 
 SEGMENTATION = {
     "deeplabv3+": DeepLabV3Plus,
@@ -39,12 +44,16 @@ SEGMENTATION = {
 }
 
 CLASSIFICATION = {
+    "densenet121": DenseNet121,
+    "efficientnet_b0": EfficientNetB0,
+    "resnet": ResNet,
+    "squeezenet": SqueezeNet,
+    "swinv2": SwinV2,
+    "timm": TimmModel,  # any model of timm, if it is installed
+    "vit_s16": ViTSmall,
     "teacher_model": HDKDTeacher,  # the three of HDKD, by their published names
     "student_model": HDKDStudent,
     "HDKD": HDKD,
-    "hdkd": HDKD,
-    "efficientnet_b0": EfficientNetB0,
-    "squeezenet": SqueezeNet,
 }
 
 NETWORKS = SEGMENTATION | CLASSIFICATION

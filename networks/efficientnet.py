@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .blocks import initialize
-from .classifier_blocks import global_pool, linear_classifier
+from .classifier_blocks import drop_branch, global_pool, linear_classifier
 from .pretrained import load_pretrained
 
 # expansion, kernel, stride, output channels, blocks (the paper's table 1)
@@ -75,13 +75,7 @@ class MBConv(nn.Module):
 
     def forward(self, feature: torch.Tensor) -> torch.Tensor:
         branch = self.block(feature)
-        if not self.shortcut:
-            return branch
-        if self.training and self.drop_probability > 0:
-            keep = 1 - self.drop_probability
-            kept = torch.empty(len(branch), 1, 1, 1, dtype=branch.dtype, device=branch.device).bernoulli_(keep)
-            branch = branch * (kept / keep)
-        return feature + branch
+        return feature + drop_branch(branch, self.drop_probability, self.training) if self.shortcut else branch
 
 
 class EfficientNetB0(nn.Module):

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from .classifier_blocks import global_pool, refuse_small
+from .classifier_blocks import global_pool, refuse_other_size, refuse_small
 from .hdkd_blocks import DFLT, convolution_stages
 
 STAGE_TAPS = {
@@ -91,7 +91,7 @@ class HDKDStudent(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, image_size, image_size) -> logits (B, num_classes)."""
-        _refuse_size(self, image)
+        refuse_other_size(self, image, self.image_size)
         tokens = self.transformer(self.stage3(self.stage2(self.stage1(image))))
         return self.class_head(self.class_token(tokens[:, 0]))
 
@@ -136,7 +136,7 @@ class HDKD(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, image_size, image_size) -> logits (B, num_classes)."""
-        _refuse_size(self, image)
+        refuse_other_size(self, image, self.image_size)
         tokens = self.transformer(self.stage3(self.stage2(self.stage1(image))))
         class_logits = self.class_head(self.class_token(tokens[:, 0]))
         distillation_logits = self.distillation_head(self.distillation_token(tokens[:, 1]))
@@ -151,12 +151,3 @@ def _transformer(image_size: int, channels: int, dim: int, depth: int, heads: in
     if dim % heads:
         raise ValueError(f"dim {dim} is not a multiple of heads {heads}")
     return DFLT(channels, dim, depth, heads, (image_size // 16) ** 2, extra)
-
-
-def _refuse_size(network: HDKDStudent | HDKD, image: torch.Tensor) -> None:
-    height, width = image.shape[-2:]
-    if (height, width) != (network.image_size, network.image_size):
-        raise ValueError(
-            f"{type(network).__name__} was built for images of {network.image_size}x{network.image_size}, not "
-            f"{height}x{width}: set network.image_size to the data's image_size"
-        )

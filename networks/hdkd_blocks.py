@@ -13,10 +13,11 @@ class CBAM(nn.Module):
 
     def __init__(self, channels: int, ratio: int = 16) -> None:
         super().__init__()
+        squeezed = max(1, channels // ratio)
         self.channel = nn.Sequential(
-            nn.Conv2d(channels, channels // ratio, 1, bias=False),
+            nn.Conv2d(channels, squeezed, 1, bias=False),
             nn.GELU(),
-            nn.Conv2d(channels // ratio, channels, 1, bias=False),
+            nn.Conv2d(squeezed, channels, 1, bias=False),
         )
         self.spatial = nn.Conv2d(2, 1, 7, padding=3, bias=False)
 

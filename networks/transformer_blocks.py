@@ -30,3 +30,12 @@ class FeedForward(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.fc2(F.gelu(self.fc1(tokens)))
+
+
+def initialize_transformer(network: nn.Module) -> None:
+    """Truncated-normal weights of sd 0.02 and zero biases of all linear layers, in place."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -68,7 +68,7 @@ def write_isic(root: Path, patients: int = 20, lesions: int = 6) -> Path:
             encoded = io.BytesIO()
             Image.fromarray(picture(target, number, 24 + number % 5)).save(encoded, "JPEG")
             store[isic_id] = np.void(encoded.getvalue())
-            site = ("head/neck", "lower extremity", "")[number % 3]
+            site = ("torso", "head/neck", "lower extremity", "")[number % 4]
             age = "NA" if patient == 3 else str(40 + patient)
             row = [isic_id, target, f"IP_{patient:07d}", age, ("male", "female")[patient % 2], site, f"{number / 8}"]
             rows.append([*row, *("malignant" if target else "" for _ in LEAK_COLUMNS)])

@@ -115,6 +115,13 @@ def test_the_published_commands_of_hdkd_work(script):
         assert {term["student"] for term in recipe.distillation} > {"distillation_logits"}
 
 
+@pytest.mark.parametrize("key", ["on", '"on"'])
+def test_the_head_of_the_task_loss_can_be_written_bare(tmp_path, key):
+    file = tmp_path / "recipe.yaml"  # YAML 1.1 reads a bare `on` as true
+    file.write_text(f"task_loss: {{name: cross_entropy, {key}: class_logits}}\n")
+    assert read([f"--config={file}"]).task_loss == {"name": "cross_entropy", "on": "class_logits"}
+
+
 def test_use_smote_names_the_published_file():
     assert read(["--model", "teacher_model", "--use_smote"]).data["smote"] == "classes_distribution.json"
 

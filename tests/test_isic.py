@@ -67,9 +67,12 @@ def test_all_positives_and_the_asked_negatives_are_kept_and_test_is_whole():
         **{("test", 1): 4, ("test", 0): 196},
     }
     assert set(thinned) < set(whole)
-    other = deal(many(), RATIOS, None, 5, {"train": 40}, 1)
-    assert {lesion.isic_id for lesion in other} != {lesion.isic_id for lesion in thinned}
     assert len(deal(many(), RATIOS, None, 5, {"train": 10_000}, 0)) == 1000
+
+
+def test_the_seed_chooses_the_negatives():
+    kept = [{lesion.isic_id for lesion in deal(many(), (1, 0, 0), None, 5, {"train": 40}, seed)} for seed in (0, 0, 1)]
+    assert kept[0] == kept[1] != kept[2]
 
 
 def test_folds_cover_everyone_outside_test_once():
@@ -147,13 +150,16 @@ def test_bytes_are_read_however_the_file_types_them(root, tmp_path, kind):
     assert torch.equal(one[0]["image"], other[0]["image"])
 
 
-def test_every_process_opens_the_file_itself(root):
+def test_every_process_opens_the_file_itself(root, monkeypatch):
     dataset = isic(str(root), "train", ratios=RATIOS, image_size=32, cache_mb=0)
     expected = torch.stack([sample["image"] for sample in dataset])  # open in this process too
     opened = dataset._read._opened
     loader = DataLoader(dataset, batch_size=8, num_workers=2, multiprocessing_context="fork")
     assert torch.equal(torch.cat([batch["image"] for batch in loader]), expected)
     assert dataset._read._opened is opened
+    monkeypatch.setattr("os.getpid", lambda: -1)  # as in a fork, which inherits an open file
+    assert torch.equal(dataset[0]["image"], expected[0])
+    assert dataset._read._opened is not opened
 
 
 def test_a_damaged_image_is_named(root, tmp_path):
@@ -272,12 +278,14 @@ def test_an_index_says_it_all_and_its_images_must_be_there(root, tmp_path):
 def test_all_columns_are_those_that_do_not_leak(root):
     metadata = read_metadata(root)
     assert metadata.columns == ["age_approx", "sex", "anatom_site_general", "tbp_lv_areaMM2"]
-    assert metadata.values.shape == (120, 4) and metadata.isic_ids[7] == "ISIC_0000007"
-    # row 7: patient 1 is 41 and female; 7 % 3 = 1 is the lower extremity; 7 / 8 mm2
-    assert metadata.categories == {"sex": ["female", "male"], "anatom_site_general": ["head/neck", "lower extremity"]}
-    assert metadata.values[7].tolist() == [41, 0, 1, 0.875]
+    assert metadata.values.shape == (120, 4) and metadata.isic_ids[6] == "ISIC_0000006"
+    sites = ["head/neck", "lower extremity", "torso"]
+    assert metadata.categories == {"sex": ["female", "male"], "anatom_site_general": sites}
+    # row 6: patient 1 is 41 and female; 6 % 4 = 2 is the lower extremity; 6 / 8 mm2
+    assert metadata.values[6].tolist() == [41, 0, 1, 0.75]
+    assert metadata.values[4, 2] == 2  # the torso
     assert np.isnan(metadata.values[3 * 6 : 4 * 6, 0]).all()  # the age NA of patient 3
-    assert np.isnan(metadata.values[2, 2])  # an empty site
+    assert np.isnan(metadata.values[3, 2])  # an empty site
 
 
 def test_rows_come_as_asked_and_mean_the_same(root):

@@ -1,22 +1,12 @@
-"""configs/methods: every recipe builds and runs, and the published ones compute the published formulas."""
-
-from pathlib import Path
+"""configs/methods for masks: every recipe builds and runs, and the published ones compute the published formulas."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from method_recipes import MASKS, METHODS, read
 
 from scripts.benchmark_kd_step import published_loss, published_task_loss
-from utils.losses import DISTILLATION_LOSSES, TASK_LOSSES
-
-METHODS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "configs" / "methods").glob("*.yaml"))}
-HDKD = ["hdkd", "hdkd_as_published", "hdkd_hard"]
-ISIC = ["combined", "feature", "response", "token"]
-ISIC += [f"{name}_as_published" for name in ISIC if name != "response"]
-LOGITS = ["decoupled", "logit_standardization", "skin_lesion"]
-WHOLE_IMAGES = [*HDKD, *ISIC, *LOGITS]
-MASKS = [name for name in METHODS if name not in WHOLE_IMAGES]
 
 STUDENT_TAPS = {"encoder1", "encoder2", "encoder3", "encoder4", "bottleneck", "logits"}  # what every network has
 TEACHER_TAPS = STUDENT_TAPS | {"decoder1", "decoder2", "decoder3", "decoder4"}
@@ -24,10 +14,6 @@ TEACHER_TAPS = STUDENT_TAPS | {"decoder1", "decoder2", "decoder3", "decoder4"}
 STUDENT = {"encoder1": (8, 32), "encoder2": (8, 16), "encoder3": (12, 8), "encoder4": (16, 4), "bottleneck": (20, 2)}
 TEACHER = {**STUDENT, "encoder2": (10, 16), "bottleneck": (24, 2), "decoder4": (16, 4), "decoder3": (12, 8)}
 TEACHER |= {"decoder2": (8, 16), "decoder1": (8, 32)}
-
-STAGES = {"encoder1": (4, 8, 8), "encoder2": (6, 4, 4), "encoder3": (8, 2, 2)}  # HDKD: equal on both sides
-VIT = {"block4": (10, 8), "block8": (10, 8), "embedding": (8,)}  # a class token and 3x3 patches
-SWIN = {"encoder2": (4, 6, 6), "encoder3": (8, 3, 3), "encoder4": (16, 3, 3), "embedding": (16,)}
 
 
 def features(shapes: dict[str, tuple[int, int]], seed: int, num_classes: int) -> dict[str, torch.Tensor]:
@@ -41,19 +27,6 @@ def labels(num_classes: int) -> torch.Tensor:
     target[:, :, 8:40, 16:48] = 1
     target[:, :, 16:32, 16:32] = num_classes - 1
     return target
-
-
-def read(name: str) -> tuple[torch.nn.Module, list[tuple]]:
-    """The task loss, and (loss, student taps, teacher taps, weight) for each entry."""
-    recipe = yaml.safe_load(METHODS[name].read_text())
-    assert recipe.keys() <= {"network", "task_loss", "task_weight", "distillation"}
-    task = recipe.get("task_loss", {"name": "cross_entropy" if name in WHOLE_IMAGES else "dice_focal"})
-    task.pop("on", None)
-    terms = []
-    for entry in recipe["distillation"]:
-        places = [entry.pop(key) for key in ("student", "teacher", "weight")]
-        terms.append((DISTILLATION_LOSSES[entry.pop("name")](**entry), *places))
-    return TASK_LOSSES[task.pop("name")](**task), terms
 
 
 def total(name: str, student: dict, teacher: dict, target: torch.Tensor) -> torch.Tensor:
@@ -187,129 +160,3 @@ def test_the_tutorials_term_has_the_gradient_of_soft_target():
     (expected,) = torch.autograd.grad(tutorial, student)
     (gradient,) = torch.autograd.grad(weight * loss(student, teacher, labels(2)), student)
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-9)
-
-
-def of_images(shapes: dict[str, tuple[int, ...]], seed: int, num_classes: int = 3) -> dict[str, torch.Tensor]:
-    """Features of three images, and every head that a classification network may have."""
-    generator = torch.Generator().manual_seed(seed)
-    shapes = shapes | dict.fromkeys(("logits", "class_logits", "distillation_logits"), (num_classes,))
-    return {name: torch.randn(3, *shape, generator=generator) for name, shape in shapes.items()}
-
-
-def sides(name: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]:
-    """Student, teacher and target of a classification method; ISIC has two classes."""
-    shapes = (STAGES, STAGES) if name in HDKD else (VIT, SWIN)
-    num_classes = 2 if name in ISIC else 3
-    student, teacher = (of_images(side, seed, num_classes) for seed, side in enumerate(shapes))
-    return {tap: value.requires_grad_() for tap, value in student.items()}, teacher, torch.tensor([0, 1, 1])
-
-
-def mse(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    return (student - teacher).square().mean()
-
-
-def kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """temperature^2 times the mean over images of KL(teacher || student)."""
-    wanted = (teacher / temperature).softmax(1)
-    gap = (teacher / temperature).log_softmax(1) - (student / temperature).log_softmax(1)
-    return temperature**2 * (wanted * gap).sum(1).mean()
-
-
-@pytest.mark.parametrize("name", WHOLE_IMAGES)
-def test_a_method_for_whole_images_gives_every_student_feature_it_names_a_gradient(name):
-    student, teacher, target = sides(name)
-    _, terms = read(name)
-    sum(weight * loss(student[tap], teacher[other], target) for loss, tap, other, weight in terms).backward()
-    for _, tap, _, _ in terms:
-        assert torch.isfinite(student[tap].grad).all()
-        assert student[tap].grad.abs().sum() > 0
-
-
-def total_of_images(name: str) -> tuple[torch.Tensor, dict, dict, torch.Tensor, list]:
-    """The method's whole loss, its sides and target, and its losses (to look into their projectors)."""
-    student, teacher, target = sides(name)
-    recipe = yaml.safe_load(METHODS[name].read_text())
-    task_loss, terms = read(name)
-    value = recipe["task_weight"] * task_loss(student[recipe.get("task_loss", {}).get("on", "logits")], target)
-    for loss, student_tap, teacher_tap, weight in terms:
-        value = value + weight * loss(student[student_tap], teacher[teacher_tap], target)
-    return value, student, teacher, target, [loss for loss, *_ in terms]
-
-
-def test_hdkd_as_published_is_the_published_formula():
-    value, s, t, target, _ = total_of_images("hdkd_as_published")
-    divergence = kl(s["distillation_logits"], t["logits"], 1.0) / 3  # by images and classes
-    stages = sum(number * mse(s[f"encoder{number}"], t[f"encoder{number}"]) for number in (1, 2, 3))
-    expected = 0.5 * F.cross_entropy(s["class_logits"], target) + 0.5 * divergence + 10 * stages
-    torch.testing.assert_close(value, expected)
-
-
-def test_hdkd_differs_from_the_published_one_in_the_scale_and_hard_hdkd_in_the_first_term():
-    ours, published, hard = (yaml.safe_load(METHODS[name].read_text()) for name in HDKD)
-    assert published["distillation"][0].pop("scale") == "element"
-    assert ours == published
-    assert hard["distillation"][0].pop("name") == "hard_target"
-    assert hard["distillation"][1:] == ours["distillation"][1:]
-    assert {key: hard[key] for key in ("network", "task_loss", "task_weight")} == {
-        key: ours[key] for key in ("network", "task_loss", "task_weight")
-    }
-
-
-def test_response_is_the_published_formula():
-    value, s, t, target, _ = total_of_images("response")
-    expected = 0.6 * F.cross_entropy(s["logits"], target) + 0.4 * kl(s["logits"], t["logits"], 4.0)
-    torch.testing.assert_close(value, expected)
-
-
-def test_token_as_published_is_the_published_formula():
-    value, s, t, target, losses = total_of_images("token_as_published")
-    adapted = losses[1].projector(t["embedding"], 8)
-    task = F.cross_entropy(s["logits"], target, weight=torch.tensor([0.02, 1.0]))
-    distilled = 0.7 * kl(s["logits"], t["logits"], 3.0) + 0.3 * mse(s["embedding"], adapted)
-    torch.testing.assert_close(value, 0.5 * task + 0.5 * distilled)
-
-
-def test_feature_as_published_is_the_published_formula():
-    value, s, t, target, losses = total_of_images("feature_as_published")
-    adapt = [loss.projector for loss in losses]
-    assert [str(projector) for projector in adapt] == ["learned 4 -> 8", "none", "learned 16 -> 8"]
-    pairs = [
-        (s["block4"][:, 1:].mean(1), adapt[0](t["encoder2"].mean((2, 3)), 8)),
-        (s["block8"][:, 1:].mean(1), t["encoder3"].mean((2, 3))),
-        (s["embedding"], adapt[2](t["embedding"], 8)),
-    ]
-    task = F.cross_entropy(s["logits"], target, weight=torch.tensor([0.01, 1.0]))
-    expected = 0.2 * task + 0.8 / 3 * sum(mse(*pair) for pair in pairs)
-    torch.testing.assert_close(value, expected, rtol=1e-4, atol=0)  # the recipe has 0.2667
-
-
-@pytest.mark.parametrize("name", ["feature", "token", "combined"])
-def test_the_repaired_methods_of_isic_have_the_projector_on_the_students_side(name):
-    ours, published = (yaml.safe_load(METHODS[method].read_text()) for method in (name, f"{name}_as_published"))
-    hints = [term for term in published["distillation"] if term["name"] == "hint"]
-    assert {term.pop("projector_on") for term in hints} == {"teacher"}
-    published.pop("task_loss")  # its class weights; ours are the data recipe's
-    assert ours == published
-
-
-def test_combined_is_the_weighted_sum_of_its_parts():
-    parts = {name: yaml.safe_load(METHODS[name].read_text()) for name in ("response", "feature", "token", "combined")}
-    combined = parts.pop("combined")
-    share = {"response": 0.6, "feature": 1.0, "token": 1.0}
-    assert combined["task_weight"] == pytest.approx(sum(share[name] * parts[name]["task_weight"] for name in parts))
-    for term in combined["distillation"]:
-        same = [
-            share[name] * part["weight"]
-            for name in parts
-            for part in parts[name]["distillation"]
-            if (part["name"], part["student"], part["teacher"]) == (term["name"], term["student"], term["teacher"])
-        ]
-        assert term["weight"] == pytest.approx(sum(same))
-
-
-@pytest.mark.parametrize("name", ["decoupled", "logit_standardization"])
-def test_methods_that_two_classes_leave_nothing_to_distil_are_refused_there(name):
-    [(loss, student_tap, teacher_tap, _)] = read(name)[1]
-    student, teacher, target = sides("response")  # two classes
-    with pytest.raises(ValueError, match="needs three classes"):
-        loss(student[student_tap], teacher[teacher_tap], target)

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from networks import NETWORKS
+from networks import SEGMENTATION
 from networks.resnet import ResNetEncoder
 from utils.complexity import complexity, latency
 from utils.taps import tap
 
 ROOT = Path(__file__).resolve().parents[1]
-KEYS = sorted(set(NETWORKS) - {"resnet_18"})
+KEYS = sorted(set(SEGMENTATION) - {"resnet_18"})
 U_NETS = ("unet", "unet++")  # encoder1 at full resolution; everywhere else at 1/2
 
 # methods.md 1.3 and 2.1: M parameters and GMACs of 1x384x384 and 2 classes, measured on the authors' code
@@ -41,7 +41,7 @@ REPEATED = ("enet", "espnet", "mobilenetv2", "pspnet", "raunet", "resnet18")
 def cost(key: str, in_channels: int) -> tuple[float, float]:
     """M parameters and GMACs at 384x384, 2 classes."""
     with torch.device("meta"):
-        network = NETWORKS[key](in_channels=in_channels)
+        network = SEGMENTATION[key](in_channels=in_channels)
     size = complexity(network, in_channels, 384)
     return size.parameters / 1e6, size.macs / 1e9
 
@@ -53,7 +53,7 @@ def images(height: int, width: int, in_channels: int = 1) -> torch.Tensor:
 @pytest.mark.parametrize("key", KEYS)
 def test_logits_have_the_image_size_and_every_parameter_gets_a_gradient(key):
     torch.manual_seed(0)
-    network = NETWORKS[key](in_channels=1, num_classes=3)
+    network = SEGMENTATION[key](in_channels=1, num_classes=3)
     image = images(64, 64)
     clones = {}
     for name, path in network.taps.items():
@@ -77,7 +77,7 @@ def test_logits_have_the_image_size_and_every_parameter_gets_a_gradient(key):
 @pytest.mark.parametrize("key", KEYS)
 def test_taps_are_where_their_names_say(key):
     with torch.device("meta"):
-        network = NETWORKS[key](in_channels=1, num_classes=3).eval()
+        network = SEGMENTATION[key](in_channels=1, num_classes=3).eval()
         features = tap(network, torch.empty(2, 1, 64, 96), network.taps)
     assert features["logits"].shape == (2, 3, 64, 96)
     sizes = {name: tuple(feature.shape[-2:]) for name, feature in features.items()}
@@ -95,7 +95,7 @@ def test_taps_are_where_their_names_say(key):
 
 @pytest.mark.parametrize("key", ["raunet", "unet", "unet++", "unet_mbnv2", "unet_r18", "unet_r50"])
 def test_u_shaped_networks_have_four_decoder_taps(key):
-    assert {"decoder1", "decoder2", "decoder3", "decoder4"} <= set(NETWORKS[key].taps)
+    assert {"decoder1", "decoder2", "decoder3", "decoder4"} <= set(SEGMENTATION[key].taps)
 
 
 # EMKD's low and high features: channels at stride 2 and 8 (methods.md 2.1), and the taps that give them here
@@ -114,7 +114,7 @@ def test_u_shaped_networks_have_four_decoder_taps(key):
 )
 def test_features_emkd_distils_can_be_tapped(key, low, low_channels, high, high_channels):
     with torch.device("meta"):
-        features = tap(NETWORKS[key]().eval(), torch.empty(1, 1, 384, 384), [low, high])
+        features = tap(SEGMENTATION[key]().eval(), torch.empty(1, 1, 384, 384), [low, high])
     assert features[low].shape == (1, low_channels, 192, 192)
     assert features[high].shape == (1, high_channels, 48, 48)
 
@@ -141,15 +141,15 @@ def test_one_channel_costs_at_most_the_published_size(key):
 
 
 def test_hlfd_spelling_is_the_same_network():
-    assert NETWORKS["resnet_18"] is NETWORKS["resnet18"]
+    assert SEGMENTATION["resnet_18"] is SEGMENTATION["resnet18"]
 
 
 @pytest.mark.parametrize(("output_stride", "side"), [(32, 2), (16, 4), (8, 8)])
 def test_output_stride_changes_the_feature_size_and_no_parameter(output_stride, side):
     with torch.device("meta"):
-        network = NETWORKS["resnet18"](output_stride=output_stride).eval()
+        network = SEGMENTATION["resnet18"](output_stride=output_stride).eval()
         features = tap(network, torch.empty(1, 1, 64, 64), ["bottleneck"])
-        reference = NETWORKS["resnet18"]().state_dict()
+        reference = SEGMENTATION["resnet18"]().state_dict()
     assert features["bottleneck"].shape[-2:] == (side, side)
     shapes = {name: value.shape for name, value in network.state_dict().items()}
     assert shapes == {name: value.shape for name, value in reference.items()}
@@ -170,30 +170,30 @@ def test_dilation_gives_the_strided_features_on_a_finer_grid(depth, output_strid
 
 def test_raunet_returns_logits_not_log_probabilities():
     torch.manual_seed(0)
-    logits = NETWORKS["raunet"](num_classes=3)(images(64, 64))
+    logits = SEGMENTATION["raunet"](num_classes=3)(images(64, 64))
     assert not torch.allclose(logits.exp().sum(dim=1), torch.ones(2, 64, 64), atol=0.1)
 
 
 def test_small_widths_make_a_student():
     with torch.device("meta"):
-        student = complexity(NETWORKS["unet"](widths=(8, 16, 32, 64, 128)), 1, 384)
+        student = complexity(SEGMENTATION["unet"](widths=(8, 16, 32, 64, 128)), 1, 384)
     assert student.parameters < cost("unet", 1)[0] * 1e6 / 50  # 8 times thinner: about 64 times smaller
 
 
 @pytest.mark.parametrize("key", ["unet", "unet++"])
 def test_wrong_widths_are_refused(key):
     with pytest.raises(ValueError, match="five positive"):
-        NETWORKS[key](widths=(16, 32, 64))
+        SEGMENTATION[key](widths=(16, 32, 64))
 
 
 @pytest.mark.parametrize("key", ["enet", "erfnet"])
 def test_too_many_channels_for_the_first_block_are_refused(key):
     with pytest.raises(ValueError, match="in_channels must be 1 to 15"):
-        NETWORKS[key](in_channels=16)
+        SEGMENTATION[key](in_channels=16)
 
 
 def test_a_network_traces_into_one_graph():
-    network = NETWORKS["enet"]().eval()
+    network = SEGMENTATION["enet"]().eval()
     compiled = torch.compile(network, backend="eager", fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(images(64, 64)), network(images(64, 64)))
@@ -233,7 +233,7 @@ def resnet_file(tmp_path_factory):
 
 def test_pretrained_weights_reach_the_encoder(resnet_file):
     weights = torch.load(resnet_file, weights_only=True)
-    network = NETWORKS["raunet"](in_channels=3, pretrained=str(resnet_file))
+    network = SEGMENTATION["raunet"](in_channels=3, pretrained=str(resnet_file))
     own = network.encoder.state_dict()
     for name, value in weights.items():
         if not name.startswith("fc."):
@@ -242,8 +242,8 @@ def test_pretrained_weights_reach_the_encoder(resnet_file):
 
 def test_one_channel_stem_equals_repeating_the_image(resnet_file):
     image = images(64, 64)
-    one = NETWORKS["raunet"](in_channels=1, pretrained=str(resnet_file)).eval()
-    three = NETWORKS["raunet"](in_channels=3, pretrained=str(resnet_file)).eval()
+    one = SEGMENTATION["raunet"](in_channels=1, pretrained=str(resnet_file)).eval()
+    three = SEGMENTATION["raunet"](in_channels=3, pretrained=str(resnet_file)).eval()
     with torch.no_grad():
         single = one.encoder(image)
         repeated = three.encoder(image.expand(-1, 3, -1, -1))
@@ -253,46 +253,46 @@ def test_one_channel_stem_equals_repeating_the_image(resnet_file):
 @pytest.mark.parametrize("in_channels", [2, 4])
 def test_other_channel_counts_keep_the_sum_over_a_gray_image(resnet_file, in_channels):
     weights = torch.load(resnet_file, weights_only=True)["conv1.weight"]
-    adapted = NETWORKS["raunet"](in_channels=in_channels, pretrained=str(resnet_file)).encoder.conv1.weight.data
+    adapted = SEGMENTATION["raunet"](in_channels=in_channels, pretrained=str(resnet_file)).encoder.conv1.weight.data
     assert adapted.shape == (64, in_channels, 7, 7)
     assert torch.allclose(adapted[:, 1], weights[:, 1] * 3 / in_channels)
 
 
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"no such file: .*absent\.pth"):
-        NETWORKS["raunet"](pretrained=str(tmp_path / "absent.pth"))
+        SEGMENTATION["raunet"](pretrained=str(tmp_path / "absent.pth"))
 
 
 def test_weights_of_another_architecture_are_refused_by_their_missing_names(tmp_path):
     path = tmp_path / "resnet18.pth"
     torch.save(torchvision_resnet(18), path)
     with pytest.raises(ValueError, match=r"resnet18\.pth does not fit .* lacks layer1\.2\.conv1\.weight"):
-        NETWORKS["raunet"](pretrained=str(path))
+        SEGMENTATION["raunet"](pretrained=str(path))
 
 
 def test_weights_of_a_larger_architecture_are_refused(resnet_file):
     with pytest.raises(ValueError, match=r"has unknown layer1\.2\.conv1\.weight"):
-        NETWORKS["resnet18"](pretrained=str(resnet_file))
+        SEGMENTATION["resnet18"](pretrained=str(resnet_file))
 
 
 def test_a_file_that_is_no_state_dict_is_refused(tmp_path):
     path = tmp_path / "text.pth"
     path.write_text("not weights")
     with pytest.raises(ValueError, match="not a state dict"):
-        NETWORKS["resnet18"](pretrained=str(path))
+        SEGMENTATION["resnet18"](pretrained=str(path))
 
 
 def test_pspnet_says_that_its_deep_stem_has_no_pretrained_weights(resnet_file):
     with pytest.raises(ValueError, match="deep_stem"):
-        NETWORKS["pspnet"](depth=34, pretrained=str(resnet_file))
-    NETWORKS["pspnet"](depth=34, deep_stem=False, pretrained=str(resnet_file))
+        SEGMENTATION["pspnet"](depth=34, pretrained=str(resnet_file))
+    SEGMENTATION["pspnet"](depth=34, deep_stem=False, pretrained=str(resnet_file))
 
 
 # torchvision's mobilenet_v2: names and shapes of a few of its 52 convolutions
 @pytest.mark.parametrize("key", ["mobilenetv2", "unet_mbnv2"])
 def test_mobilenet_has_torchvision_names(key):
     with torch.device("meta"):
-        weights = NETWORKS[key](in_channels=3).state_dict()
+        weights = SEGMENTATION[key](in_channels=3).state_dict()
     assert weights["features.0.0.weight"].shape == (32, 3, 3, 3)
     assert weights["features.1.conv.0.0.weight"].shape == (32, 1, 3, 3)
     assert weights["features.1.conv.1.weight"].shape == (16, 32, 1, 1)
@@ -302,10 +302,10 @@ def test_mobilenet_has_torchvision_names(key):
 
 
 def test_unet_mbnv2_takes_a_file_with_the_blocks_it_lacks(tmp_path):
-    full = NETWORKS["mobilenetv2"](in_channels=3)
+    full = SEGMENTATION["mobilenetv2"](in_channels=3)
     weights = {name: value for name, value in full.state_dict().items() if name.startswith("features.")}
     torch.save(weights | {"classifier.1.weight": torch.zeros(1000, 1280)}, tmp_path / "mobilenet.pth")
-    network = NETWORKS["unet_mbnv2"](in_channels=3, pretrained=str(tmp_path / "mobilenet.pth"))
+    network = SEGMENTATION["unet_mbnv2"](in_channels=3, pretrained=str(tmp_path / "mobilenet.pth"))
     assert torch.equal(network.features[17].conv[2].weight, full.features[17].conv[2].weight)
 
 
@@ -337,7 +337,26 @@ def test_latency_is_positive_and_restores_the_mode():
     assert network.training
 
 
-def test_opcounter_prints_the_table():
-    command = [sys.executable, str(ROOT / "scripts" / "OpCounter.py"), "--network", "enet", "--size", "384"]
+def opcounter(*arguments: str) -> list[list[str]]:
+    command = [sys.executable, str(ROOT / "scripts" / "OpCounter.py"), *arguments]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert printed.splitlines()[-1].split() == ["enet", "0.354", "1.06"]
+    return [line.split() for line in printed.splitlines()]
+
+
+def test_opcounter_prints_the_table():
+    image, header, row = opcounter("--network", "enet")
+    assert image == ["1", "image", "1x384x384"]
+    assert header == ["network", "M", "parameters", "GMACs"]
+    assert row == ["enet", "0.354", "1.06"]
+
+
+def test_opcounter_prints_classifiers_apart_at_their_own_size():
+    lines = opcounter("--network", "swinv2", "enet", "vit_s16")
+    assert [line[0] for line in lines if line] == ["1", "network", "enet", "1", "network", "swinv2", "vit_s16"]
+    assert lines[-2:] == [["swinv2", "3x256x256", "48.961", "11.55"], ["vit_s16", "3x224x224", "21.666", "4.60"]]
+
+
+def test_opcounter_gives_every_classifier_the_size_asked_for():
+    image, _, resnet, vit = opcounter("--network", "resnet", "vit_s16", "--size", "64", "--in_channels", "1")
+    assert image == ["1", "image", "1x64x64"]
+    assert (resnet[0], vit[0]) == ("resnet", "vit_s16")

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from utils.inference import predict
+from utils.metrics.classification import confusion
 
 CELL = 160  # pixels: width of an image in the grid
 LINE = 15
@@ -54,9 +55,8 @@ def draw_confusion(rows: Sequence[dict[str, Any]], class_names: Sequence[str]) -
     """The confusion matrix (H, W, 3) in 0..1: a row a target, a column a prediction, the darker the larger its share
     of the row; numbers are images."""
     classes = len(class_names)
-    counts = np.zeros((classes, classes), np.int64)
-    for row in rows:
-        counts[row["target"], row["prediction"]] += 1
+    answers = np.array([[row["target"], row["prediction"]] for row in rows])
+    counts = confusion(answers[:, 0], answers[:, 1], classes)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     font = ImageFont.load_default(12)
     margin = 12 + max(int(font.getlength(name)) for name in class_names)

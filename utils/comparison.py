@@ -1,4 +1,8 @@
-"""Whether two groups of runs differ by more than noise: paired by test case, and over seeds."""
+"""Whether two groups of runs differ by more than noise: paired by test case, and over seeds.
+
+The classification scores here are those of utils/metrics, which asks scikit-learn, written to be resampled a thousand
+times; tests hold them equal.
+"""
 
 from __future__ import annotations
 

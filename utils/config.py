@@ -113,6 +113,10 @@ class Recipe:
     mode: Literal["train", "test", "both"] = "train"
     resume: bool = False
 
+    def __post_init__(self) -> None:
+        # YAML 1.1 reads a bare `on` as true.
+        self.task_loss = {"on" if key is True else key: value for key, value in self.task_loss.items()}
+
 
 @dataclass
 class DistillationRecipe(Recipe):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -20,7 +22,8 @@ def epoch_batches(
 
     `batch_size` counts the images of all processes together, so the steps do not depend on how many there are. A last
     batch that is not full is dropped (batch normalization needs more than one image), unless it is the only one.
-    With `weights` (one a sample) an epoch draws as many samples, in proportion to them and with replacement.
+    With `weights` (one a sample) an epoch draws as many samples, in proportion to them and with replacement; the n-th
+    repetition of sample i is index i + n * size, so that a dataset can augment it otherwise.
     """
     if batch_size % world:
         raise ValueError(f"training.batch_size {batch_size} is not a multiple of the {world} processes")
@@ -28,7 +31,11 @@ def epoch_batches(
     if weights is None:
         order = torch.randperm(size, generator=generator).tolist()
     else:
-        order = torch.multinomial(weights, size, replacement=True, generator=generator).tolist()
+        drawn: Counter[int] = Counter()
+        order = []
+        for index in torch.multinomial(weights, size, replacement=True, generator=generator).tolist():
+            order.append(index + size * drawn[index])
+            drawn[index] += 1
     batches = [order[start : start + batch_size] for start in range(0, size - batch_size + 1, batch_size)] or [order]
     return [batch[rank::world] for batch in batches]
 

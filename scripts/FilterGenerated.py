@@ -1,0 +1,253 @@
+"""Keep the generated images of a class that look like its real ones, judged by the features of a network.
+
+An image's distance is its mean distance to the 5 nearest real images, in standardized features (see
+utils/perceptual_filter.py). Real images, each compared with the others, give the limits. A generated image that is
+further away than 95 % of them is unlike. One that is nearer to a single real image than 99 % of them are is a copy:
+re-encoded or with a little noise, it is mostly found; mirrored, it mostly is not. Name the real images of val and test
+with --held_out: a copy of one of those in training would leak it, and is told apart. Only the rest is kept.
+
+The features are the `embedding` tap of one of our classifiers (--checkpoint), best trained on these classes, or a
+timm model's (--timm vgg16, as published; downloads its ImageNet weights, or reads them from --weights).
+
+Train on the kept images only where val is a folder of its own: val carved from train would hold some of them.
+
+OUT receives distances.csv (every image, its verdict and nearest real image), sheet.png (look at it) and kept/, a copy
+of those that stay. What cannot be read is reported and left out, and the exit code is then 1.
+
+  python scripts/FilterGenerated.py --real data/skin/train/mel --generated raw/made/mel --outpath data/made/mel \\
+      --held_out data/skin/val/mel data/skin/test/mel --checkpoint runs/teacher/best.ckpt
+"""
+
+import argparse
+import csv
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from datasets.decoding import SUFFIXES, decode
+from datasets.image_transforms import Preparation
+from networks import NETWORKS
+from utils.config import Training, build
+from utils.embeddings import classifier, embed
+from utils.launch import launch
+from utils.perceptual_filter import Limits, Verdict, judge
+from utils.sheets import cell, write_sheet
+
+COLUMNS = ("image", "verdict", "distance", "nearest_real", "nearest_distance", "nearest_held_out", "held_out_distance")
+PICTURED = 8
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--real", required=True, type=Path, help="folder of the class's real training images")
+    add("--generated", required=True, type=Path, help="folder of generated images of this class")
+    add("--outpath", required=True, type=Path, help="folder to write to")
+    add("--held_out", nargs="+", type=Path, default=[], help="folders of the class's real val and test images")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", help="checkpoint of a classifier of ours, or the folder of its run")
+    source.add_argument("--timm", metavar="MODEL", help="pretrained timm model, by name (needs timm)")
+    add("--weights", help="with --timm: file of its weights, instead of a download")
+    add("--tap", nargs="+", default=["embedding"], help="which features (default: embedding, input of the last layer)")
+    add("--quantiles", nargs=2, type=float, default=(0.01, 0.95), metavar=("LOW", "HIGH"), help="default: 0.01 0.95")
+    add("--neighbors", type=int, default=5, help="real images a distance is the mean of (default: 5)")
+    add("--list", action="store_true", help="write kept.txt, the names, instead of copying to kept/")
+    add("--batch_size", type=int, default=64, help="images at once (default: 64)")
+    add("--accelerator", default="auto", choices=("auto", "cpu", "cuda"), help="default: auto")
+    add("--overwrite", action="store_true", help="replace an earlier result in OUT")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    try:
+        return filter_generated(args)
+    except (ValueError, OSError) as error:
+        print(f"FilterGenerated: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("FilterGenerated: interrupted; nothing is kept yet, run it again", file=sys.stderr)
+        return 130
+
+
+def filter_generated(args: argparse.Namespace) -> int:
+    """Embed, judge, write, and print the summary."""
+    started = time.monotonic()
+    out = args.outpath
+    if any((out / name).exists() for name in ("distances.csv", "kept", "kept.txt")) and not args.overwrite:
+        raise ValueError(f"{out} holds an earlier result: name another --outpath, or pass --overwrite")
+    if args.batch_size < 1:
+        raise ValueError(f"--batch_size {args.batch_size}: give at least 1")
+    if args.weights and not args.timm:
+        raise ValueError("--weights belong to --timm: a --checkpoint has its own")
+    files = {
+        "real": find_images([args.real]),
+        "generated": find_images([args.generated]),
+        "held out": find_images(args.held_out),
+    }
+    network, preparation = feature_network(args)
+    fabric = launch(Training(accelerator=args.accelerator, precision="32-true"))
+    parts = {name: embed_files(fabric, network, preparation, name, files[name], args) for name in files}
+    good, points = ({name: part[index] for name, part in parts.items()} for index in (0, 1))
+    verdicts, limits = judge(
+        *(points[name] for name in ("generated", "real", "held out")), args.quantiles, args.neighbors
+    )
+    rows = list(zip(good["generated"], verdicts, strict=True))
+    out.mkdir(parents=True, exist_ok=True)
+    keep([file for file, verdict in rows if verdict.kind == "kept"], args.generated, out, args.list)
+    draw(out / "sheet.png", rows, good["real"], good["held out"])
+    write_table(out / "distances.csv", rows, good["real"], good["held out"], args.generated)
+    bad = {name: len(files[name]) - len(good[name]) for name in files}
+    summarize(rows, good, bad, limits, args, time.monotonic() - started)
+    return 1 if any(bad.values()) else 0
+
+
+def find_images(folders: Sequence[Path]) -> list[Path]:
+    """All images below the folders. Raises ValueError for a folder without."""
+    found = []
+    for folder in folders:
+        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+        if not files:
+            raise ValueError(f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))})")
+        found += files
+    return found
+
+
+def feature_network(args: argparse.Namespace) -> tuple[nn.Module, Preparation]:
+    """The network, and how an image is prepared for it."""
+    if args.checkpoint:
+        return classifier(args.checkpoint)
+    section = {"name": "timm", "model": args.timm}
+    section |= {"checkpoint": args.weights} if args.weights else {"pretrained": True}
+    network = build(NETWORKS, section, "--timm", num_classes=1000, in_channels=3)
+    given = network.model.pretrained_cfg
+    return network, Preparation(given["input_size"][-1], 3, tuple(given["mean"]), tuple(given["std"]))
+
+
+def embed_files(
+    fabric: Fabric, network: nn.Module, preparation: Preparation, name: str, files: list[Path], args: argparse.Namespace
+) -> tuple[list[Path], np.ndarray]:
+    """The files that are images, and their embeddings (N, D); the others are reported."""
+    good: list[Path] = []
+
+    def read(file: Path) -> Tensor | None:
+        try:
+            return preparation.normalize(preparation.resize(decode(file, str(file))))
+        except ValueError as error:
+            tqdm.write(str(error))
+            return None
+
+    def batches() -> Iterator[Tensor]:
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(files), args.batch_size):
+                block = files[start : start + args.batch_size]
+                read_now = [(file, image) for file, image in zip(block, pool.map(read, block), strict=True)]
+                good.extend(file for file, image in read_now if image is not None)
+                if images := [image for _, image in read_now if image is not None]:
+                    yield torch.stack(images)
+
+    steps = -(-len(files) // args.batch_size)
+    progress = tqdm(embed(fabric, network, args.tap, batches()), name, steps, unit="batch", disable=None)
+    embeddings = [embedding.numpy() for embedding, _ in progress]
+    return good, np.concatenate(embeddings) if embeddings else np.empty((0, 1))
+
+
+def keep(files: Sequence[Path], root: Path, out: Path, as_list: bool) -> None:
+    """Copy what is kept into OUT/kept, or list it in OUT/kept.txt; whole or not at all."""
+    names = [file.relative_to(root) for file in files]
+    partial = out / ".kept.partial"
+    if partial.is_dir():
+        shutil.rmtree(partial)
+    partial.unlink(missing_ok=True)
+    if (out / "kept").is_dir():
+        shutil.rmtree(out / "kept")
+    (out / "kept.txt").unlink(missing_ok=True)
+    if as_list:
+        partial.write_text("".join(f"{name.as_posix()}\n" for name in names))
+        partial.rename(out / "kept.txt")
+        return
+    partial.mkdir()
+    for file, name in zip(files, names, strict=True):
+        (partial / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, partial / name)
+    partial.rename(out / "kept")
+
+
+def write_table(
+    file: Path, rows: Sequence[tuple[Path, Verdict]], real: Sequence[Path], held_out: Sequence[Path], root: Path
+) -> None:
+    """CSV with a row a generated image; appears whole or not at all."""
+    temporary = file.with_name(f".{file.name}.partial")
+    with temporary.open("w", newline="") as lines:
+        writer = csv.writer(lines, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for image, said in rows:
+            row = [image.relative_to(root).as_posix(), said.kind, f"{said.distance:.6g}"]
+            row += [real[said.nearest], f"{said.nearest_distance:.6g}"]
+            held = said.nearest_held_out is not None
+            row += [held_out[said.nearest_held_out], f"{said.held_out_distance:.6g}"] if held else ["", ""]
+            writer.writerow(row)
+    temporary.replace(file)
+
+
+def draw(file: Path, rows: Sequence[tuple[Path, Verdict]], real: Sequence[Path], held_out: Sequence[Path]) -> None:
+    """The sheet: generated images of each verdict, the nearest real one beside each."""
+
+    def pairs(kind: str, most_distant: bool) -> list:
+        chosen = sorted((row for row in rows if row[1].kind == kind), key=lambda row: row[1].distance)
+        cells = []
+        for image, said in (chosen[::-1] if most_distant else chosen)[:PICTURED]:
+            leaks = kind == "held-out copy"
+            other = held_out[said.nearest_held_out] if leaks else real[said.nearest]
+            distance = said.held_out_distance if leaks else said.distance
+            shown = [decode(picture, str(picture)) for picture in (image, other)]
+            cells.append(cell(shown, f"{distance:.3g} {image.name}"))
+        return cells
+
+    parts = {
+        "kept, the nearest first (each: generated, its nearest real image; mean distance)": pairs("kept", False),
+        "kept, the furthest first": pairs("kept", True),
+        "rejected as unlike, the furthest first": pairs("unlike", True),
+        "rejected as copies of a real image": pairs("copy", False),
+        "rejected as copies of a held-out image (beside it; distance to it)": pairs("held-out copy", False),
+    }
+    write_sheet(file, parts, 4)
+
+
+def summarize(
+    rows: Sequence[tuple[Path, Verdict]],
+    good: dict[str, list[Path]],
+    bad: dict[str, int],
+    limits: Limits,
+    args: argparse.Namespace,
+    seconds: float,
+) -> None:
+    """Print what was found, on one screen."""
+    counts = Counter(verdict.kind for _, verdict in rows)
+    unread = sum(bad.values())
+    print(f"images    {', '.join(f'{len(files)} {name}' for name, files in good.items())}; {unread} could not be read")
+    print(f"limits    real images' own distances: a copy below {limits.low:.4g}, unlike above {limits.high:.4g}")
+    share = counts["kept"] / max(1, len(rows))
+    print(f"kept      {counts['kept']} ({share:.0%}); rejected {counts['unlike']} unlike, {counts['copy']} copies")
+    if leaked := counts["held-out copy"]:
+        print(f"leak      {leaked} copy an image that is held out: the generator has seen val or test")
+    elif not args.held_out:
+        print("leak      not looked for: name the folders of val and test with --held_out")
+    print(f"time      {seconds:.1f} s")
+    print(f"where     {args.outpath}: distances.csv, {'kept.txt' if args.list else 'kept/'}; look at sheet.png")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
