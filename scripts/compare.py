@@ -21,6 +21,7 @@ from utils.complexity import complexity, latency
 from utils.guards import table
 
 CLASSIFICATION_SCORES = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy, "auroc": auroc}
+LABELS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC"}
 
 
 def read_run(folder: str) -> dict:
@@ -62,7 +63,7 @@ def describe(name: str, runs: list[dict], size: int) -> dict[str, str]:
     row = {"run": name, "seeds": str(len(runs))}
     if classifies(runs[0]):
         for score in CLASSIFICATION_SCORES:
-            row[score.replace("_", " ")] = spread([run["scores"][score] for run in runs])
+            row[LABELS[score]] = spread([run["scores"][score] for run in runs])
         row["calibration error"] = spread([run["scores"]["calibration_error"] for run in runs])
         if "partial_auc" in runs[0]["scores"]:
             row["pAUC"] = spread([run["scores"]["partial_auc"] for run in runs])
@@ -95,10 +96,10 @@ def differences(name: str, runs: list[dict], other: str, others: list[dict]) -> 
     target = probabilities(runs[0])[1]
     ours, theirs = ([probabilities(run)[0] for run in group] for group in (runs, others))
     lines = []
-    for label, score in CLASSIFICATION_SCORES.items():
+    for name_of_score, score in CLASSIFICATION_SCORES.items():
         interval = resampled_interval(score, ours, theirs, target)
         seeds = _by_seed([score(run, target) for run in ours], [score(run, target) for run in theirs])
-        lines.append(conclude(label.replace("_", " "), interval, seeds, len(target), name, other))
+        lines.append(conclude(LABELS[name_of_score], interval, seeds, len(target), name, other))
     return lines
 
 

@@ -91,5 +91,5 @@ def test_classifiers_are_compared_by_image():
         return {"rows": rows[::-1] if seed % 2 else rows}
 
     lines = differences("new", [run(1, 2.0)], "old", [run(2, 1.0)])
-    assert [line.split(" ")[4] for line in lines] == ["accuracy,", "balanced", "auroc,"]
+    assert [line.split(" ")[4] for line in lines] == ["accuracy,", "balanced", "AUROC,"]
     assert all(line.endswith("new is better") for line in lines)
