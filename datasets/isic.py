@@ -72,7 +72,7 @@ def isic(
     if index is None:
         lesions = deal(read_lesions(home), ratios or DEFAULT_RATIOS, fold, folds, negatives or {}, split_seed)
     elif ratios is not None or fold is not None or negatives is not None:
-        raise ValueError(f"index {index} already says who is where: leave out ratios, fold and negatives")
+        raise ValueError(f"index {index} already says who is where: set ratios, fold and negatives to null")
     else:
         lesions = read_index(Path(index))
     images = LesionImages(home)

@@ -19,9 +19,10 @@ from utils import checkpoints
 from utils.comparison import accuracy, auroc, balanced_accuracy, case_interval, conclude, resampled_interval, spread
 from utils.complexity import complexity, latency
 from utils.guards import table
+from utils.metrics.partial_auc import partial_auc
 
 CLASSIFICATION_SCORES = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy, "auroc": auroc}
-LABELS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC"}
+LABELS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC", "partial_auc": "pAUC"}
 
 
 def read_run(folder: str) -> dict:
@@ -55,8 +56,10 @@ def classifies(run: dict) -> bool:
     return "probability" in run["rows"][0]
 
 
-def describe(name: str, runs: list[dict], size: int) -> dict[str, str]:
+def describe(name: str, runs: list[dict], size: int | None) -> dict[str, str]:
     content = runs[0]["content"]
+    preprocessing = content["preprocessing"]
+    size = size or preprocessing.get("image_size") or preprocessing.get("crop") or 256
     network = checkpoints.rebuild(content)
     work = complexity(network, content["network"]["in_channels"], size)
     milliseconds = latency(network, (1, content["network"]["in_channels"], size, size))
@@ -74,6 +77,7 @@ def describe(name: str, runs: list[dict], size: int) -> dict[str, str]:
         row["mean Dice"] = spread([run["scores"]["dice"] for run in runs])
     return row | {
         "parameters": f"{work.parameters / 1e6:.2f} M",
+        "image": f"{size}x{size}",
         "GMACs": f"{work.macs / 1e9:.2f}",
         "ms/image": f"{milliseconds:.1f}",
     }
@@ -94,9 +98,14 @@ def differences(name: str, runs: list[dict], other: str, others: list[dict]) -> 
     cases = [sorted(row["case"] for row in run["rows"]) for run in (*runs, *others)]
     _refuse_other_cases(all(named == cases[0] for named in cases), name, other)
     target = probabilities(runs[0])[1]
+    if any((probabilities(run)[1] != target).any() for run in (*runs, *others)):
+        raise ValueError(f"{name} and {other} have other targets for the same test cases; use the same data for both")
     ours, theirs = ([probabilities(run)[0] for run in group] for group in (runs, others))
     lines = []
-    for name_of_score, score in CLASSIFICATION_SCORES.items():
+    scores = dict(CLASSIFICATION_SCORES)
+    if ours[0].shape[1] == 2:
+        scores["partial_auc"] = lambda probability, target: partial_auc(probability[:, 1], target)
+    for name_of_score, score in scores.items():
         interval = resampled_interval(score, ours, theirs, target)
         seeds = _by_seed([score(run, target) for run in ours], [score(run, target) for run in theirs])
         lines.append(conclude(LABELS[name_of_score], interval, seeds, len(target), name, other))
@@ -136,14 +145,12 @@ def main() -> int:
         for what, found in (("splits", splits), ("classes", classes), ("metrics", rules)):
             if len(found) > 1:
                 raise ValueError(f"the runs have different {what}; they cannot be compared")
-        preprocessing = first["content"]["preprocessing"]
-        size = arguments.size or preprocessing.get("image_size") or preprocessing.get("crop") or 256
-        rows = [describe(name, runs, size) for name, runs in groups.items()]
+        rows = [describe(name, runs, arguments.size) for name, runs in groups.items()]
         print(markdown(rows) if arguments.markdown else table(rows))
         print(
             f"\n{'Scores' if classifies(first) else 'Volume Dice, all slices,'} of {first['cases']} test cases; "
             f"{first['empty_mask_rule']}\n"
-            f"± is the standard deviation over seeds. GMACs and ms: one {size}x{size} image, batch 1, fp32, this CPU."
+            "± is the standard deviation over seeds. GMACs and ms: one image, batch 1, fp32, this CPU."
         )
         if arguments.against is not None:
             names = list(groups)

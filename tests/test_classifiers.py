@@ -11,7 +11,7 @@ from torch import nn
 
 from networks import CLASSIFICATION, NETWORKS, SEGMENTATION
 from networks.classifier_blocks import drop_branch
-from networks.swinv2 import WindowAttention, _shift_mask
+from networks.swinv2 import SwinBlock, WindowAttention, _shift_mask
 from utils.complexity import complexity
 from utils.taps import tap
 
@@ -350,6 +350,38 @@ def test_window_attention_is_a_softmax_of_scaled_cosines_and_bias():
     attention.qkv.weight.data = torch.cat([torch.eye(2)] * 3)
     attention.cpb_mlp[2].weight.data.zero_()  # the bias is 16 * sigmoid(0) = 8 everywhere: no effect on the softmax
     attention.logit_scale.data.fill_(9.0)  # exp(9) is held at 100
-    tokens = torch.tensor([[[3.0, 0.0], [0.0, 5.0], [1.0, 1.0], [2.0, 0.0]]])
-    # cosines of the first token: 1, 0, 0.71, 1; at scale 100 the first and the last share it: (3 + 2) / 2
-    torch.testing.assert_close(attention(tokens, None)[0, 0], torch.tensor([2.5, 0.0]), rtol=0, atol=1e-4)
+    tokens = torch.tensor([[[3.0, 0.0], [0.0, 5.0], [1.0, 1.0], [1.98, 0.2821]]])
+    # cosines of the first token: 1, 0, 0.71, 0.99; at scale 100 it keeps 1 / (1 + 1/e) = 0.7311 and the last 0.2689:
+    # (0.7311 * 3 + 0.2689 * 1.98, 0.2689 * 0.2821)
+    torch.testing.assert_close(attention(tokens, None)[0, 0], torch.tensor([2.7257, 0.0759]), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("shift", "reached"),
+    [
+        (0, [(0, 0), (0, 1), (1, 0), (1, 1)]),
+        (1, [(0, 0)]),  # the corner's window holds all four corners, which are no neighbors
+    ],
+)
+def test_a_swin_block_mixes_one_window_and_puts_it_back(shift, reached):
+    torch.manual_seed(0)
+    block = SwinBlock(4, heads=1, side=4, window=2, shift=shift, drop_probability=0.0)
+    nn.init.ones_(block.norm1.weight)
+    feature = torch.randn(1, 4, 4, 4)
+    changed = feature.clone()
+    changed[0, 0, 0] += torch.tensor([1.0, -1.0, 2.0, 0.0])
+    with torch.no_grad():
+        moved = (block(changed) - block(feature)).abs().amax(dim=3)[0] > 1e-6
+    assert moved.nonzero().tolist() == [list(place) for place in reached]
+
+
+def test_vits_patches_know_their_place_and_its_class_token_answers():
+    network = build("vit_s16").eval()
+    image = images()
+    turned = image.roll(8, dims=3)  # by a patch
+    with torch.no_grad():
+        features = tap(network, image, ["tokens", "embedding"])
+        assert torch.equal(features["embedding"], features["tokens"][:, 0])
+        assert not torch.allclose(network(turned), features["logits"], rtol=0, atol=1e-5)
+        network.pos_embed.zero_()
+        torch.testing.assert_close(network(turned), network(image), rtol=1e-3, atol=1e-5)

@@ -1,6 +1,6 @@
 """Networks: shapes, taps, gradients, published sizes, pretrained encoders."""
 
-import subprocess
+import runpy
 import sys
 from functools import cache
 from pathlib import Path
@@ -337,26 +337,35 @@ def test_latency_is_positive_and_restores_the_mode():
     assert network.training
 
 
-def opcounter(*arguments: str) -> list[list[str]]:
-    command = [sys.executable, str(ROOT / "scripts" / "OpCounter.py"), *arguments]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return [line.split() for line in printed.splitlines()]
+@pytest.fixture
+def opcounter(monkeypatch, capsys):
+    """Runs the script with arguments; the words of each line it prints."""
+
+    def run(*arguments: str) -> list[list[str]]:
+        monkeypatch.setattr(sys, "argv", ["OpCounter.py", *arguments])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / "scripts" / "OpCounter.py"), run_name="__main__")
+        assert end.value.code == 0
+        return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+    return run
 
 
-def test_opcounter_prints_the_table():
+def test_opcounter_prints_the_table(opcounter):
     image, header, row = opcounter("--network", "enet")
     assert image == ["1", "image", "1x384x384"]
     assert header == ["network", "M", "parameters", "GMACs"]
     assert row == ["enet", "0.354", "1.06"]
 
 
-def test_opcounter_prints_classifiers_apart_at_their_own_size():
+def test_opcounter_prints_classifiers_apart_at_their_own_size(opcounter):
     lines = opcounter("--network", "swinv2", "enet", "vit_s16")
     assert [line[0] for line in lines if line] == ["1", "network", "enet", "1", "network", "swinv2", "vit_s16"]
     assert lines[-2:] == [["swinv2", "3x256x256", "48.961", "11.55"], ["vit_s16", "3x224x224", "21.666", "4.60"]]
 
 
-def test_opcounter_gives_every_classifier_the_size_asked_for():
+def test_opcounter_gives_every_classifier_the_size_asked_for(opcounter):
     image, _, resnet, vit = opcounter("--network", "resnet", "vit_s16", "--size", "64", "--in_channels", "1")
     assert image == ["1", "image", "1x64x64"]
     assert (resnet[0], vit[0]) == ("resnet", "vit_s16")

@@ -23,7 +23,12 @@ SMALL = [
     "--training.precision=32-true",
     '--network={"name": "unet", "widths": [4, 4, 4, 4, 4]}',
 ]
-SMALL_IMAGES = ["--data.image_size=32", "--training.epochs=1", "--training.batch_size=4", "--training.precision=32-true"]
+SMALL_IMAGES = [
+    "--data.image_size=32",
+    "--training.epochs=1",
+    "--training.batch_size=4",
+    "--training.precision=32-true",
+]
 
 
 def blocks(section: str) -> list[list[str]]:

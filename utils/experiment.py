@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric, seed_everything
 from torch import nn
 from torch.utils.data import Dataset
@@ -104,7 +105,20 @@ def prepare(recipe: Recipe) -> Experiment:
     }
     task = Task(build(TASK_LOSSES, task_section, "task_loss", class_counts=train.class_counts), on, recipe.task_weight)
     refuse_misfit(network, task, make_metrics(recipe.metric, train.class_names)[0], train[0])
+    if val.one_size:
+        _refuse_val_without(make_metrics(recipe.metric, val.class_names)[0], val)
     return Experiment(recipe, fabric, output, train, val, network, section, task, resumed)
+
+
+def _refuse_val_without(metric: Any, val: Dataset) -> None:
+    """Raises ValueError when val lacks the classes that the selecting score is taken over."""
+    metric.update(torch.zeros(len(val), val.num_classes), torch.tensor(val.labels), val.cases)
+    if metric.selects not in metric.compute():
+        counts = ", ".join(f"{count} {name}" for count, name in zip(val.class_counts, val.class_names, strict=True))
+        raise ValueError(
+            f"metric: {metric.selects} cannot be taken over val, which holds {counts}; set metric.select to accuracy, "
+            "or give val more images (another split_seed, val_fraction or ratios)"
+        )
 
 
 def _resumed(recipe: Recipe, output: Path) -> dict[str, Any] | None:

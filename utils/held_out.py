@@ -21,6 +21,7 @@ from utils.launch import launch
 from utils.pictures import draw, telling
 
 PICTURED = 24
+PLACES = ("root", "file", "index", "patients")
 
 
 def test(recipe: Recipe) -> int:
@@ -31,10 +32,10 @@ def test(recipe: Recipe) -> int:
     checkpoint = checkpoints.load(best)
     digest = checkpoints.sha256(best)
     known = json.loads(file.read_text()) if file.is_file() else None
-    if known is None or known["checkpoint_sha256"] != digest:
+    moved = {key: recipe.data[key] for key in PLACES if key in recipe.data}  # the data may lie elsewhere now
+    data = checkpoint["recipe"]["data"] | moved
+    if known is None or (known["checkpoint_sha256"], known["data"]) != (digest, data):
         fabric = launch(recipe.training)
-        moved = {key: recipe.data[key] for key in ("root", "file") if key in recipe.data}  # the data may lie elsewhere
-        data = checkpoint["recipe"]["data"] | moved
         dataset = build(DATASETS, data, "data", split="test", seed=recipe.seed)
         seen = sorted((set(checkpoint["split"]["train"]) | set(checkpoint["split"]["val"])) & set(dataset.patients))
         if seen:
@@ -58,7 +59,8 @@ def test(recipe: Recipe) -> int:
         known = {
             "checkpoint": str(best),
             "checkpoint_sha256": digest,
-            "split_sha256": checkpoint["split"]["sha256"],
+            "data": data,
+            "split_sha256": dataset.split_sha256,
             "cases": len(dataset.cases),
             "empty_mask_rule": metrics[0].empty_mask_rule,
             "scores": scores,

@@ -16,6 +16,6 @@ def partial_auc(score: NDArray[np.floating], target: NDArray[np.integer], min_tp
     from sklearn.metrics import roc_auc_score
 
     max_fpr = 1 - min_tpr
-    scaled = roc_auc_score(1 - target, 1.0 - score.astype(np.float64), max_fpr=max_fpr)
+    scaled = roc_auc_score(1 - target, -score.astype(np.float64), max_fpr=max_fpr)
     chance = max_fpr**2 / 2
     return float(chance + (2 * scaled - 1) * (max_fpr - chance))
