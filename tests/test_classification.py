@@ -198,3 +198,32 @@ def test_the_confusion_matrix_is_darker_where_more_of_a_row_lies():
     left, top = width - 2 * 52 + 6, height - 2 * 52 + 6
     assert picture[top, left].sum() < picture[top, left + 52].sum() < 3.0
     assert picture[top + 52, left].sum() == 3.0
+
+
+def test_another_file_is_scored_again_not_answered_from_the_first(tmp_path, capsys):
+    file = write_medmnist(tmp_path / "spots.npz")
+    assert run_teacher(file, tmp_path / "run", "--training.epochs=1", "--mode=both") == 0
+    other = write_medmnist(tmp_path / "others.npz", {"train": (2, 2, 2), "val": (1, 1, 1), "test": (5, 5, 5)})
+    assert run_teacher(other, tmp_path / "run", "--mode=test") == 0
+    assert json.loads((tmp_path / "run" / "test.json").read_text())["cases"] == 15
+
+
+def test_a_teacher_that_answers_in_another_order_is_refused(taught, tmp_path, capsys):
+    teacher = checkpoints.load(taught.parent / "teacher" / "best.ckpt")
+    rows = teacher["scores"]["cases"]
+    certain = [row["target_probability"] for row in rows]
+    for row, value in zip(rows, [1.0, 1.0, 1.0, 0.0, 0.0, 0.0], strict=True):
+        row["target_probability"] = value
+    shift = sum(certain) / len(certain)
+    for row in rows:  # the same mean, other answers
+        row["target_probability"] += shift - 0.5
+    checkpoints.save(teacher, taught.parent / "teacher" / "best.ckpt")
+    assert run_student(taught, tmp_path / "student") == 1
+    assert "the median case is" in capsys.readouterr().err
+
+
+def test_val_without_a_class_that_the_score_needs_is_refused_before_training(tmp_path, capsys):
+    file = write_medmnist(tmp_path / "spots.npz", {"train": (8, 8), "val": (3, 0), "test": (2, 2)})
+    section = '--metric={"name": "classification", "select": "partial_auc"}'
+    assert run_teacher(file, tmp_path / "run", section) == 1
+    assert "partial_auc cannot be taken over val, which holds 3 class 0, 0 class 1" in capsys.readouterr().err
