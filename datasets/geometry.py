@@ -19,10 +19,13 @@ def orient(affine: np.ndarray, slice_axis: int | None = None) -> tuple[tuple[int
     short-axis stack is oblique). Raises ValueError for an affine that is singular or not finite.
     """
     directions = np.asarray(affine, np.float64)[:3, :3]
-    if not np.isfinite(directions).all() or abs(np.linalg.det(directions)) < 1e-9:
+    with np.errstate(all="ignore"):
+        closest = np.full((3, 2), np.nan)
+        if np.isfinite(directions).all() and 1e-9 <= abs(np.linalg.det(directions)) < np.inf:
+            closest = nibabel.orientations.io_orientation(affine)
+    if np.isnan(closest).any():  # also where two axes point the same way, as far as float64 can tell
         raise ValueError(f"affine {directions.tolist()} is singular: write the volume again with its orientation")
     if slice_axis is None:
-        closest = nibabel.orientations.io_orientation(affine)
         axes = tuple(int(np.flatnonzero(closest[:, 0] == world)[0]) for world in (2, 1, 0))
     else:
         cosines = np.abs(directions / np.linalg.norm(directions, axis=0))

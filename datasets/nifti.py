@@ -1,7 +1,11 @@
-"""NIfTI files as a stream: header and voxels slab by slab, in one pass, plain or gzip, hashed as they are read."""
+"""NIfTI files as a stream: header and voxels slab by slab, in one pass, plain or gzip, hashed as they are read.
+
+No more is read than the header declares, and nothing is made room for that the file cannot hold.
+"""
 
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +14,12 @@ import numpy as np
 from isal import igzip, isal_zlib
 
 SLAB_VOXELS = 1 << 19
+DEFLATE_RATIO = 1032  # one byte of a gzip file holds no more
+TRAILING_BYTES = 1 << 20  # what may follow the voxels
+GRID_FIELDS = (
+    *("dim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
 
 
 class UnreadableVolumeError(ValueError):
@@ -25,7 +35,10 @@ class UnreadableVolumeError(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """What a NIfTI header says about the grid. `spacing` is in mm, in the file's axis order, as is `shape`."""
+    """What a NIfTI header says about the grid. `spacing` is in mm, in the file's axis order, as is `shape`.
+
+    `source` is the header itself, from which those of files on the same grid are made.
+    """
 
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
@@ -37,6 +50,7 @@ class Header:
     slope: float | None
     inter: float | None
     offset: int
+    source: nibabel.Nifti1Header
 
 
 class _HashingFile:
@@ -74,6 +88,8 @@ class VolumeStream:
         try:
             with path.open("rb") as file:
                 compressed = file.read(2) == b"\x1f\x8b"
+            self._most = path.stat().st_size * (DEFLATE_RATIO if compressed else 1)
+            self._declared = self._most
             self._source = _HashingFile(path)
         except OSError as error:
             raise UnreadableVolumeError(
@@ -86,6 +102,12 @@ class VolumeStream:
 
     def __exit__(self, *_: object) -> None:
         self._source.close()
+
+    def declare(self, size: int) -> None:
+        """Say how many bytes, unpacked, the header promises; raise when the file is too short to hold them."""
+        if size > self._most:
+            raise self._damaged(f"its header declares {size} bytes, the file holds at most {self._most}")
+        self._declared = size
 
     def fill(self, array: np.ndarray) -> None:
         """Fill a contiguous array with the next bytes; raise when the file ends or is damaged."""
@@ -110,8 +132,11 @@ class VolumeStream:
     def finish(self) -> str:
         """Read what is left (this verifies the gzip checksum) and return the SHA-256 of the file as it lies on disk."""
         try:
-            while self._reader.read(1 << 20):
-                pass
+            while data := self._reader.read(1 << 20):
+                self.position += len(data)
+                if self.position > self._declared + TRAILING_BYTES:
+                    what = f"goes on after the {self._declared} bytes that its header declares"
+                    raise UnreadableVolumeError(self.path, what, "copy or download the file again")
         except (OSError, EOFError, isal_zlib.error) as error:
             raise self._damaged(str(error)) from None
         return self._source.digest.hexdigest()
@@ -145,7 +170,7 @@ def parse_header(stream: VolumeStream) -> Header:
         shape = tuple(int(size) for size in header.get_data_shape())
         affine, spacing = header.get_best_affine(), tuple(float(zoom) for zoom in header.get_zooms()[:3])
         sform_code, offset = int(header["sform_code"]), int(header["vox_offset"])
-    except (ValueError, KeyError, nibabel.spatialimages.HeaderDataError) as error:
+    except (ValueError, KeyError, OverflowError, nibabel.spatialimages.HeaderDataError) as error:
         raise UnreadableVolumeError(stream.path, f"damaged NIfTI header ({error})", "give the original file") from None
     if dtype.kind not in "iuf":
         raise UnreadableVolumeError(stream.path, f"voxels of type {dtype}", "save it as one number per voxel")
@@ -153,6 +178,8 @@ def parse_header(stream: VolumeStream) -> Header:
         shape = shape[:-1]
     if len(shape) < 3 or len(shape) > 4 or min(shape) < 1 or np.prod(shape, dtype=float) > 2**33:
         raise UnreadableVolumeError(stream.path, f"shape {shape}", "give a three-dimensional volume")
+    offset = max(offset, len(raw))
+    stream.declare(offset + math.prod(shape) * dtype.itemsize)
     return Header(
         shape=shape,
         spacing=spacing,
@@ -163,7 +190,8 @@ def parse_header(stream: VolumeStream) -> Header:
         dtype=dtype,
         slope=None if slope in (None, 1) and inter in (None, 0) else slope,
         inter=inter,
-        offset=max(offset, len(raw)),
+        offset=offset,
+        source=header,
     )
 
 
@@ -183,3 +211,49 @@ def slabs(
         if header.slope is not None:
             values = values * np.float64(header.slope) + np.float64(header.inter or 0.0)
         yield part, values
+
+
+def grid_header(shape: tuple[int, int, int], affine: np.ndarray) -> Header:
+    """Header of a volume that comes from elsewhere. affine: voxel -> RAS mm in the scanner's coordinates (codes 1)."""
+    source = nibabel.Nifti1Header()
+    source.set_data_shape(shape)
+    source.set_qform(affine, 1)
+    source.set_sform(affine, 1)
+    source.set_xyzt_units("mm")
+    return Header(
+        shape=shape,
+        spacing=tuple(float(zoom) for zoom in source.get_zooms()),
+        affine=np.asarray(affine, np.float64),
+        sform_code=1,
+        qform_code=1,
+        qform=source.get_qform(),
+        dtype=source.get_data_dtype(),
+        slope=None,
+        inter=None,
+        offset=0,
+        source=source,
+    )
+
+
+def write_volume(
+    path: Path, header: Header, arrays: Sequence[np.ndarray], dtype: type, channels: int | None = None
+) -> None:
+    """Write voxels as .nii.gz on the grid of `header`: shape, units, both forms and their codes stay bit for bit.
+
+    arrays: contiguous (k, j, i), written as `dtype`: one, or with `channels` as many along a fourth axis of the file.
+    What a header may say beside the grid (description, patient) is left out.
+    """
+    target = type(header.source)()
+    for field in GRID_FIELDS:
+        target[field] = header.source[field]
+    target["pixdim"][:4] = header.source["pixdim"][:4]
+    if channels is not None or len(header.shape) > 3:  # else as the file has it: (i, j, k), or (i, j, k, 1)
+        target.set_data_shape((*header.shape[:3], *([] if channels is None else [channels])))
+    target.set_data_dtype(dtype)
+    target["scl_slope"], target["scl_inter"] = 1, 0
+    target["vox_offset"] = len(target.binaryblock) + 4
+    with path.open("xb") as file, igzip.IGzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed:
+        packed.write(target.binaryblock + bytes(4))
+        for flat in (array.reshape(-1) for array in arrays):
+            for start in range(0, len(flat), SLAB_VOXELS):
+                packed.write(flat[start : start + SLAB_VOXELS].astype(dtype, copy=False))

@@ -5,16 +5,18 @@ An image becomes int16 HU (CT) or float32 (MR), a label becomes uint8, whatever 
 shape (i, j, k) gives a C-contiguous array of shape (k, j, i), and `array.T` is the array nibabel would show.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from isal import isal_zlib
 
-from datasets.nifti import Header, VolumeStream, parse_header, slabs
+from datasets.nifti import VolumeStream, parse_header, slabs
 
 INT16 = np.iinfo(np.int16)
 PERCENTILE_SAMPLE = 1 << 20
+Parts = Iterable[tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -64,18 +66,22 @@ def read_image(path: Path, modality: str, channel: int = 0) -> Image:
     """
     with VolumeStream(path) as stream:
         header = parse_header(stream)
-        read = _read_hounsfield if modality == "CT" else _read_intensity
-        image = read(stream, header, channel)
+        array = np.empty(header.shape[2::-1], np.int16 if modality == "CT" else np.float32)
+        image = gather(array, slabs(stream, header, array, channel))
         image.sha256 = stream.finish()
     image.checksum = isal_zlib.crc32(image.array)
     return image
 
 
-def _read_hounsfield(stream: VolumeStream, header: Header, channel: int) -> Image:
-    array = np.empty(header.shape[2::-1], np.int16)
+def gather(array: np.ndarray, parts: Parts) -> Image:
+    """Fill an int16 (HU) or float32 array from (part of it, values for it), with statistics of the whole."""
+    return (_gather_hounsfield if array.dtype == np.int16 else _gather_intensity)(array, parts)
+
+
+def _gather_hounsfield(array: np.ndarray, parts: Parts) -> Image:
     histogram = np.zeros(1 << 16, np.int64)
     low, high, finite = np.inf, -np.inf, True
-    for part, values in slabs(stream, header, array, channel):
+    for part, values in parts:
         slab_low, slab_high = float(values.min()), float(values.max())
         if not np.isfinite([slab_low, slab_high]).all():
             finite = False
@@ -105,11 +111,10 @@ def _histogram_statistics(histogram: np.ndarray) -> Statistics:
     return Statistics(mean, std, float(p005), float(p995))
 
 
-def _read_intensity(stream: VolumeStream, header: Header, channel: int) -> Image:
-    array = np.empty(header.shape[2::-1], np.float32)
+def _gather_intensity(array: np.ndarray, parts: Parts) -> Image:
     low, high, total, squares = np.inf, -np.inf, 0.0, 0.0
     half = integral = True
-    for part, values in slabs(stream, header, array, channel):
+    for part, values in parts:
         if values is not part:
             with np.errstate(over="ignore"):
                 np.copyto(part, values, casting="unsafe")

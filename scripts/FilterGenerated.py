@@ -6,8 +6,9 @@ further away than 95 % of them is unlike. One that is nearer to a single real im
 re-encoded or with a little noise, it is mostly found; mirrored, it mostly is not. Name the real images of val and test
 with --held_out: a copy of one of those in training would leak it, and is told apart. Only the rest is kept.
 
-The features are the `embedding` tap of one of our classifiers (--checkpoint), best trained on these classes, or a
-timm model's (--timm vgg16, as published; downloads its ImageNet weights, or reads them from --weights).
+The features are those of one of our classifiers (--checkpoint), best trained on these classes, or of a timm model
+(--timm vgg16, as published; downloads its ImageNet weights, or reads them from --weights). Early stages are among them:
+what the last one makes of noise can look like a lesion to it.
 
 Train on the kept images only where val is a folder of its own: val carved from train would hold some of them.
 
@@ -36,8 +37,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.decoding import SUFFIXES, decode
+from datasets.decoding import decode
 from datasets.image_transforms import Preparation
+from datasets.raw_images import image_files
 from networks import NETWORKS
 from utils.config import Training, build
 from utils.embeddings import classifier, embed
@@ -47,6 +49,7 @@ from utils.sheets import cell, write_sheet
 
 COLUMNS = ("image", "verdict", "distance", "nearest_real", "nearest_distance", "nearest_held_out", "held_out_distance")
 PICTURED = 8
+TAPS = ("encoder1", "encoder2", "encoder3", "encoder4", "embedding")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -60,7 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument("--checkpoint", help="checkpoint of a classifier of ours, or the folder of its run")
     source.add_argument("--timm", metavar="MODEL", help="pretrained timm model, by name (needs timm)")
     add("--weights", help="with --timm: file of its weights, instead of a download")
-    add("--tap", nargs="+", default=["embedding"], help="which features (default: embedding, input of the last layer)")
+    help_tap = "features (default: encoder1 to encoder4 and embedding, those that the network has)"
+    add("--tap", nargs="+", help=help_tap)
     add("--quantiles", nargs=2, type=float, default=(0.01, 0.95), metavar=("LOW", "HIGH"), help="default: 0.01 0.95")
     add("--neighbors", type=int, default=5, help="real images a distance is the mean of (default: 5)")
     add("--list", action="store_true", help="write kept.txt, the names, instead of copying to kept/")
@@ -93,17 +97,18 @@ def filter_generated(args: argparse.Namespace) -> int:
     if args.weights and not args.timm:
         raise ValueError("--weights belong to --timm: a --checkpoint has its own")
     files = {
-        "real": find_images([args.real]),
-        "generated": find_images([args.generated]),
-        "held out": find_images(args.held_out),
+        "real": image_files(args.real),
+        "generated": image_files(args.generated),
+        "held out": [file for folder in args.held_out for file in image_files(folder)],
     }
     network, preparation = feature_network(args)
+    taps = args.tap or [name for name in TAPS if name in getattr(network, "taps", ())]
     fabric = launch(Training(accelerator=args.accelerator, precision="32-true"))
-    parts = {name: embed_files(fabric, network, preparation, name, files[name], args) for name in files}
-    good, points = ({name: part[index] for name, part in parts.items()} for index in (0, 1))
-    verdicts, limits = judge(
-        *(points[name] for name in ("generated", "real", "held out")), args.quantiles, args.neighbors
-    )
+    good, points = {}, {}
+    for name, listed in files.items():
+        good[name], points[name] = embed_files(fabric, network, preparation, taps, name, listed, args.batch_size)
+    compared = [points[name] for name in ("generated", "real", "held out")]
+    verdicts, limits = judge(*compared, args.quantiles, args.neighbors)
     rows = list(zip(good["generated"], verdicts, strict=True))
     out.mkdir(parents=True, exist_ok=True)
     keep([file for file, verdict in rows if verdict.kind == "kept"], args.generated, out, args.list)
@@ -114,30 +119,28 @@ def filter_generated(args: argparse.Namespace) -> int:
     return 1 if any(bad.values()) else 0
 
 
-def find_images(folders: Sequence[Path]) -> list[Path]:
-    """All images below the folders. Raises ValueError for a folder without."""
-    found = []
-    for folder in folders:
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
-        if not files:
-            raise ValueError(f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))})")
-        found += files
-    return found
-
-
 def feature_network(args: argparse.Namespace) -> tuple[nn.Module, Preparation]:
     """The network, and how an image is prepared for it."""
     if args.checkpoint:
         return classifier(args.checkpoint)
     section = {"name": "timm", "model": args.timm}
     section |= {"checkpoint": args.weights} if args.weights else {"pretrained": True}
-    network = build(NETWORKS, section, "--timm", num_classes=1000, in_channels=3)
+    try:
+        network = build(NETWORKS, section, "--timm", num_classes=1000, in_channels=3)
+    except ValueError as error:
+        raise ValueError(f"{error} (here: --weights FILE)" if not args.weights else error) from None
     given = network.model.pretrained_cfg
     return network, Preparation(given["input_size"][-1], 3, tuple(given["mean"]), tuple(given["std"]))
 
 
 def embed_files(
-    fabric: Fabric, network: nn.Module, preparation: Preparation, name: str, files: list[Path], args: argparse.Namespace
+    fabric: Fabric,
+    network: nn.Module,
+    preparation: Preparation,
+    taps: Sequence[str],
+    name: str,
+    files: list[Path],
+    batch_size: int,
 ) -> tuple[list[Path], np.ndarray]:
     """The files that are images, and their embeddings (N, D); the others are reported."""
     good: list[Path] = []
@@ -151,15 +154,15 @@ def embed_files(
 
     def batches() -> Iterator[Tensor]:
         with ThreadPoolExecutor() as pool:
-            for start in range(0, len(files), args.batch_size):
-                block = files[start : start + args.batch_size]
+            for start in range(0, len(files), batch_size):
+                block = files[start : start + batch_size]
                 read_now = [(file, image) for file, image in zip(block, pool.map(read, block), strict=True)]
                 good.extend(file for file, image in read_now if image is not None)
                 if images := [image for _, image in read_now if image is not None]:
                     yield torch.stack(images)
 
-    steps = -(-len(files) // args.batch_size)
-    progress = tqdm(embed(fabric, network, args.tap, batches()), name, steps, unit="batch", disable=None)
+    steps = -(-len(files) // batch_size)
+    progress = tqdm(embed(fabric, network, taps, batches()), name, steps, unit="batch", disable=None)
     embeddings = [embedding.numpy() for embedding, _ in progress]
     return good, np.concatenate(embeddings) if embeddings else np.empty((0, 1))
 
@@ -209,9 +212,11 @@ def draw(file: Path, rows: Sequence[tuple[Path, Verdict]], real: Sequence[Path],
         chosen = sorted((row for row in rows if row[1].kind == kind), key=lambda row: row[1].distance)
         cells = []
         for image, said in (chosen[::-1] if most_distant else chosen)[:PICTURED]:
-            leaks = kind == "held-out copy"
-            other = held_out[said.nearest_held_out] if leaks else real[said.nearest]
-            distance = said.held_out_distance if leaks else said.distance
+            other, distance = real[said.nearest], said.distance
+            if kind == "copy":
+                distance = said.nearest_distance
+            elif kind == "held-out copy":
+                other, distance = held_out[said.nearest_held_out], said.held_out_distance
             shown = [decode(picture, str(picture)) for picture in (image, other)]
             cells.append(cell(shown, f"{distance:.3g} {image.name}"))
         return cells
@@ -220,7 +225,7 @@ def draw(file: Path, rows: Sequence[tuple[Path, Verdict]], real: Sequence[Path],
         "kept, the nearest first (each: generated, its nearest real image; mean distance)": pairs("kept", False),
         "kept, the furthest first": pairs("kept", True),
         "rejected as unlike, the furthest first": pairs("unlike", True),
-        "rejected as copies of a real image": pairs("copy", False),
+        "rejected as copies of a real image (beside it; distance to it)": pairs("copy", False),
         "rejected as copies of a held-out image (beside it; distance to it)": pairs("held-out copy", False),
     }
     write_sheet(file, parts, 4)

@@ -6,6 +6,7 @@ import os
 import pickle
 import tempfile
 import tracemalloc
+import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from datasets.volumes import read_image
 
 __all__ = ["thresholds"]  # a fixture
 FUZZ = settings(
-    max_examples=150,
+    max_examples=60,
     deadline=None,
     derandomize=True,  # the same examples every time; take it out to look for more
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -41,6 +42,12 @@ def with_affine(*rows: float) -> bytes:
     data = bytearray(content())
     data[254:256], data[280:328] = b"\1\0", np.array(rows, "<f4").tobytes()  # sform_code and the sform
     return bytes(data)
+
+
+def endless_affine() -> bytes:
+    image = nibabel.Nifti2Image(hounsfield(0), None)
+    image.header.set_sform(np.diag([1e200, 1e200, 1e200, 1]), 1)  # in float64, of which a voxel overflows
+    return image.header.binaryblock.replace(b"ni2", b"n+2") + bytes(4) + hounsfield(0).tobytes()
 
 
 def with_dim(*dim: int) -> bytes:
@@ -81,7 +88,7 @@ HOSTILE = {
     "complex": (content(np.zeros((4, 5, 6), np.complex64)), "save it as one number per voxel"),
     "a singular affine": (with_affine(1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0), "affine is singular"),
     "an affine of NaN": (with_affine(*[np.nan] * 12), "affine is singular or not finite"),
-    "an endless affine": (with_affine(3e38, 0, 0, 0, 0, 3e38, 0, 0, 0, 0, 3e38, 0), "affine is singular or not"),
+    "an endless affine": (endless_affine(), "affine is singular or not finite"),
     "wrong magic": (content().replace(b"n+1\0", b"n?1\0"), "give a .nii or .nii.gz file"),
     "a header of a pair": (content().replace(b"n+1\0", b"ni1\0"), "give a .nii or .nii.gz file"),
     "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(400), "give a .nii or .nii.gz file"),
@@ -210,15 +217,24 @@ def test_a_link_in_the_place_of_a_temporary_file_is_not_followed(tmp_path, thres
 def outcome(checkpoint: Path, source: Path, folder: Path) -> tuple[int, list[str]]:
     """Exit code of predict.py and the lines it printed about what is wrong; asserts that no half file is left."""
     out, streams = folder / "out", (io.StringIO(), io.StringIO())
-    with redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+    with redirect_stdout(streams[0]), redirect_stderr(streams[1]), warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
         code = predict(checkpoint, source, out)
     lines = "".join(stream.getvalue() for stream in streams).splitlines()
     wrong = [line for line in lines if str(source) in line and not line.startswith("note: ")]
-    files = sorted(path.name for path in out.iterdir())
+    files = {path.name for path in out.iterdir()}
     assert code in (0, 1) and len(wrong) == code
     assert not any("report this" in line or "Traceback" in line or "Warning" in line for line in lines), lines
-    assert files == ([f"{source.name.removesuffix('.nii.gz')}.nii.gz", "predictions.json"] if code == 0 else [])
+    assert files == ({f"{source.name.removesuffix('.nii.gz')}.nii.gz", "predictions.json"} if code == 0 else set())
     return code, wrong
+
+
+def as_nibabel_reads(data: bytes) -> nibabel.Nifti1Image | None:
+    """None for a header that it refuses; some of those have a meaning all the same, such as vox_offset 0."""
+    try:
+        return nibabel.Nifti1Image.from_bytes(data)
+    except (ValueError, KeyError, TypeError, OverflowError, nibabel.spatialimages.HeaderDataError):
+        return None
 
 
 EDITS = st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), max_size=6)
@@ -256,8 +272,7 @@ def test_any_header_gives_a_line_or_a_result(thresholds, preprocessing, edits, f
         if code == 0:
             json.loads((folder / "out/predictions.json").read_text(), parse_constant=pytest.fail)
             result = nibabel.load(folder / "out/a.nii.gz")
-            theirs = nibabel.Nifti1Image.from_bytes(data) if data[344:348] == b"n+1\0" else None
-            if theirs is not None:
+            if theirs := as_nibabel_reads(data):
                 assert result.shape == theirs.shape and np.array_equal(result.affine, theirs.affine)
 
 
@@ -276,7 +291,7 @@ def test_any_damage_to_a_gzip_gives_a_line_or_the_right_result(thresholds, cut, 
             assert np.array_equal(voxels(Path(name, "out/a.nii.gz")), labels_of(hounsfield(0) // 4))
 
 
-@settings(FUZZ, max_examples=40)
+@settings(FUZZ, max_examples=25)
 @given(cut=st.integers(0, 3000), flips=st.lists(st.tuples(st.integers(0, 2999), st.integers(1, 255)), max_size=3))
 def test_any_damage_to_a_slice_gives_a_line_or_a_result(thresholds, cut, flips):
     with tempfile.TemporaryDirectory() as name:

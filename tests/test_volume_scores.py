@@ -134,16 +134,17 @@ def test_the_surface_of_a_voxel_by_hand():
 
 
 def test_a_distance_of_exactly_the_tolerance_is_within_it():
-    # 0.1 mm voxels: 17 * 0.1 - 7 * 0.1 is 1.0000000000000002, ten steps of 0.1 are 1.0
-    one, other = voxels((0, 0, 17), shape=(1, 1, 20)), voxels((0, 0, 7), shape=(1, 1, 20))
+    # 0.1 mm voxels: 23 * 0.1 - 13 * 0.1 is 1.0000000000000002, ten steps of 0.1 are 1.0
+    one, other = voxels((0, 0, 23), shape=(1, 1, 30)), voxels((0, 0, 13), shape=(1, 1, 30))
     assert both(one, other, (0.1, 0.1, 0.1), 1.0)[0] == 1.0
 
 
-def test_slabs_change_nothing(monkeypatch):
+@pytest.mark.parametrize("planes", [1, 2, 3])
+def test_slabs_change_nothing(monkeypatch, planes):
     pair = random_pair(5, 1.0)
     whole = both(*pair, SPACING), detect(*(runs_of(labels, (1,)) for labels in pair))
-    monkeypatch.setattr(surface_scores, "SLAB_VOXELS", 2 * 12 * 13)
-    monkeypatch.setattr(lesions, "SLAB_VOXELS", 12 * 13)
+    monkeypatch.setattr(surface_scores, "SLAB_VOXELS", planes * 12 * 13)
+    monkeypatch.setattr(lesions, "SLAB_VOXELS", planes * 12 * 13)
     in_slabs = both(*pair, SPACING), detect(*(runs_of(labels, (1,)) for labels in pair))
     assert whole == in_slabs
 
@@ -177,7 +178,8 @@ def test_means_say_how_many_cases_they_leave_out():
     pairs = {"found": (FULL, FULL), "missed": (EMPTY, FULL), "absent": (EMPTY, EMPTY), "false": (FULL, EMPTY)}
     rows = [{"case": case} | score(*pair) for case, pair in pairs.items()]
     summary = summarize(rows)["tumor"]
-    assert (summary["cases"], summary["cases_without"]) == (4, 2)
+    counts = ("cases", "cases_without", "cases_missed", "cases_invented")
+    assert [summary[name] for name in counts] == [4, 2, 1, 1]
     assert summary["dice"] == (1 + 0 + 1 + 0) / 4
     assert (summary["hd95_mm"], summary["hd95_mm_cases"]) == (0, 1)
     assert (summary["abs_rvd"], summary["abs_rvd_cases"]) == ((0 + 1) / 2, 2)
@@ -319,15 +321,25 @@ def test_an_overlap_of_exactly_the_threshold_detects():
 def test_lesions_have_volumes_and_the_smallest_can_be_left_out():
     target = volume(np.s_[1:3, 1:3, 1:3], np.s_[6, 6, 6], value=2)  # 8 voxels and 1
     prediction = volume(np.s_[1:3, 1:3, 1:3], np.s_[6, 1, 1:3], value=2)  # the same, and 2 elsewhere
-    spacing = (10.0, 10.0, 10.0)  # 1 ml
+    spacing = (10.0, 10.0, 20.0)  # 2 ml
     scores = score_volumes(prediction, target, spacing, surfel_areas(spacing), [TUMOR], LesionRule())
     told = [(row["outcome"], row["target_ml"], row["prediction_ml"], row["iou"]) for row in scores.lesions]
-    assert told == [("detected", 8, 8, 1), ("missed", 1, 0, 0), ("false", 0, 2, 0)]
-    row = score(prediction, target, spacing, rule=LesionRule(smallest_ml=1.5))
+    assert told == [("detected", 16, 16, 1), ("missed", 2, 0, 0), ("false", 0, 4, 0)]
+    row = score(prediction, target, spacing, rule=LesionRule(smallest_ml=3.0))
     assert (row["lesions"], row["lesions_missed"], row["lesions_false"]) == (1, 0, 1)
-    row = score(prediction, target, spacing, rule=LesionRule(smallest_ml=2.5))
+    row = score(prediction, target, spacing, rule=LesionRule(smallest_ml=5.0))
     assert (row["lesions"], row["lesions_missed"], row["lesions_false"], row["lesion_f1"]) == (1, 0, 0, 1)
-    assert (row["prediction_ml"], row["target_ml"]) == (10, 9)  # the volumes and Dice are of all voxels
+    assert (row["prediction_ml"], row["target_ml"]) == (20, 18)  # the volumes and Dice are of all voxels
+
+
+def test_a_component_that_is_too_small_detects_nothing_and_is_not_detected():
+    pair, single = np.s_[1, 1, 1:3], np.s_[1, 1, 1:2]
+    elsewhere = np.s_[6, 1, 1:4]
+    small = runs_of(volume(single, elsewhere), (1,))
+    large = runs_of(volume(pair, elsewhere), (1,))
+    for prediction, target, counts in ((small, large, (1, 1, 0)), (large, small, (1, 0, 1))):
+        found = detect(prediction, target, smallest=2)
+        assert (len(found.matches), found.missed, found.false) == counts
 
 
 @pytest.mark.parametrize(("arguments", "message"), [({"iou": 1.1}, "0 .* to 1"), ({"smallest_ml": -1.0}, "negative")])

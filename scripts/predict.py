@@ -1,0 +1,256 @@
+"""Predict with checkpoints: CT and MR volumes to label volumes on their own grid, images to a table of classes.
+
+A checkpoint knows its network, window and labels; what comes out is what validation sees. A bad case is reported and
+the rest finish, and the exit code is then 1. A case's files are there whole or not at all, nothing is overwritten
+unasked, and a second run continues where the first stopped.
+
+  python scripts/predict.py --checkpoint runs/student/best.ckpt --input case.nii.gz --output predictions
+  python scripts/predict.py --checkpoint runs/student --input FOLDER --output predictions --largest kidney
+  python scripts/predict.py --checkpoint a.ckpt b.ckpt --input cases.csv --output predictions --flip --probabilities
+  python scripts/predict.py --checkpoint runs/student --input DICOM_FOLDER --output predictions --mha
+
+In:  one .nii or .nii.gz; a folder of them (of its subfolders, those with a DICOM series or an imaging.nii.gz, as in
+     KiTS); a CSV with the columns case and image (a path from the CSV's folder); the folder of one DICOM series. For a
+     checkpoint that classifies: an image or a folder of images.
+Out: <case>.nii.gz, uint8 with the checkpoint's class numbers (1 is the first of its class names; task tumor: 1 tumor);
+     shape, affine, sform and qform with their codes and units are those of the source. predictions.json says for each
+     case what made it, the volume of each class in ml, and the seconds of each stage. Images: predictions.csv.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils.config import Training
+from utils.guards import table
+from utils.image_prediction import TABLE, classify_files, find_images, write_table
+from utils.launch import launch, resolve_precision
+from utils.prediction import Model, Predictor, load_models
+from utils.prediction_inputs import Case, find_volumes
+from utils.prediction_outputs import LABELS, PROBABILITIES, RECORD, SERIES, Predictions
+from utils.read_ahead import run_ahead
+from utils.volume_prediction import Options, VolumeSteps, peak_memory
+
+READ_AHEAD_BYTES = 1 << 30
+STAGES = ("read", "preprocess", "network", "postprocess", "write")
+CPU_BATCH, GPU_BATCH = 4, 16
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    help_checkpoint = "best.ckpt, or the folder of a run; of several the mean of their probabilities is taken"
+    add("--checkpoint", required=True, nargs="+", type=Path, help=help_checkpoint)
+    add("--input", required=True, type=Path, help="what to predict, see above")
+    add("--output", required=True, type=Path, help="folder of the predictions")
+    help_probabilities = (
+        "also write <case>_probabilities.nii.gz, float32, one volume for each class along a fourth axis"
+    )
+    add("--probabilities", action="store_true", help=help_probabilities)
+    help_mha = "for DICOM also write <case>.mha: labels with the series' own LPS origin, spacing and direction"
+    add("--mha", action="store_true", help=help_mha)
+    add("--flip", action="store_true", help="average over the slice and its mirror images: four times the work")
+    help_largest = "keep the largest component of these classes (none named: of each); the rest becomes background"
+    add("--largest", nargs="*", metavar="CLASS", help=help_largest)
+    add("--minimum_volume", type=float, default=0.0, metavar="ML", help="remove components smaller than this")
+    add("--channel", type=int, help="which channel of a multi-channel image, counted from 0")
+    help_axis = "the file's axis to slice along (default: the most axial one; 2 for checkpoints trained on ACDC)"
+    add("--slice_axis", type=int, choices=(0, 1, 2), help=help_axis)
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU where there is one")
+    help_precision = "default: as the first checkpoint was trained"
+    add("--precision", choices=("auto", "32-true", "bf16-mixed", "16-mixed"), help=help_precision)
+    add("--batch_size", type=int, help=f"slices at a time (default: {CPU_BATCH}, on a GPU {GPU_BATCH})")
+    add("--jobs", type=int, default=1, help="threads that read ahead, and as many that write behind (default: 1)")
+    add("--memory", type=float, metavar="GB", help="most that one case may take (default: half of this machine's)")
+    add("--overwrite", action="store_true", help="replace what other checkpoints, options or programs made")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    try:
+        check_flags(args)
+        models = load_models(args.checkpoint)
+        predictor = make_predictor(args, models)
+        return (predict_images if models[0].takes_images else predict_volumes)(args, predictor)
+    except ValueError as error:
+        print(f"predict: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"predict: {error.filename or args.output}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("predict: interrupted; the same command continues where it stopped", file=sys.stderr)
+        return 130
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    for name, least in (("batch_size", 1), ("jobs", 1), ("channel", 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name} {value}: give {least} or more")
+    for name, value in (("minimum_volume", args.minimum_volume), ("memory", args.memory)):
+        if value is not None and not 0 <= value < float("inf"):
+            raise ValueError(f"--{name} {value}: give a number of at least 0")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: PyTorch sees no GPU here: use --device cpu")
+    if not args.input.exists():
+        raise ValueError(f"{args.input}: no such file or folder: give what to predict as --input")
+    if args.output.exists() and not args.output.is_dir():
+        raise ValueError(f"{args.output}: is no folder: give one as --output")
+
+
+def make_predictor(args: argparse.Namespace, models: list[Model]) -> Predictor:
+    args.precision = args.precision or models[0].training.get("precision", "auto")
+    args.precision = resolve_precision(args.precision, args.device)
+    fabric = launch(Training(accelerator=args.device, precision=args.precision))
+    batch_size = args.batch_size or (CPU_BATCH if fabric.device.type == "cpu" else GPU_BATCH)
+    return Predictor(models, fabric, batch_size, args.flip)
+
+
+def predict_volumes(args: argparse.Namespace, predictor: Predictor) -> int:
+    """Predict every case that is not yet, and print what became of them and what took the time."""
+    started = time.monotonic()
+    preprocessing = predictor.models[0].preprocessing
+    names = preprocessing["class_names"]
+    options = Options(
+        class_names=names,
+        modality=preprocessing["modality"],
+        channel=args.channel,
+        slice_axis=args.slice_axis,
+        probabilities=args.probabilities,
+        largest=class_numbers(args.largest, names),
+        minimum_ml=args.minimum_volume,
+        limit=memory_limit() if args.memory is None else args.memory * 1e9,
+    )
+    cases = find_volumes(args.input)
+    suffixes = [SERIES] * args.mha + [PROBABILITIES] * args.probabilities + [LABELS]
+    predictions = Predictions(args.output, cases, suffixes, made_by(args, predictor, options), args.overwrite)
+    todo, entries, kept, bad = [], [], 0, 0
+    for case in cases:
+        try:
+            if predictions.kept(case):
+                kept += 1
+            else:
+                todo.append(case)
+        except (ValueError, OSError) as error:
+            bad += tell(case, error)
+    slices = tqdm(unit="slice", leave=False, position=1, disable=None)  # None: only on a terminal
+    steps = VolumeSteps(predictor, predictions, options, slices)
+    outcomes = run_ahead(todo, steps.open, steps.read, steps.label, steps.finish, args.jobs, READ_AHEAD_BYTES)
+    with slices, tqdm(outcomes, total=len(todo), unit="case", desc="predicting", disable=None) as bar:
+        for case, result in bar:
+            if isinstance(result, Exception):
+                bad += tell(case, result)
+                continue
+            entries.append(result)
+            for note in result["notes"]:
+                tqdm.write(f"note: {case.path}: {note}")
+    summarize(args, predictor, entries, f"{len(entries)} predicted now, {kept} kept, {bad} bad", started)
+    return 1 if bad else 0
+
+
+def class_numbers(wanted: list[str] | None, names: list[str]) -> list[int]:
+    """Numbers of the classes named after --largest; of all for none named; none without the flag."""
+    for name in wanted or []:
+        if name not in names:
+            raise ValueError(f"--largest {name}: the checkpoint knows {', '.join(names)}")
+    return [] if wanted is None else [number for number, name in enumerate(names, start=1) if name in (wanted or names)]
+
+
+def memory_limit() -> float:
+    """Half of this machine's memory in bytes, where it can be told."""
+    if not hasattr(os, "sysconf"):
+        return float("inf")
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+
+
+def made_by(args: argparse.Namespace, predictor: Predictor, options: Options) -> dict[str, Any]:
+    """What labels depend on besides the image."""
+    return {
+        "checkpoints": [model.sha256 for model in predictor.models],
+        "options": {
+            "precision": args.precision,
+            "flip": args.flip,
+            "largest": list(options.largest),
+            "minimum_ml": options.minimum_ml,
+            "channel": options.channel,
+            "slice_axis": options.slice_axis,
+        },
+    }
+
+
+def tell(case: Case, error: Exception) -> int:
+    """Print what is wrong with a case in one line; returns 1, a case."""
+    what = " ".join(str(error).split())[:500]
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        what = f"{case.path}: out of memory: use a smaller --batch_size, or a machine with more"
+    elif isinstance(error, OSError):
+        what = f"{error.filename or case.path}: {error.strerror or what}: check disk space and permissions"
+    elif not isinstance(error, ValueError):
+        what = f"{case.path}: {type(error).__name__}: {what}: look at this case; if it is sound, report this"
+    tqdm.write(what)
+    return 1
+
+
+def summarize(
+    args: argparse.Namespace, predictor: Predictor, entries: list[dict[str, Any]], counts: str, started: float
+) -> None:
+    """Print what was done and the seconds of each stage; read and write go on beside the others."""
+    elapsed, device = time.monotonic() - started, predictor.fabric.device.type
+    if entries:
+        slices = sum(entry["slices"] for entry in entries)
+        seconds = {stage: sum(entry["seconds"].get(stage, 0.0) for entry in entries) for stage in STAGES}
+        whole = sum(seconds.values())
+        lines = seconds | {"all stages": whole, "read and write alone": seconds["read"] + seconds["write"]}
+        rows = [
+            {
+                "stage": name,
+                "seconds": f"{value:.2f}",
+                "s/case": f"{value / len(entries):.2f}",
+                "ms/slice": f"{value / slices * 1e3:.1f}",
+                "share": f"{value / whole:.0%}",
+            }
+            for name, value in lines.items()
+        ]
+        print(table(rows))
+    print(f"{counts}, {elapsed:.1f} s, peak memory {peak_memory() / 1e6:.0f} MB ({device}, {args.precision})")
+    print(f"  labels  {', '.join(f'{n} {name}' for n, name in enumerate(predictor.class_names, start=1))}")
+    print(f"  where   {args.output}, {RECORD} tells volumes and times")
+
+
+def predict_images(args: argparse.Namespace, predictor: Predictor) -> int:
+    """Classify every image that can be read, and write the table."""
+    names, table_file = predictor.class_names, args.output / TABLE
+    for flag in ("probabilities", "mha", "largest", "minimum_volume", "channel", "slice_axis"):
+        if getattr(args, flag) not in (None, False, 0):
+            raise ValueError(f"--{flag}: is for volumes, this checkpoint classifies images: leave it out")
+    if table_file.exists() and not args.overwrite:
+        raise ValueError(f"{table_file}: is there already: choose another --output, or pass --overwrite")
+    files = find_images(args.input)
+    args.output.mkdir(parents=True, exist_ok=True)
+    rows = []
+    outcomes = classify_files(predictor, files, tqdm.write)
+    for file, shares in tqdm(outcomes, total=len(files), unit="image", desc="predicting", disable=None):
+        if shares is not None:
+            rows.append((file, shares))
+    if rows:
+        write_table(table_file, args.input, rows, names)
+    counts = Counter(names[int(shares.argmax())] for _, shares in rows)
+    print(f"{len(rows)} images predicted, {len(files) - len(rows)} bad")
+    print(f"  classes  {', '.join(f'{name} {counts[name]}' for name in names)}")
+    print(f"  where    {table_file}")
+    return 1 if len(rows) < len(files) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

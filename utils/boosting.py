@@ -1,0 +1,207 @@
+"""Gradient boosting on tables of lesions: patient-grouped folds, class weights, intervals over patients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.metrics.classification import scores
+from utils.metrics.partial_auc import partial_auc
+
+SCORES = ("partial_auc", "auroc", "average_precision")
+MOST_CATEGORIES = 255  # scikit-learn bins a column into as many
+COLUMN_SHARE = 0.8  # of the columns a split chooses from, as published
+
+Predict = Callable[[NDArray[np.floating]], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Boosting:
+    """How a booster is fitted. Published: XGBoost, 600 trees of depth 5, learning rate 0.05, stopped early.
+
+    The number of trees is fixed here: stopping early needs patients of its own in every fold.
+
+    Args:
+        kind: `sklearn` (HistGradientBoostingClassifier), or `lightgbm` or `xgboost` where installed.
+        iterations: Trees.
+        learning_rate: Of each tree.
+        depth: Of each tree, at most.
+        seed: Of the folds, the columns a tree may use, and the resamples.
+    """
+
+    kind: Literal["sklearn", "lightgbm", "xgboost"] = "sklearn"
+    iterations: int = 200
+    learning_rate: float = 0.05
+    depth: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "learning_rate", "depth"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} {getattr(self, name):g}: give a number above 0")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Features of lesions (N, F), NaN where nothing is known; `categorical` are the columns that hold category numbers.
+
+    Raises ValueError for a column of more than 255 categories.
+    """
+
+    values: NDArray[np.floating]
+    categorical: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for column in self.categorical:
+            if np.nanmax(self.values[:, column], initial=0) >= MOST_CATEGORIES:
+                raise ValueError(f"column {column} has more than {MOST_CATEGORIES} categories: leave it out")
+
+    def beside(self, other: Table) -> Table:
+        """Both tables' columns, this one's first."""
+        shifted = tuple(column + self.values.shape[1] for column in other.categorical)
+        return Table(np.concatenate([self.values, other.values], 1), self.categorical + shifted)
+
+
+def patient_folds(
+    target: NDArray[np.integer], patients: Sequence[str], folds: int, seed: int
+) -> Iterator[tuple[NDArray[np.integer], NDArray[np.integer]]]:
+    """The rows to fit and to score in each fold: no patient is in both, and the malignant share is about the same.
+
+    Raises ValueError when some fold would have lesions of one class only.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    ill = len({patient for patient, label in zip(patients, target, strict=True) if label})
+    if not 2 <= folds <= ill:
+        raise ValueError(f"{folds} folds: {ill} patients have a malignant lesion, give 2 to {ill} folds")
+    divide = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    for fitted, scored in divide.split(np.zeros(len(target)), target, list(patients)):
+        if len(np.unique(target[fitted])) < 2 or len(np.unique(target[scored])) < 2:
+            raise ValueError(f"one of {folds} folds has no malignant, or no benign, lesion: give fewer folds")
+        yield fitted, scored
+
+
+def fit(settings: Boosting, table: Table, target: NDArray[np.integer]) -> Predict:
+    """Fits a booster, both classes of the same weight; returns the probability of class 1 (N,) of values (N, F).
+
+    Raises ValueError when its library is not installed.
+    """
+    counts = np.bincount(target, minlength=2)
+    weight = (len(target) / 2 / counts)[target]
+    booster, arguments = BOOSTERS[settings.kind](settings, table)
+    booster.fit(table.values, target, sample_weight=weight, **arguments)
+    return lambda values: booster.predict_proba(values)[:, 1].astype(np.float64)
+
+
+def _sklearn(settings: Boosting, table: Table) -> tuple[Any, dict[str, Any]]:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    booster = HistGradientBoostingClassifier(
+        learning_rate=settings.learning_rate,
+        max_iter=settings.iterations,
+        max_depth=settings.depth,
+        max_features=COLUMN_SHARE,
+        l2_regularization=1.0,
+        categorical_features=list(table.categorical) or None,
+        early_stopping=False,  # it would hold out lesions, not patients
+        random_state=settings.seed,
+    )
+    return booster, {}
+
+
+def _lightgbm(settings: Boosting, table: Table) -> tuple[Any, dict[str, Any]]:
+    booster = _library("lightgbm").LGBMClassifier(
+        learning_rate=settings.learning_rate,
+        n_estimators=settings.iterations,
+        max_depth=settings.depth,
+        colsample_bytree=COLUMN_SHARE,
+        reg_lambda=1.0,
+        random_state=settings.seed,
+        deterministic=True,
+        force_row_wise=True,
+        verbose=-1,
+    )
+    return booster, {"categorical_feature": list(table.categorical)}
+
+
+def _xgboost(settings: Boosting, table: Table) -> tuple[Any, dict[str, Any]]:
+    kinds = ["c" if column in table.categorical else "q" for column in range(table.values.shape[1])]
+    booster = _library("xgboost").XGBClassifier(
+        learning_rate=settings.learning_rate,
+        n_estimators=settings.iterations,
+        max_depth=settings.depth,
+        colsample_bytree=COLUMN_SHARE,
+        reg_lambda=1.0,
+        random_state=settings.seed,
+        tree_method="hist",
+        enable_categorical=True,
+        feature_types=kinds,
+    )
+    return booster, {}
+
+
+BOOSTERS = {"lightgbm": _lightgbm, "sklearn": _sklearn, "xgboost": _xgboost}
+
+
+def _library(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError:
+        raise ValueError(f"booster {name} is not installed: pip install {name}, or take the default, sklearn") from None
+
+
+def out_of_fold(
+    settings: Boosting,
+    table: Table,
+    target: NDArray[np.integer],
+    folds: Sequence[tuple[NDArray[np.integer], NDArray[np.integer]]],
+) -> NDArray[np.float64]:
+    """The probability (N,) of every row, by a booster fitted on the folds it is not in."""
+    probability = np.full(len(target), np.nan)
+    for fitted, scored in folds:
+        predict = fit(settings, Table(table.values[fitted], table.categorical), target[fitted])
+        probability[scored] = predict(table.values[scored])
+    return probability
+
+
+def score(probability: NDArray[np.floating], target: NDArray[np.integer]) -> dict[str, float]:
+    """pAUC above a true positive rate of 0.8, AUROC and average precision of malignant (class 1)."""
+    found = scores(np.stack([1 - probability, probability], 1), target, ("benign", "malignant"))
+    return {name: found[name] for name in SCORES}
+
+
+def patient_intervals(
+    probabilities: Mapping[str, NDArray[np.floating]],
+    target: NDArray[np.integer],
+    patients: Sequence[str],
+    against: str,
+    resamples: int,
+    seed: int,
+) -> dict[str, tuple[float, float]]:
+    """95 % bootstrap intervals of the pAUC of every model, and of its gain over the model `against` (`NAME - AGAINST`).
+
+    Patients are drawn with replacement, with all their lesions and the same ones for every model: lesions of one
+    patient are alike. A draw without a lesion of either class is drawn again.
+    """
+    if len({patient for patient, label in zip(patients, target, strict=True) if label}) == 0 or target.all():
+        raise ValueError("test has lesions of one class only: there is nothing to score")
+    generator = np.random.default_rng(seed)
+    names, number = np.unique(np.asarray(patients), return_inverse=True)
+    order = np.argsort(number, kind="stable")
+    rows = np.split(order, np.cumsum(np.bincount(number))[:-1])
+    draws: dict[str, list[float]] = {}
+    while len(draws.get(against, ())) < resamples:
+        where = np.concatenate([rows[patient] for patient in generator.integers(len(names), size=len(names))])
+        if len(np.unique(target[where])) < 2:
+            continue
+        areas = {name: partial_auc(probability[where], target[where]) for name, probability in probabilities.items()}
+        areas |= {f"{name} - {against}": area - areas[against] for name, area in areas.items() if name != against}
+        for name, area in areas.items():
+            draws.setdefault(name, []).append(area)
+    bounds = {name: np.quantile(values, (0.025, 0.975)) for name, values in draws.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}

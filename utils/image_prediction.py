@@ -1,0 +1,61 @@
+"""Predicts the classes of image files; an unreadable one is told and the rest finish."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from datasets.decoding import SUFFIXES, decode
+from datasets.image_transforms import Preparation
+from utils.prediction import Predictor
+
+TABLE = "predictions.csv"
+
+
+def find_images(path: Path) -> list[Path]:
+    """An image file, or all in a folder and its subfolders. Raises ValueError where there is none."""
+    if path.is_file():
+        return [path]
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    if not files:
+        raise ValueError(f"{path}: no image in it: this checkpoint classifies images ({', '.join(sorted(SUFFIXES))})")
+    return files
+
+
+def classify_files(
+    predictor: Predictor, files: Sequence[Path], problem: Callable[[str], Any]
+) -> Iterator[tuple[Path, np.ndarray | None]]:
+    """Yield every file with its probabilities (K,), or None for one that cannot be read, which `problem` is told."""
+    preparations = []
+    for model in predictor.models:
+        size, channels, mean, std = (model.preprocessing[key] for key in ("image_size", "in_channels", "mean", "std"))
+        preparations.append(Preparation(size, channels, tuple(mean), tuple(std)))
+    for start in range(0, len(files), predictor.batch_size):
+        read, images = [], []
+        for file in files[start : start + predictor.batch_size]:
+            try:
+                images.append(decode(file, str(file)))
+                read.append(file)
+            except Exception as error:  # Pillow's decoders raise many kinds
+                problem(" ".join(str(error).split()))
+                yield file, None
+        if images:
+            inputs = [torch.stack([each.normalize(each.resize(image)) for image in images]) for each in preparations]
+            yield from zip(read, predictor.classify(inputs), strict=True)
+
+
+def write_table(path: Path, root: Path, rows: Sequence[tuple[Path, np.ndarray]], class_names: Sequence[str]) -> None:
+    """Write CSV: the image below `root`, the most probable class, and the probability of each; there whole or not."""
+    partial = path.with_name(f".partial-{path.name}")
+    with partial.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "prediction", *class_names])
+        for image, shares in rows:
+            name = image.relative_to(root) if root.is_dir() else image.name
+            writer.writerow([name, class_names[int(np.argmax(shares))], *(f"{share:.6f}" for share in shares)])
+    partial.replace(path)

@@ -1,0 +1,197 @@
+"""Predicts as validation does, with one checkpoint or the mean of several: volumes slice by slice, images in batches.
+
+Bounded memory: besides the volume and its labels there is a batch of slices and one block of predicted ones.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from datasets.geometry import iterate_slices
+from datasets.transforms import normalize, pad_center, padded_size, unpad
+from datasets.volumes import Statistics
+from utils import checkpoints
+from utils.inference import predict
+
+SLICE_KEYS = {"modality", "window", "pad_value", "crop", "class_names"}
+IMAGE_KEYS = {"class_names", "image_size", "in_channels", "mean", "std"}
+VIEWS = ((), (-1,), (-2,), (-2, -1))  # axes to mirror
+BLOCK_SLICES = 64  # slices gathered before they go to the volume: a cache line of it where they are its fastest axis
+
+
+@dataclass
+class Model:
+    """A checkpoint ready to predict."""
+
+    path: Path
+    sha256: str
+    network: nn.Module
+    preprocessing: dict[str, Any]
+    training: dict[str, Any]
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether it classifies images; else it labels slices."""
+        return self.preprocessing.get("kind") == "image"
+
+
+@dataclass
+class Clock:
+    """Seconds of wall time by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+
+
+def load_models(paths: Sequence[Path]) -> list[Model]:
+    """Load checkpoints that can be averaged. Raises ValueError where one is none, or they name different classes."""
+    models = [_load(path) for path in paths]
+    first = models[0]
+    for model in models[1:]:
+        for key in ("kind", "modality", "class_names"):
+            ours, theirs = (each.preprocessing.get(key) for each in (first, model))
+            if ours != theirs:
+                raise ValueError(f"{model.path}: {key} {theirs}, but {first.path} has {ours}: average one task only")
+    return models
+
+
+def _load(path: Path) -> Model:
+    path = path / "best.ckpt" if path.is_dir() else path
+    checkpoint = checkpoints.load(path)
+    for key in ("preprocessing", "recipe", "weights"):
+        if not isinstance(checkpoint[key], dict):
+            raise ValueError(f"{path}: its {key} is a {type(checkpoint[key]).__name__}: is the file whole?")
+    preprocessing = checkpoint["preprocessing"]
+    required = IMAGE_KEYS if preprocessing.get("kind") == "image" else SLICE_KEYS
+    if missing := required - set(preprocessing):
+        raise ValueError(f"{path}: its preprocessing has no {', '.join(sorted(missing))}: train it again")
+    try:
+        network = checkpoints.rebuild(checkpoint)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return Model(path, checkpoints.sha256(path), network, preprocessing, checkpoint["recipe"].get("training", {}))
+
+
+class Predictor:
+    """Runs models on a device; their probabilities are averaged where there are several, or several views.
+
+    Args:
+        models: Checkpoints of one task; their windows and crops may differ.
+        fabric: Device and precision.
+        batch_size: Slices or images that go through a network together.
+        flip: Average over the image as it is, mirrored along its rows, along its columns, and along both.
+    """
+
+    def __init__(self, models: Sequence[Model], fabric: Fabric, batch_size: int, flip: bool = False) -> None:
+        self.models, self.fabric, self.batch_size = models, fabric, batch_size
+        self.views = VIEWS if flip else VIEWS[:1]
+        self.class_names: list[str] = models[0].preprocessing["class_names"]
+        for model in models:
+            network = fabric.to_device(model.network)
+            model.network = network.to(memory_format=torch.channels_last) if _channels_last(model) else network
+
+    @torch.inference_mode()
+    def label(
+        self,
+        slices: np.ndarray,
+        statistics: Statistics,
+        labels: np.ndarray,
+        probabilities: Sequence[np.ndarray],
+        clock: Clock,
+        advance: Callable[[int], Any],
+    ) -> None:
+        """Fill `labels` (S, H, W) uint8 with class numbers and, if given, `probabilities` of the classes 1, 2, ...
+
+        slices: (S, H, W) as `datasets.geometry.to_slices` gives them; what is filled may be views of that kind too,
+        each probability (S, H, W) float16.
+        statistics: of the whole volume. advance: called with the number of slices after each batch.
+        """
+        # as index.csv keeps them for validation
+        mean, std = (float(f"{value:.9g}") for value in (statistics.mean, statistics.std))
+        source = iterate_slices(slices)
+        count, *size = slices.shape
+        for start in range(0, count, BLOCK_SLICES):
+            length = min(BLOCK_SLICES, count - start)
+            block = np.empty((length, *size), np.uint8)
+            shares = np.empty((len(probabilities), length, *size), np.float16)
+            for first in range(0, length, self.batch_size):
+                part = slice(first, min(first + self.batch_size, length))
+                with clock("preprocess"):
+                    images = list(islice(source, part.stop - part.start))
+                    inputs = [_input(images, model.preprocessing, mean, std) for model in self.models]
+                with clock("network"):
+                    scores, are_probabilities = self._scores(inputs, tuple(size))
+                    block[part] = class_numbers(scores).cpu().numpy()
+                    if probabilities:
+                        scores = scores if are_probabilities else scores.softmax(1)
+                        shares[:, part] = scores[:, 1:].transpose(0, 1).half().cpu().numpy()
+                advance(len(images))
+            with clock("postprocess"):
+                labels[start : start + length] = block
+                for whole, share in zip(probabilities, shares, strict=True):
+                    whole[start : start + length] = share
+
+    @torch.inference_mode()
+    def classify(self, inputs: Sequence[Tensor]) -> np.ndarray:
+        """Probabilities (B, K) of a batch of images, given as each model wants them: (B, C, S, S)."""
+        scores, are_probabilities = self._scores(inputs, None)
+        return (scores if are_probabilities else scores.softmax(1)).cpu().numpy()
+
+    def _scores(self, inputs: Sequence[Tensor], size: tuple[int, int] | None) -> tuple[Tensor, bool]:
+        """Logits where there is one answer, as validation has them; else the mean probabilities, and True."""
+        answers = self._answers(inputs, size)
+        if len(self.models) * len(self.views) == 1:
+            return next(answers), False
+        total = sum(logits.softmax(1) for logits in answers)
+        return total / (len(self.models) * len(self.views)), True
+
+    def _answers(self, inputs: Iterable[Tensor], size: tuple[int, int] | None) -> Iterator[Tensor]:
+        """Logits of every model and view, mirrored back; (B, K, H, W) cut to `size`, or (B, K)."""
+        for model, image in zip(self.models, inputs, strict=True):
+            for axes in self.views:
+                logits = predict(self.fabric, model.network, image.flip(axes), _channels_last(model))
+                yield logits if size is None else unpad(logits.flip(axes), size)
+
+
+def _channels_last(model: Model) -> bool:
+    return bool(model.training.get("channels_last", False))
+
+
+def _input(images: Sequence[np.ndarray], preprocessing: dict[str, Any], mean: float, std: float) -> Tensor:
+    """Slices (H, W) of one size as a network's input (B, 1, H, W)."""
+    size = padded_size(images[0].shape, preprocessing["crop"])
+    window, value = preprocessing["window"], preprocessing["pad_value"]
+    return torch.from_numpy(
+        np.stack([pad_center(normalize(image, window, mean, std), size, value) for image in images])[:, None]
+    )
+
+
+def class_numbers(scores: Tensor) -> Tensor:
+    """Class of the highest score, the lower one where two are equal: (B, K, H, W) -> (B, H, W) uint8.
+
+    By comparisons, as utils.metrics has it: torch's argmax over the classes is slower by far on the CPU.
+    """
+    best = scores[:, 0]
+    numbers = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
+    for number in range(1, scores.shape[1]):
+        numbers.masked_fill_(scores[:, number] > best, number)
+        best = torch.maximum(best, scores[:, number])
+    return numbers

@@ -1,0 +1,108 @@
+"""What a checkpoint predicts for the cases of a split, one whole volume at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datasets import DATASETS
+from utils import checkpoints
+from utils.case_scoring import Volumes
+from utils.config import Training, build
+from utils.inference import evaluate
+from utils.label_pairs import spacing_is_lost
+from utils.launch import launch
+
+LEARNED_FROM = {"val": ("train",), "test": ("train", "val")}
+
+
+class _Labels:
+    """Keeps the predicted and target labels of the slices it is fed, in their order; feels like a metric."""
+
+    def __init__(self) -> None:
+        self.slices: list[tuple[Tensor, Tensor]] = []
+
+    def update(self, logits: Tensor, target: Tensor, case: str | Sequence[str]) -> None:
+        """logits (B, K, H, W), target (B, 1, H, W): the class with the largest logit, the lower one of equals."""
+        best, label = logits[:, 0], torch.zeros_like(logits[:, 0], dtype=torch.uint8)
+        for number in range(1, logits.shape[1]):
+            better = logits[:, number] > best
+            label[better] = number
+            best = torch.maximum(best, logits[:, number])
+        self.slices.append((label.cpu(), target[:, 0].to(torch.uint8).cpu()))
+
+    def compute(self) -> dict[str, float]:
+        return {}
+
+    def per_case(self) -> list[dict[str, Any]]:
+        return []
+
+    def volumes(self) -> tuple[np.ndarray, np.ndarray]:
+        return tuple(torch.cat(parts).numpy() for parts in zip(*self.slices, strict=True))
+
+
+def open_split(checkpoint: dict[str, Any], split: str, root: str | None = None) -> Dataset:
+    """The dataset of a checkpoint's recipe, at `root` where that has moved.
+
+    Raises ValueError when it cannot be scored: other classes, or patients that the checkpoint was trained or (test)
+    selected on.
+    """
+    if "image_size" in checkpoint["preprocessing"]:
+        raise ValueError("the checkpoint classifies images: score it with train.py --mode test")
+    section = checkpoint["recipe"]["data"] | ({"root": root} if root else {})
+    dataset = build(DATASETS, section, "data", split=split, seed=checkpoint["recipe"].get("seed", 0))
+    names = checkpoint["preprocessing"]["class_names"]
+    if list(dataset.class_names) != list(names):
+        raise ValueError(f"{section['root']} has classes {dataset.class_names}, the checkpoint predicts {names}")
+    learned = {patient for name in LEARNED_FROM[split] for patient in checkpoint["split"][name]}
+    if seen := sorted(learned.intersection(dataset.patients)):
+        raise ValueError(
+            f"the checkpoint was trained or selected on {len(seen)} {split} patients ({', '.join(seen[:5])}): nothing "
+            "was scored; use the split it was trained with"
+        )
+    return dataset
+
+
+def predict_cases(checkpoint: dict[str, Any], dataset: Dataset) -> Iterator[Volumes]:
+    """Prediction and target of each case on the stored grid, in the batches and precision of the run's own test.
+
+    One process, one case in memory at a time.
+    """
+    recorded = checkpoint["recipe"]["training"]
+    wanted = {"batch_size", "precision", "channels_last", "accelerator"}
+    training = Training(**{name: value for name, value in recorded.items() if name in wanted})
+    if training.accelerator == "cuda" and not torch.cuda.is_available():
+        training.accelerator = "cpu"
+    fabric = launch(training)
+    network = fabric.to_device(checkpoints.rebuild(checkpoint))
+    if training.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    patients = {record.case: record.patient for record in dataset.records}
+    for case in dataset.cases:
+        labels = _Labels()
+        evaluate(
+            fabric,
+            network,
+            dataset,
+            [labels],
+            batch_size=training.batch_size,
+            channels_last=training.channels_last,
+            cases=[case],
+            description=case,
+        )
+        geometry = json.loads((Path(dataset.root) / case / "geometry.json").read_text())
+        yield Volumes(
+            case,
+            patients[case],
+            *labels.volumes(),
+            values=frozenset(range(1, dataset.num_classes)),
+            spacing=tuple(float(geometry["spacing"][axis]) for axis in geometry["axes"]),
+            spacing_lost=spacing_is_lost(geometry["spacing"], geometry["affine"]),
+        )
