@@ -1,7 +1,7 @@
 """Images with one label each, wherever they are kept, as samples for a classification network."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +140,10 @@ class LabeledImages(Dataset):
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Each image once; by index alone there would be no end, see below."""
+        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Image (C, S, S) float32, target () int64 and case.

@@ -29,6 +29,7 @@ SMALL_IMAGES = [
     "--training.batch_size=4",
     "--training.precision=32-true",
 ]
+NEED_MORE_IMAGES = ("scripts/FilterGenerated.py", "scripts/BoostMetadata.py")  # run in test_skin_scripts.py
 
 
 def blocks(section: str) -> list[list[str]]:
@@ -83,6 +84,7 @@ def test_the_commands_for_classification_run_in_their_order(tmp_path, monkeypatc
     write_medmnist(tmp_path / "data/dermamnist.npz")
     write_image_folder(tmp_path / "data/brain_mri")
     write_isic(tmp_path / "data/isic")
+    write_isic(tmp_path / "raw/isic", patients=2, lesions=2)
     ran = []
     for words in blocks("Classification"):
         if words[1] in RECIPES:
@@ -90,6 +92,10 @@ def test_the_commands_for_classification_run_in_their_order(tmp_path, monkeypatc
             objective = train_kd.distilled if recipe_class is DistillationRecipe else train.supervised
             small = SMALL_IMAGES if "--mode" not in words or "test" not in words else []
             assert main(parse(recipe_class, "test", [*words[2:], *small]), objective) == 0, words
+        elif words[1] in NEED_MORE_IMAGES:
+            command = [sys.executable, str(ROOT / words[1]), "--help"]
+            printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            assert all(word in printed for word in words if word.startswith("--")), words
         else:
             run_script(words[1:], tmp_path)
         ran.append(words[1])
