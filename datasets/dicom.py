@@ -4,8 +4,10 @@ SliceThickness is not read: slices may overlap or leave gaps. What is no regular
 series in one folder) is refused, because a volume made of it would lie wrong.
 """
 
+import locale
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +26,16 @@ POSITION, ORIENTATION, PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
 SERIES, MODALITY = "0020|000e", "0008|0060"
 GAP_TOLERANCE, ROUNDED_MM = 0.1, 0.1  # of the spacing; positions are written with as little as one decimal
 ONE_SERIES = "put the slices of one series into a folder of their own"
+
+
+@contextmanager
+def keep_locale() -> Iterator[None]:
+    """Puts the locale back that ITK's DICOM code sets to C: text files would be read as ASCII from then on."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,7 @@ def is_dicom(file: Path) -> bool:
         return False
 
 
+@keep_locale()
 def find_series(folder: Path) -> Series:
     """Read the headers of the one series in `folder`, not its pixels.
 
@@ -196,6 +209,7 @@ def _slice_spacing(folder: Path, slices: list[_Slice], normal: np.ndarray) -> fl
     return float(heights[-1]) / (len(slices) - 1)
 
 
+@keep_locale()
 def read_series(series: Series, modality: str) -> Image:
     """Read the pixels as int16 HU (modality "CT") or float32 ("MR"), in file order: (slices, rows, columns).
 
@@ -216,6 +230,7 @@ def _pixels(series: Series, array: np.ndarray) -> Iterator[tuple[np.ndarray, np.
         yield part.reshape(-1), GetArrayViewFromImage(image).reshape(-1)
 
 
+@keep_locale()
 def write_on_series(path: Path, series: Series, labels: np.ndarray) -> None:
     """Write (slices, rows, columns) uint8 as `path` says (.mha) with the origin, spacing and direction of the series.
 
