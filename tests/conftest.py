@@ -2,6 +2,7 @@
 
 import csv
 import json
+import locale
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,6 +74,14 @@ def ellipse(shape: tuple[int, int], center: tuple[float, float], radii: tuple[fl
     """True inside the ellipse, (H, W)."""
     rows, columns = np.ogrid[: shape[0], : shape[1]]
     return ((rows - center[0]) / radii[0]) ** 2 + ((columns - center[1]) / radii[1]) ** 2 <= 1
+
+
+@pytest.fixture(autouse=True)
+def own_locale():
+    """Tests that write DICOM with ITK leave the locale at C, in which text files would be read as ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.fixture

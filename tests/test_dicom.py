@@ -9,18 +9,11 @@ import SimpleITK as sitk  # noqa: N813
 from test_predict import SHARED
 from tiny_checkpoints import labels_of, predict, record, thresholds, voxels
 
-from datasets.dicom import find_series, keep_locale, read_series
+from datasets.dicom import find_series, read_series
 
 __all__ = ["thresholds"]  # a fixture
 ROWS, COLUMNS, COUNT = 10, 12, 5
 AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
-
-
-@pytest.fixture(autouse=True)
-def _locale():
-    """The series are written with ITK here, which leaves the locale at C."""
-    with keep_locale():
-        yield
 
 
 def hounsfield() -> np.ndarray:
