@@ -29,7 +29,7 @@ SMALL_IMAGES = [
     "--training.batch_size=4",
     "--training.precision=32-true",
 ]
-NEED_MORE_IMAGES = ("scripts/FilterGenerated.py", "scripts/BoostMetadata.py")  # run in test_skin_scripts.py
+NEED_MORE_IMAGES = ("scripts/FilterGenerated.py", "scripts/BoostMetadata.py")  # see test_skin_scripts.py
 
 
 def blocks(section: str) -> list[list[str]]:
