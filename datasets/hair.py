@@ -10,7 +10,7 @@ SMALLEST = 64  # pixels: on a smaller image a hair is not told from noise
 SEARCHED = 512  # pixels: a larger image is searched for hair at this shorter side
 ACROSS, ALONG = 1 / 28, 1 / 7  # of the shorter side: a hair is thinner than the one, and straight for the other
 SHORTEST = 0.6  # of ALONG: the least extent of a hair
-DIRECTIONS = 8  # across a hair
+DIRECTIONS, SPANNING = 8, 3  # lines across a hair, and how many of them must span it
 CONTRAST = 12.0
 
 
@@ -59,7 +59,9 @@ def paint_over(image: NDArray[np.uint8], hair: NDArray[np.bool_]) -> NDArray[np.
 def _hairness(gray: NDArray[np.uint8], across: int, along: int) -> NDArray[np.uint8]:
     """How much darker than beside it (H, W) uint8 is where it is thin and long."""
     gray = cv2.GaussianBlur(gray, (_margin(min(gray.shape)),) * 2, 0)
-    thin = np.max([_close(gray, across, angle) for angle in _angles(DIRECTIONS)], axis=0)
+    closed = np.stack([_close(gray, across, angle) for angle in _angles(DIRECTIONS)])
+    # Most lines span a hair; only those along its rim span the rim of a disc.
+    thin = np.partition(closed, -SPANNING, axis=0)[-SPANNING]
     # Hairs thickened by a pixel on each side hold lines of a whole number of pixels that do not quite follow them.
     thick = cv2.erode(gray, np.ones((3, 3), np.uint8))
     enough = math.ceil(math.pi / 2 * along / 3)  # their ends are 3 pixels apart
@@ -72,7 +74,8 @@ def _close(gray: NDArray[np.uint8], length: int, angle: float) -> NDArray[np.uin
     reach = length // 2
     across, down = round(reach * math.cos(angle)), round(reach * math.sin(angle))
     kernel = np.zeros((length, length), np.uint8)
-    cv2.line(kernel, (reach - across, reach - down), (reach + across, reach + down), 1)
+    cv2.line(kernel, (reach, reach), (reach + across, reach + down), 1)
+    kernel |= kernel[::-1, ::-1]  # a closing of OpenCV's is one only with a kernel that is its own mirror image
     return cv2.morphologyEx(gray, cv2.MORPH_CLOSE, kernel)
 
 

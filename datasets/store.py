@@ -8,7 +8,6 @@ Slice 0 is the most inferior; rows run anterior -> posterior, columns patient ri
 
 import csv
 import json
-import os
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -79,7 +78,7 @@ def write_index(root: Path, records: Iterable[SliceRecord]) -> None:
         labels = " ".join(str(value) for value in record.labels)
         place = (record.case, record.patient, record.slice, record.file, record.split, labels)
         lines.append((*place, *(f"{value:.9g}" for value in (record.mean, record.std, record.p005, record.p995))))
-    partial = root / f".index.csv.{os.getpid()}"
+    partial = root / ".index.csv.partial"
     with partial.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(lines)
     partial.replace(root / "index.csv")
@@ -95,7 +94,7 @@ def read_manifest(root: Path | str) -> dict[str, Any]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Replace a JSON file in one step."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.partial")  # one name, so that what a killed run left is replaced
     partial.write_text(json.dumps(content, indent=2) + "\n")
     partial.replace(path)
 

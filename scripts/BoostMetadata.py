@@ -11,7 +11,7 @@ split as categories, what is missing stays missing, and both classes weigh the s
 
 OUT receives boosting.json (scores, intervals over patients, settings, the checkpoint's SHA-256) and predictions.csv
 (each lesion of val, by the fold it is in, and of test). The booster is not written: scikit-learn's would be a pickle,
-which can execute anything where it is read; the same command and seed fit it again.
+which can execute anything where it is read. The same command and seed fit it again.
 
   python scripts/BoostMetadata.py --checkpoint runs/isic_student/best.ckpt --outpath runs/isic_boosted
   python scripts/BoostMetadata.py --checkpoint runs/isic_student/best.ckpt --outpath runs/try --no_test --depth 3
@@ -210,7 +210,7 @@ def summarize(report: dict[str, Any], out: Path) -> None:
         gain = areas["both"]["partial_auc"] - areas["student"]["partial_auc"]
         verdict = "boosting helps" if low > 0 else "boosting harms" if high < 0 else "no measurable difference"
         print(f"\nboth - student: {gain:+.4f} pAUC, 95 % interval [{low:+.4f}, {high:+.4f}] over patients: {verdict}")
-    print(f"\nwhere  {out}: boosting.json, predictions.csv; the booster is not written (it would be a pickle)")
+    print(f"\nwhere  {out}: boosting.json, predictions.csv; the booster is not written, the same command fits it")
 
 
 def row_of(name: str, part: dict[str, Any]) -> dict[str, str]:

@@ -120,7 +120,6 @@ def student(tmp_path_factory):
     """A student of tiny lesions and the folder it lies in."""
     home = tmp_path_factory.mktemp("boosting")
     write_isic(home / "isic", patients=30)
-    torch.set_num_threads(1)
     arguments = [
         f"--config={ROOT / 'configs/isic_student.yaml'}",
         '--network={"name": "squeezenet"}',

@@ -23,8 +23,8 @@ from utils.launch import launch
 LEARNED_FROM = {"val": ("train",), "test": ("train", "val")}
 
 
-class _Labels:
-    """Keeps the predicted and target labels of the slices it is fed, in their order; feels like a metric."""
+class KeptLabels:
+    """Keeps the predicted and target labels of a case's slices, in the order it is fed them as a metric is."""
 
     def __init__(self) -> None:
         self.slices: list[tuple[Tensor, Tensor]] = []
@@ -86,7 +86,7 @@ def predict_cases(checkpoint: dict[str, Any], dataset: Dataset) -> Iterator[Volu
         network = network.to(memory_format=torch.channels_last)
     patients = {record.case: record.patient for record in dataset.records}
     for case in dataset.cases:
-        labels = _Labels()
+        labels = KeptLabels()
         evaluate(
             fabric,
             network,
