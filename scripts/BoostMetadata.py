@@ -33,12 +33,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.store import write_json
 from utils import checkpoints
-from utils.boosting import BOOSTERS, SCORES, Boosting, Table, fit, out_of_fold, patient_folds, patient_intervals, score
 from utils.comparison import spread
 from utils.config import Training
 from utils.guards import table as aligned
 from utils.launch import launch
-from utils.lesion_tables import Lesions, read_lesion_tables
+from utils.skin.boosting import (
+    BOOSTERS,
+    SCORES,
+    Boosting,
+    Table,
+    fit,
+    out_of_fold,
+    patient_folds,
+    patient_intervals,
+    score,
+)
+from utils.skin.lesion_tables import Lesions, read_lesion_tables
 
 MODELS = ("student", "metadata", "embedding", "both")
 

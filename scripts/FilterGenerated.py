@@ -1,7 +1,7 @@
 """Keep the generated images of a class that look like its real ones, judged by the features of a network.
 
 An image's distance is its mean distance to the 5 nearest real images, in standardized features (see
-utils/perceptual_filter.py). Real images, each compared with the others, give the limits. A generated image that is
+utils/skin/perceptual_filter.py). Real images, each compared with the others, give the limits. A generated image that is
 further away than 95 % of them is unlike. One that is nearer to a single real image than 99 % of them are is a copy:
 re-encoded or with a little noise, it is mostly found; mirrored, it mostly is not. Name the real images of val and test
 with --held_out: a copy of one of those in training would leak it, and is told apart. Only the rest is kept.
@@ -42,10 +42,10 @@ from datasets.image_transforms import Preparation
 from datasets.raw_images import image_files
 from networks import NETWORKS
 from utils.config import Training, build
-from utils.embeddings import classifier, embed
 from utils.launch import launch
-from utils.perceptual_filter import Limits, Verdict, judge
-from utils.sheets import cell, write_sheet
+from utils.skin.embeddings import classifier, embed
+from utils.skin.perceptual_filter import Limits, Verdict, judge
+from utils.skin.sheets import cell, write_sheet
 
 COLUMNS = ("image", "verdict", "distance", "nearest_real", "nearest_distance", "nearest_held_out", "held_out_distance")
 PICTURED = 8

@@ -39,7 +39,7 @@ from datasets.decoding import decode
 from datasets.hair import CONTRAST, find_hair, paint_over
 from datasets.isic import METADATA
 from datasets.raw_images import RawImages
-from utils.sheets import cell, write_sheet
+from utils.skin.sheets import cell, write_sheet
 
 COLUMNS = ("image", "hair", "contrast")
 PICTURED = 12

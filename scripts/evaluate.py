@@ -25,11 +25,11 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 # Worker processes import this file again: what needs torch, MONAI or scipy.stats is imported where it is used.
-from utils.case_scoring import Classes, Outcome, Volumes, rows_of, score_cases, unscored
-from utils.label_pairs import Pair, find_pairs, known_classes
-from utils.official_kits import OFFICIAL, official_scores
-from utils.score_files import as_prefix, read_scores, write_csv, write_json, write_scores
-from utils.volume_scores import DEFINITIONS, EMPTY_MASK_RULES, HIGHER_IS_BETTER, LesionRule, Region, summarize
+from utils.scoring.cases import Classes, Outcome, Volumes, rows_of, score_cases, unscored
+from utils.scoring.challenges import OFFICIAL, official_scores
+from utils.scoring.files import as_prefix, read_scores, write_csv, write_json, write_scores
+from utils.scoring.pairs import Pair, find_pairs, known_classes
+from utils.scoring.volumes import DEFINITIONS, EMPTY_MASK_RULES, HIGHER_IS_BETTER, LesionRule, Region, summarize
 
 COMPARED = ("dice", "surface_dice", "hd95_mm", "assd_mm", "abs_rvd", "lesion_f1")  # VOE orders cases as Dice does
 
@@ -114,7 +114,7 @@ def choose_classes(arguments: argparse.Namespace, known: Mapping[int, str], fixe
 def evaluate_checkpoint(arguments: argparse.Namespace) -> int:
     """Scores a checkpoint on the val or test split of its slice store."""
     from utils import checkpoints
-    from utils.split_volumes import open_split, predict_cases
+    from utils.scoring.splits import open_split, predict_cases
 
     path = arguments.checkpoint / "best.ckpt" if arguments.checkpoint.is_dir() else arguments.checkpoint
     checkpoint = checkpoints.load(path)
@@ -256,7 +256,7 @@ def _line(name: str, scores: Mapping[str, float]) -> dict[str, str]:
 def compare_files(arguments: argparse.Namespace) -> int:
     """Compares two evaluations of the same cases."""
     from utils.guards import table
-    from utils.paired_tests import RULE, compare
+    from utils.scoring.paired_tests import RULE, compare
 
     first, second = (read_scores(path) for path in arguments.compare)
     if first.get("settings") != second.get("settings"):

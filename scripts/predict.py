@@ -32,13 +32,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.config import Training
 from utils.guards import table
-from utils.image_prediction import TABLE, classify_files, find_images, write_table
 from utils.launch import launch, resolve_precision
-from utils.prediction import Model, Predictor, load_models
-from utils.prediction_inputs import Case, find_volumes
-from utils.prediction_outputs import LABELS, PROBABILITIES, RECORD, SERIES, Predictions
-from utils.read_ahead import run_ahead
-from utils.volume_prediction import Options, VolumeSteps, peak_memory
+from utils.prediction.images import TABLE, classify_files, find_images, write_table
+from utils.prediction.inputs import Case, find_volumes
+from utils.prediction.outputs import LABELS, PROBABILITIES, RECORD, SERIES, Predictions
+from utils.prediction.predictor import Model, Predictor, load_models
+from utils.prediction.read_ahead import run_ahead
+from utils.prediction.volumes import Options, VolumeSteps, peak_memory
 
 READ_AHEAD_BYTES = 1 << 30
 STAGES = ("read", "preprocess", "network", "postprocess", "write")

@@ -19,13 +19,14 @@ from networks import NETWORKS
 from scripts.evaluate import main
 from tests.conftest import SHA256, SPLIT
 from tests.raw_cases import KITS, LITS, label_of, save
-from utils import case_scoring, checkpoints
-from utils.case_scoring import Classes, Volumes, score_cases
+from utils import checkpoints
 from utils.inference import evaluate
-from utils.label_pairs import case_name, find_pairs
 from utils.metrics import VolumeDice
-from utils.paired_tests import ENOUGH, bootstrap, compare, holm
-from utils.volume_scores import EMPTY_MASK_RULES, LesionRule
+from utils.scoring import cases as case_scoring
+from utils.scoring.cases import Classes, Volumes, score_cases
+from utils.scoring.paired_tests import ENOUGH, bootstrap, compare, holm
+from utils.scoring.pairs import case_name, find_pairs
+from utils.scoring.volumes import EMPTY_MASK_RULES, LesionRule
 
 NO_TUMOR = np.minimum(label_of(), 1)
 

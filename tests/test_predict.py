@@ -30,8 +30,8 @@ from utils import checkpoints
 from utils.config import ROOT
 from utils.inference import evaluate
 from utils.metrics import VolumeDice
-from utils.postprocessing import count_voxels, keep_largest, remove_small
-from utils.read_ahead import run_ahead
+from utils.prediction.postprocessing import count_voxels, keep_largest, remove_small
+from utils.prediction.read_ahead import run_ahead
 
 __all__ = ["thresholds"]  # a fixture
 SHARED = ROOT.parent / "shared" / "data" / "totalseg_example"
@@ -281,7 +281,7 @@ def test_components_touch_by_corners_and_are_those_of_scikit_image():
 
 
 def test_voxels_are_counted_across_parts(monkeypatch):
-    monkeypatch.setattr("utils.postprocessing.CHUNK_VOXELS", 7)
+    monkeypatch.setattr("utils.prediction.postprocessing.CHUNK_VOXELS", 7)
     assert count_voxels(np.arange(24).reshape(2, 3, 4) % 3, 4).tolist() == [8, 8, 8, 0]
 
 
@@ -360,11 +360,11 @@ def test_nothing_that_something_else_made_is_overwritten_unasked(folder, tmp_pat
         (out / "d.nii.gz").write_bytes(b"somebody's work")
     else:
         (out / "predictions.json").unlink()
-    before = {path.name: path.read_bytes() for path in out.glob("*.gz")}
+    before = {path.name: path.read_bytes() for path in out.glob("[!.]*.gz")}
     capsys.readouterr()
     assert predict(checkpoint, folder, out, *flags) == 1
     assert "pass --overwrite" in capsys.readouterr().out
-    assert {path.name: path.read_bytes() for path in out.glob("*.gz")} == before
+    assert {path.name: path.read_bytes() for path in out.glob("[!.]*.gz")} == before
     assert predict(checkpoint, folder, out, *flags, "--overwrite") == 0
     assert predict(checkpoint, folder, out, *flags) == 0
     assert "0 bad" in capsys.readouterr().out.splitlines()[-3]
@@ -384,7 +384,7 @@ def test_a_failure_while_writing_leaves_no_file_and_the_next_run_repairs_it(fold
             raise OSError(28, "No space left on device", str(path))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("utils.volume_prediction.write_volume", full)
+        patch.setattr("utils.prediction.volumes.write_volume", full)
         assert predict(thresholds, folder, tmp_path / "out") == 1
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "c.nii.gz", "predictions.json"]
     assert predict(thresholds, folder, tmp_path / "out") == 0
@@ -398,11 +398,11 @@ def test_killed_and_started_again_it_equals_an_uninterrupted_run(tmp_path):
     command = [sys.executable, ROOT / "scripts/predict.py", "--checkpoint", checkpoint, "--input", tmp_path / "in"]
     process = subprocess.Popen([*command, "--output", out], stdout=subprocess.DEVNULL, cwd=tmp_path)
     deadline = time.monotonic() + 120
-    while not list(out.glob("*.gz")) and time.monotonic() < deadline:
+    while not list(out.glob("[!.]*.gz")) and time.monotonic() < deadline:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = list(out.glob("*.gz"))
+    done = list(out.glob("[!.]*.gz"))
     assert done and all(len(voxels(path)) == 9 for path in done)
     assert (
         predict(checkpoint, tmp_path / "in", out) == 0 and predict(checkpoint, tmp_path / "in", tmp_path / "whole") == 0

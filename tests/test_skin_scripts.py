@@ -14,12 +14,12 @@ from PIL import Image
 
 import train
 from datasets.hair import find_hair, paint_over
-from utils.boosting import Boosting, Table, out_of_fold, patient_folds, patient_intervals
 from utils.command_line import parse
 from utils.comparison import auroc
 from utils.config import ROOT, Recipe
 from utils.experiment import main
-from utils.perceptual_filter import judge
+from utils.skin.boosting import Boosting, Table, out_of_fold, patient_folds, patient_intervals
+from utils.skin.perceptual_filter import judge
 
 
 def script(name: str, *arguments) -> subprocess.CompletedProcess:

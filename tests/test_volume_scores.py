@@ -6,11 +6,11 @@ import torch
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from utils import lesions, surface_scores
-from utils.lesions import components, detect, intersection, runs_of
 from utils.metrics import VolumeDice
-from utils.surface_scores import surface, surface_dice, surface_distances, surfel_areas
-from utils.volume_scores import EMPTY_MASK_RULES, HIGHER_IS_BETTER, LesionRule, Region, score_volumes, summarize
+from utils.scoring import lesions, surfaces
+from utils.scoring.lesions import components, detect, intersection, runs_of
+from utils.scoring.surfaces import surface, surface_dice, surface_distances, surfel_areas
+from utils.scoring.volumes import EMPTY_MASK_RULES, HIGHER_IS_BETTER, LesionRule, Region, score_volumes, summarize
 
 ISOTROPIC = (1.0, 1.0, 1.0)
 SPACING = (2.5, 0.8, 0.7)
@@ -143,7 +143,7 @@ def test_a_distance_of_exactly_the_tolerance_is_within_it():
 def test_slabs_change_nothing(monkeypatch, planes):
     pair = random_pair(5, 1.0)
     whole = both(*pair, SPACING), detect(*(runs_of(labels, (1,)) for labels in pair))
-    monkeypatch.setattr(surface_scores, "SLAB_VOXELS", planes * 12 * 13)
+    monkeypatch.setattr(surfaces, "SLAB_VOXELS", planes * 12 * 13)
     monkeypatch.setattr(lesions, "SLAB_VOXELS", planes * 12 * 13)
     in_slabs = both(*pair, SPACING), detect(*(runs_of(labels, (1,)) for labels in pair))
     assert whole == in_slabs

@@ -14,11 +14,11 @@ from torch.utils.data import Dataset
 
 from datasets import DATASETS
 from utils import checkpoints
-from utils.case_scoring import Volumes
 from utils.config import Training, build
 from utils.inference import evaluate
-from utils.label_pairs import spacing_is_lost
 from utils.launch import launch
+from utils.scoring.cases import Volumes
+from utils.scoring.pairs import spacing_is_lost
 
 LEARNED_FROM = {"val": ("train",), "test": ("train", "val")}
 

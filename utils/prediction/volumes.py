@@ -1,4 +1,4 @@
-"""The steps of predicting a volume: open, read, label, finish; see utils.read_ahead for who takes which when."""
+"""The steps of predicting a volume: open, read, label, finish; see read_ahead for who takes which when."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from datasets.dicom import write_on_series
 from datasets.geometry import to_slices
 from datasets.nifti import write_volume
 from datasets.volumes import Image
-from utils.postprocessing import count_voxels, keep_largest, remove_small
-from utils.prediction import Clock, Predictor
-from utils.prediction_inputs import Case, Source, open_source
-from utils.prediction_outputs import LABELS, PROBABILITIES, SERIES, Predictions
+from utils.prediction.inputs import Case, Source, open_source
+from utils.prediction.outputs import LABELS, PROBABILITIES, SERIES, Predictions
+from utils.prediction.postprocessing import count_voxels, keep_largest, remove_small
+from utils.prediction.predictor import Clock, Predictor
 
 COMPONENT_BYTES = 5  # of a voxel while its component is sought
 

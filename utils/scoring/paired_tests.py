@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata, wilcoxon
 
-from utils.volume_scores import HIGHER_IS_BETTER
+from utils.scoring.volumes import HIGHER_IS_BETTER
 
 ENOUGH = 6  # fewer pairs cannot reach p < 0.05 (two-sided): 2 / 2^5 is 0.063
 LEVEL = 0.05

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.volume_scores import Region
+from utils.scoring.volumes import Region
 
 KIDNEY_MM, MASS_MM, TUMOR_MM = 1.0330772532390826, 1.1328796488598762, 1.1498198361434828
 LITS_MM = 1.0  # LiTS knows no surface Dice

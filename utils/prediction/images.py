@@ -12,7 +12,7 @@ import torch
 
 from datasets.decoding import SUFFIXES, decode
 from datasets.image_transforms import Preparation
-from utils.prediction import Predictor
+from utils.prediction.predictor import Predictor
 
 TABLE = "predictions.csv"
 

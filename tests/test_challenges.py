@@ -7,9 +7,9 @@ from scipy import ndimage
 from datasets.nifti import read_header
 from datasets.volumes import read_label
 from utils.config import ROOT
-from utils.official_kits import OFFICIAL, official_scores
-from utils.surface_scores import surfel_areas
-from utils.volume_scores import LesionRule, score_volumes
+from utils.scoring.challenges import OFFICIAL, official_scores
+from utils.scoring.surfaces import surfel_areas
+from utils.scoring.volumes import LesionRule, score_volumes
 
 LABELS = ROOT.parent / "shared" / "data" / "kits19_labels"
 

@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from datasets import DATASETS
 from datasets.isic_metadata import read_metadata
-from utils.boosting import Table
 from utils.config import build
-from utils.embeddings import embed
 from utils.inference import case_batches
 from utils.loading import load_batches
+from utils.skin.boosting import Table
+from utils.skin.embeddings import embed
 
 
 @dataclass(frozen=True)

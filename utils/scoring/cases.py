@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.label_pairs import Pair
-from utils.surface_scores import surfel_areas
-from utils.volume_scores import EMPTY_MASKS, CaseScores, LesionRule, Region, score_volumes
+from utils.scoring.pairs import Pair
+from utils.scoring.surfaces import surfel_areas
+from utils.scoring.volumes import EMPTY_MASKS, CaseScores, LesionRule, Region, score_volumes
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from datasets.store import write_json
-from utils.prediction import Clock
-from utils.prediction_inputs import Case
+from utils.prediction.inputs import Case
+from utils.prediction.predictor import Clock
 
 RECORD = "predictions.json"
 LABELS, PROBABILITIES, SERIES = ".nii.gz", "_probabilities.nii.gz", ".mha"

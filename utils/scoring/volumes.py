@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.lesions import Detection, Runs, detect, intersection, runs_of
-from utils.surface_scores import Surface, surface, surface_dice, surface_distances
+from utils.scoring.lesions import Detection, Runs, detect, intersection, runs_of
+from utils.scoring.surfaces import Surface, surface, surface_dice, surface_distances
 
 EMPTY_MASK_RULES = {
     "dice": "1 where prediction and target are both empty, 0 where one of them is (the KiTS rule)",

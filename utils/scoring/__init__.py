@@ -1,0 +1,1 @@
+"""Scores of label volumes, case by case, and whether two sets of them differ."""

@@ -1,0 +1,1 @@
+"""What is particular to lesions of the skin: metadata, boosting, generated images."""
