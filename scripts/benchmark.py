@@ -1,7 +1,8 @@
-"""Measure this project against the published way of doing the same, on the same input, in one run.
+"""Measure what is fast and what it is compared with on the same input, in one run.
 
   python scripts/benchmark.py slicing    SliceMaker against the published slicing script
   python scripts/benchmark.py kd_step    one EMKD step against the published step
+  python scripts/benchmark.py prediction a volume from file to file, a student against its teacher
 
 `python scripts/benchmark.py slicing --help` tells what each can be asked.
 """
@@ -13,7 +14,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-BENCHMARKS = {"slicing": "scripts.benchmark_slicing", "kd_step": "scripts.benchmark_kd_step"}
+BENCHMARKS = {
+    "slicing": "scripts.benchmark_slicing",
+    "kd_step": "scripts.benchmark_kd_step",
+    "prediction": "scripts.benchmark_prediction",
+}
 
 
 def main() -> None:
