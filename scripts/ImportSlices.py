@@ -1,0 +1,177 @@
+"""Put 2D slices that are PNG already (as published preprocessing writes them) into the store that training reads.
+
+IN/images/CASE_NUMBER.png and IN/masks/CASE_NUMBER.png: a case is all files of one name before the last underscore, and
+a case is a patient. Images are 8- or 16-bit gray. What a gray value is in HU is lost in such files, so say what 0 and
+the highest value stood for (--hounsfield 0 255), or store them as MR. Masks hold label values; with one label whatever
+is not 0 is it. Slices of a case need not lie beside each other: scores by case are then of the slices there are.
+
+  python scripts/ImportSlices.py --inpath raw/liver_2d --outpath data/liver --labels liver --hounsfield 0 255
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from datasets.splits import SPLITS, read_split, split_patients, split_sha256
+from datasets.store import SliceRecord, write_index, write_json, write_slice
+
+NAME = re.compile(r"(?P<case>.+)_(?P<number>\d+)\.png")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A slice and its mask."""
+
+    case: str
+    number: int
+    image: Path
+    mask: Path
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--inpath", required=True, type=Path, help="folder with images/ and masks/")
+    add("--outpath", required=True, type=Path, help="folder of the slice store; must not exist")
+    add("--labels", required=True, nargs="+", metavar="NAME", help="names of the mask values 1, 2, ...")
+    add("--tumor", nargs="*", default=[], metavar="NAME", help="which of them are tumors")
+    help_hu = "CT: HU of gray value 0 and of 255 (65535 in 16-bit files); without it the images are stored as MR"
+    add("--hounsfield", nargs=2, type=float, metavar=("LOW", "HIGH"), help=help_hu)
+    add("--split", nargs=3, type=float, default=(0.7, 0.1, 0.2), metavar=("TRAIN", "VAL", "TEST"), help="of patients")
+    add("--split_file", type=Path, help="JSON with lists train, val, test of patients, instead of --split")
+    add("--seed", type=int, default=0, help="of --split (default: 0)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    try:
+        return import_slices(args)
+    except ValueError as error:
+        print(f"ImportSlices: {error}", file=sys.stderr)
+        return 2
+
+
+def import_slices(args: argparse.Namespace) -> int:
+    """Write the store; a slice that is no good is told and left out, and the exit status is then 1."""
+    if args.outpath.exists():
+        raise ValueError(f"{args.outpath}: is there already: choose another --outpath")
+    if unknown := sorted(set(args.tumor) - set(args.labels)):
+        raise ValueError(f"--tumor {unknown[0]}: is not among --labels {' '.join(args.labels)}")
+    pairs, problems = find_pairs(args.inpath)
+    if not pairs:
+        raise ValueError(f"{args.inpath}: no images/CASE_NUMBER.png with a mask of that name in masks/")
+    patients = sorted({pair.case for pair in pairs})
+    split = read_split(args.split_file) if args.split_file else split_patients(patients, args.split, args.seed)
+    split_of = {patient: name for name in SPLITS for patient in split[name]}
+    if absent := [patient for patient in patients if patient not in split_of]:
+        raise ValueError(f"{args.split_file}: {len(absent)} patients are in no list, such as {absent[0]}: add them")
+    partial = args.outpath.with_name(f".{args.outpath.name}.partial")
+    records: list[SliceRecord] = []
+    for case in tqdm(patients, unit="case", desc="importing", disable=None):
+        mine = [pair for pair in pairs if pair.case == case]
+        written, wrong = write_case(partial, mine, split_of[case], args.hounsfield, len(args.labels))
+        records, problems = records + written, problems + wrong
+    for problem in problems:
+        print(problem)
+    if not records:
+        raise ValueError(f"{args.inpath}: none of {len(pairs)} slices could be read")
+    write_index(partial, records)
+    write_json(partial / "split.json", {"seed": args.seed, "ratios": list(args.split), **split})
+    manifest = {
+        "dataset": args.inpath.name,
+        "modality": "CT" if args.hounsfield else "MR",
+        "format": "npz",
+        "task": "all",
+        "labels": {str(value): name for value, name in enumerate(args.labels, start=1)},
+        "tumor_labels": [args.labels.index(name) + 1 for name in args.tumor],
+        "split_sha256": split_sha256(split),
+    }
+    write_json(partial / "dataset.json", manifest)
+    partial.rename(args.outpath)
+    counts = {name: [record for record in records if record.split == name] for name in SPLITS}
+    parts = [f"{name} {len({r.case for r in mine})} patients, {len(mine)} slices" for name, mine in counts.items()]
+    print(f"{len(records)} slices of {len({r.case for r in records})} cases, {len(problems)} problems")
+    print(f"  splits  {'; '.join(parts)}\n  where   {args.outpath}")
+    return 1 if problems else 0
+
+
+def find_pairs(home: Path) -> tuple[list[Pair], list[str]]:
+    """Slices with a mask, in order, and a line for each file without its other half or with a strange name."""
+    pairs, problems = [], []
+    images, masks = ({file.name: file for file in (home / kind).glob("*.png")} for kind in ("images", "masks"))
+    for name, file in sorted((images | masks).items()):
+        match = NAME.fullmatch(name)
+        if match is None:
+            problems.append(f"{file}: its name is not CASE_NUMBER.png: rename it")
+        elif name not in images or name not in masks:
+            other = "masks" if name in images else "images"
+            problems.append(f"{file}: has no file of that name in {other}: add it, or remove this one")
+        else:
+            pairs.append(Pair(match["case"], int(match["number"]), images[name], masks[name]))
+    return sorted(pairs, key=lambda pair: (pair.case, pair.number)), problems
+
+
+def write_case(
+    root: Path, pairs: Sequence[Pair], split: str, hounsfield: Sequence[float] | None, labels: int
+) -> tuple[list[SliceRecord], list[str]]:
+    """Write the slices of one case; their statistics are of the whole case."""
+    slices, problems = [], []
+    for pair in pairs:
+        try:
+            image, label = read_pair(pair, hounsfield, labels)
+            if slices and image.shape != slices[0][1].shape:
+                raise ValueError(f"{pair.image}: {image.shape} pixels, the case's others {slices[0][1].shape}")
+            slices.append((pair, image, label))
+        except (ValueError, OSError, UnidentifiedImageError) as error:
+            problems.append(" ".join(str(error).split()))
+    if not slices:
+        return [], problems
+    case = pairs[0].case
+    (root / case).mkdir(parents=True)
+    values = np.concatenate([image.ravel() for _, image, _ in slices])
+    statistics = (float(values.mean()), float(values.std()), *map(float, np.percentile(values, (0.5, 99.5))))
+    records = []
+    for index, (_, image, label) in enumerate(slices):
+        file = f"{case}/{index:04d}.npz"
+        write_slice(root / file, image, label)
+        present = tuple(int(value) for value in np.unique(label) if value)
+        records.append(SliceRecord(case, case, index, file, split, present, *statistics, root / file))
+    write_json(root / case / "case.json", {"case": case, "sources": [pair.image.name for pair, _, _ in slices]})
+    return records, problems
+
+
+def read_pair(pair: Pair, hounsfield: Sequence[float] | None, labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image (H, W), int16 HU or float32, and label (H, W) uint8. Raises ValueError for what they cannot be."""
+    with Image.open(pair.image) as picture:
+        if picture.mode not in ("L", "I;16", "I"):
+            raise ValueError(f"{pair.image}: is {picture.mode}, not gray: convert it")
+        highest = 255 if picture.mode == "L" else 65535
+        image = np.asarray(picture).astype(np.float32)
+    with Image.open(pair.mask) as picture:
+        if picture.mode not in ("L", "P", "1"):
+            raise ValueError(f"{pair.mask}: is {picture.mode}, not 8-bit label values: convert it")
+        label = np.asarray(picture).astype(np.uint8)
+    if image.shape != label.shape:
+        raise ValueError(f"{pair.mask}: {label.shape} pixels, its image {image.shape}: make them alike")
+    if labels == 1:
+        label = (label > 0).astype(np.uint8)
+    if label.max() > labels:
+        raise ValueError(f"{pair.mask}: holds {label.max()}, but --labels names {labels}: name more, or map the values")
+    if hounsfield is None:
+        return image, label
+    low, high = hounsfield
+    return np.rint(low + image / highest * (high - low)).astype(np.int16), label
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Slices that are PNG already become a store that training reads."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets.slices import SliceDataset
+from datasets.store import read_index, read_slice
+from scripts.ImportSlices import main
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Five cases of three 40x48 slices, gray values 0 to 255, masks 0 and 255."""
+    for kind in ("images", "masks"):
+        (tmp_path / "raw" / kind).mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for case in range(5):
+        for number in (7, 8, 30):
+            image = random.integers(0, 256, (40, 48)).astype(np.uint8)
+            image[0, 0], image[0, 1] = 0, 255
+            mask = np.zeros((40, 48), np.uint8)
+            mask[10:20, 10:30] = 255
+            Image.fromarray(image).save(tmp_path / f"raw/images/p_{case}_{number}.png")
+            Image.fromarray(mask).save(tmp_path / f"raw/masks/p_{case}_{number}.png")
+    return tmp_path / "raw"
+
+
+def run(folder, *flags):
+    return main(["--inpath", str(folder), "--outpath", str(folder.parent / "store"), "--labels", "liver", *flags])
+
+
+def test_gray_values_become_hounsfield_units_and_masks_labels(folder):
+    assert run(folder, "--hounsfield", "-100", "155", "--split", "0.6", "0.2", "0.2") == 0
+    records = read_index(folder.parent / "store")
+    assert len(records) == 15 and {record.split for record in records} == {"train", "val", "test"}
+    assert {record.labels for record in records} == {(1,)}
+    image, label = read_slice(records[0].path)
+    assert image.dtype == np.int16 and image[0, 0] == -100 and image[0, 1] == 155  # 0 and 255 of 255 gray values
+    assert label.sum() == 200 and label.max() == 1
+    sources = json.loads((folder.parent / f"store/{records[0].case}/case.json").read_text())["sources"]
+    assert sources == ["p_0_7.png", "p_0_8.png", "p_0_30.png"]  # by number, not by name
+
+
+def test_patients_stay_in_one_split_and_training_reads_them(folder):
+    assert run(folder, "--hounsfield", "0", "255", "--split", "0.6", "0.2", "0.2") == 0
+    splits = [SliceDataset(folder.parent / "store", split, crop=32) for split in ("train", "val", "test")]
+    assert [len(dataset.cases) for dataset in splits] == [3, 1, 1]
+    assert len({case for dataset in splits for case in dataset.cases}) == 5
+    assert splits[0].class_names == ["liver"] and splits[0][0]["image"].shape == (1, 32, 32)
+
+
+def test_statistics_are_of_the_whole_case(folder):
+    assert run(folder, "--hounsfield", "0", "255") == 0
+    records = [record for record in read_index(folder.parent / "store") if record.case == "p_1"]
+    whole = np.concatenate([read_slice(record.path)[0].ravel() for record in records])
+    assert records[0].mean == pytest.approx(whole.mean()) and records[2].std == pytest.approx(whole.std())
+
+
+def test_a_bad_slice_is_told_and_the_rest_is_imported(folder, capsys):
+    (folder / "images/p_0_7.png").write_bytes(b"no picture")
+    (folder / "masks/p_1_8.png").unlink()
+    Image.new("RGB", (48, 40)).save(folder / "images/p_2_30.png")
+    (folder / "images/odd.png").write_bytes(b"")
+    assert run(folder, "--hounsfield", "0", "255") == 1
+    lines = capsys.readouterr().out
+    for name in ("p_0_7.png", "p_1_8.png", "p_2_30.png", "odd.png"):
+        assert name in lines
+    assert len(read_index(folder.parent / "store")) == 12
+
+
+def test_a_store_that_is_there_is_left_alone(folder, capsys):
+    assert run(folder) == 0
+    before = (folder.parent / "store/index.csv").read_bytes()
+    assert run(folder) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert (folder.parent / "store/index.csv").read_bytes() == before
+    assert json.loads((folder.parent / "store/dataset.json").read_text())["modality"] == "MR"  # no --hounsfield
