@@ -15,7 +15,7 @@ from utils.objectives import Supervised
 
 
 def supervised(experiment: Experiment) -> Supervised:
-    return Supervised(experiment.network, experiment.task)
+    return Supervised(experiment.network, experiment.task, bool(experiment.train.unlabeled))
 
 
 if __name__ == "__main__":

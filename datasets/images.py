@@ -55,6 +55,7 @@ class LabeledImages(Dataset):
     Raises ValueError for a split without images, a patient in two splits, and arguments out of range.
     """
 
+    unlabeled: frozenset[str] = frozenset()  # every image has its class
     one_size = True  # any images make a batch
 
     def __init__(

@@ -1,7 +1,7 @@
 """Slices written by scripts/SliceMaker.py as samples for a segmentation network."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from datasets.selection import thinned, unlabeled_patients
 from datasets.store import SliceRecord, read_index, read_manifest, read_slice
 from datasets.transforms import (
     STRIDE,
@@ -51,6 +52,9 @@ class SliceDataset(Dataset):
         augment: Training only, any of `flip`, `rot90`, `affine`, `intensity`.
         thin_background: Fraction of the slices without foreground that training keeps, 0 to 1; which ones depends on
             `seed` alone.
+        labeled: Fraction of the training patients whose labels are known, for distillation on unlabeled images as well;
+            the same ones whatever the seed. The target of the others is -1 everywhere, nothing about them (thinning,
+            crops) looks at their labels, and half of the samples of an epoch are drawn from each of the two.
         cache: Keep decoded slices in memory if all of this split fits in `cache_mb` megabytes (per process started
             with DDP; forked loader workers share it).
         seed: Of thinning, foreground crops and augmentation.
@@ -61,7 +65,7 @@ class SliceDataset(Dataset):
 
     in_channels = 1
     one_size = False  # cases differ in size
-    sampling_weights = None  # every slice once an epoch
+    sampling_weights: torch.Tensor | None = None  # every slice once an epoch
     class_counts = None  # classes are per pixel
 
     def __init__(
@@ -74,6 +78,7 @@ class SliceDataset(Dataset):
         crop_mode: str = "center",
         augment: Sequence[str] = ("flip", "rot90"),
         thin_background: float = 1.0,
+        labeled: float = 1.0,
         cache: bool = True,
         cache_mb: int = 1024,
         seed: int = 0,
@@ -90,6 +95,8 @@ class SliceDataset(Dataset):
             raise ValueError("crop_mode foreground needs a crop: give its side in pixels, e.g. 384")
         if not 0.0 <= thin_background <= 1.0:
             raise ValueError(f"thin_background {thin_background} is no fraction: give a number from 0 to 1")
+        if not 0.0 < labeled <= 1.0:
+            raise ValueError(f"labeled {labeled} is no share of the patients: give a number above 0, at most 1")
         self.crop, self.crop_mode, self.seed = crop, crop_mode, seed
         self.split_sha256: str = manifest["split_sha256"]
 
@@ -107,11 +114,15 @@ class SliceDataset(Dataset):
             raise ValueError(f"{self.root / 'index.csv'} has no {split} slices: slice again with another --split")
         self.cases = list(dict.fromkeys(r.case for r in records))
         self.patients = sorted({r.patient for r in records})
+        self.unlabeled: frozenset[str] = frozenset()
         if split == "train":
-            records = _thinned(records, set(classes), thin_background, seed)
+            self.unlabeled = unlabeled_patients(self.patients, labeled)
+            records = thinned(records, set(classes), thin_background, seed, self.unlabeled)
             if not records:
                 raise ValueError("no training slice has foreground and thin_background is 0: raise it")
         self.records = records
+        if self.unlabeled:
+            self.sampling_weights = self._halves()
 
         self._augment = None
         if split == "train":
@@ -157,19 +168,30 @@ class SliceDataset(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Each slice once; by index alone there would be no end, see below."""
+        return (self[index] for index in range(len(self)))
+
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Image (1, H, W) float32, target (1, H, W) int64, case, slice number, and size: (H, W) of the stored slice."""
-        record = self.records[index]
-        image, target = self._cache[index] if self._cache is not None else self._read(record)
+        """Image (1, H, W) float32, target (1, H, W) int64, case, slice number, and size: (H, W) of the stored slice.
+
+        index: `i + n * len(self)` is sample i again, cropped and augmented anew.
+        """
+        place = index % len(self)
+        record = self.records[place]
+        image, target = self._cache[place] if self._cache is not None else self._read(record)
+        if record.patient in self.unlabeled:
+            target = np.zeros_like(target)
         size = image.shape
         if self.split == "train":
             image, target = self._training_pair(image, target, record, index)
         else:
             image = normalize(image, self.window, record.mean, record.std)
             image, target = self._to_tensors(image, target, padded_size(size, self.crop))
+        target = target.long().contiguous()
         return {
             "image": image.contiguous(),
-            "target": target.long().contiguous(),
+            "target": torch.full_like(target, -1) if record.patient in self.unlabeled else target,
             "case": record.case,
             "slice": record.slice,
             "size": size,
@@ -195,6 +217,11 @@ class SliceDataset(Dataset):
     def _read(self, record: SliceRecord) -> tuple[np.ndarray, np.ndarray]:
         image, label = read_slice(record.path)
         return image, self._lookup[label]
+
+    def _halves(self) -> torch.Tensor:
+        """Weights by which labeled and unlabeled slices are drawn equally often."""
+        unlabeled = torch.tensor([record.patient in self.unlabeled for record in self.records])
+        return torch.where(unlabeled, 0.5 / unlabeled.sum(), 0.5 / (~unlabeled).sum())
 
     def _largest_side(self) -> int:
         """Side of the smallest square, a multiple of 32, that holds every case of this split."""
@@ -267,11 +294,3 @@ def _check_index(index: list[SliceRecord], labels: dict[int, str], root: Path) -
                 f"{root / 'index.csv'}: patient {record.patient} is in {split_of[record.patient]} and {record.split}: "
                 "a patient belongs to one split, slice again"
             )
-
-
-def _thinned(records: list[SliceRecord], foreground: set[int], fraction: float, seed: int) -> list[SliceRecord]:
-    """All records with a foreground label and a seeded choice of `fraction` of the others, in the same order."""
-    background = [index for index, record in enumerate(records) if not foreground.intersection(record.labels)]
-    dropped_count = len(background) - round(fraction * len(background))
-    dropped = set(np.random.default_rng(seed).permutation(background)[:dropped_count].tolist())
-    return [record for index, record in enumerate(records) if index not in dropped]

@@ -14,6 +14,7 @@ ISIC = ["combined", "feature", "response", "token"]
 ISIC += [f"{name}_as_published" for name in ISIC if name != "response"]
 LOGITS = ["decoupled", "logit_standardization", "skin_lesion"]
 WHOLE_IMAGES = [*HDKD, *ISIC, *LOGITS]
+THREE_CLASSES = ["dist"]  # methods for masks that two classes cannot serve
 MASKS = [name for name in METHODS if name not in WHOLE_IMAGES]
 
 

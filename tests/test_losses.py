@@ -11,18 +11,23 @@ from utils.losses.attention_transfer import attention
 
 ALL = sorted(DISTILLATION_LOSSES)
 DISTANCES = [name for name in ALL if name not in ("holistic", "hard_target")]  # an adversary, a cross-entropy
-PROJECTED = ["hint", "soft_target", "unified_soft_target"]
+PROJECTED = ["attention_feature", "channel_wise", "hint", "region_normalized", "soft_target", "unified_soft_target"]
+PROJECTED += ["wavelet"]
 VARIANTS = [
     *((name, {}) for name in DISTANCES),
     ("attention_transfer", {"power": 4}),
     ("attention_transfer", {"power": 1, "squared": False}),
+    ("body_edge", {"edge_width": 1, "body_weight": 0.0}),
     ("decoupled", {"alpha": 0.0, "temperature": 1.0}),
+    ("dice_semimetric", {"form": "dml2", "include_background": True}),
+    ("dist", {"inter_weight": 0.0, "temperature": 4.0}),
     ("hint", {"pool": True, "projector_on": "teacher"}),
     ("pairwise", {"pool": "max", "scale": 0.5}),
     ("region_affinity", {"as_published": True}),
     ("soft_target", {"temperature": 1.0, "reverse": True}),
     ("soft_target", {"scale": "as_published"}),
     ("soft_target", {"scale": "element", "standardize": True}),
+    ("wavelet", {"levels": 1, "diagonal": False}),
 ]
 
 
@@ -59,7 +64,7 @@ def test_a_small_step_against_the_gradient_lowers_it(name, arguments):
 @pytest.mark.parametrize(("name", "arguments"), VARIANTS)
 def test_tiling_the_image_changes_nothing(name, arguments):
     def tiled(tensor):
-        if name == "pairwise":  # its nodes cover a share of the image: enlarge it instead
+        if name in ("pairwise", "cross_image"):  # their nodes cover a share of the image: enlarge it instead
             return tensor.repeat_interleave(2, 2).repeat_interleave(2, 3)
         return tensor.tile(1, 1, 2, 2)
 
@@ -127,10 +132,14 @@ def test_a_teacher_in_inference_mode_and_dead_features_give_finite_gradients(nam
     assert torch.isfinite(student.grad).all()
 
 
-@pytest.mark.parametrize("name", ["attention_transfer", "pairwise", "region_affinity", "unified_attention"])
+SCALE_FREE = ["attention_feature", "attention_transfer", "cross_image", "pairwise", "region_affinity"]
+SCALE_FREE += ["region_normalized", "unified_attention"]
+
+
+@pytest.mark.parametrize("name", SCALE_FREE)
 @pytest.mark.parametrize("factor", [10.0, 1e-4, 1e4])
 def test_scaling_a_feature_changes_nothing(name, factor):
-    loss = DISTILLATION_LOSSES[name](**({"power": 4} if "attention" in name else {}))
+    loss = DISTILLATION_LOSSES[name](**({"power": 4} if name.endswith(("transfer", "unified_attention")) else {}))
     student, teacher = features(), features(seed=1)
     expected = loss(student, teacher, labels())
     torch.testing.assert_close(loss(factor * student, teacher, labels()), expected, rtol=1e-4, atol=0)

@@ -7,7 +7,8 @@ from networks import NETWORKS
 from utils.guards import trial
 from utils.losses import DISTILLATION_LOSSES, TASK_LOSSES
 from utils.objectives import Distiller, Supervised
-from utils.terms import Task, Term, name_terms, read_terms
+from utils.taps import tap
+from utils.terms import Task, Term, asks_teacher, name_terms, read_terms
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGE = torch.randn(2, 1, 32, 32, generator=GENERATOR)
@@ -140,3 +141,61 @@ def test_compiled_and_plain_objectives_agree():
 def test_names_need_terms_of_distinct_taps():
     term = Term(DISTILLATION_LOSSES["hint"](), ["encoder1", "encoder2"], "logits", 1.0)
     assert list(name_terms([("hint", term)])) == ["hint/encoder1+encoder2"]
+
+
+OWN = {"name": "attention_transfer", "student": "encoder1", "teacher": "self/bottleneck", "weight": 1.0}
+OWN_LOGITS = {**LOGITS, "student": "encoder2", "teacher": "self/logits", "projector": "learned"}
+
+
+def test_a_term_may_learn_from_the_students_own_tap_which_gets_no_gradient():
+    torch.manual_seed(0)
+    network = small(4).eval()
+    objective = Distiller(network, None, Task(TASK_LOSSES["dice_ce"]()), read_terms([OWN, OWN_LOGITS]))
+    (first, second) = trial(objective, IMAGE, TARGET)
+    assert (first["term"], first["teacher"]) == ("attention_transfer/encoder1", "self/bottleneck 4x2x2")
+    assert second["teacher"] == "self/logits 2x32x32"
+    objective.train()
+    assert not any(feature.requires_grad for feature in objective.features(IMAGE)[1].values())
+    features = tap(network, IMAGE, ["encoder1", "encoder2", "bottleneck"])
+    expected = DISTILLATION_LOSSES["attention_transfer"]()(features["encoder1"], features["bottleneck"], TARGET)
+    losses = objective(IMAGE, TARGET)
+    torch.testing.assert_close(losses["attention_transfer/encoder1"], expected)
+    sum(losses[name] for name in objective.names).backward()
+    gradients = {name: value.grad for name, value in network.named_parameters()}
+    deep = [name for name in gradients if name.startswith(("bottleneck", "decoder", "head"))]
+    assert deep
+    assert all(gradients[name] is None for name in deep)
+    assert any(value is not None and value.abs().sum() > 0 for value in gradients.values())
+
+
+def test_own_and_the_teachers_taps_mix_and_the_teacher_runs_only_where_it_is_asked():
+    teacher, calls = small(6), []
+    teacher.register_forward_hook(lambda *_: calls.append(1))
+    task = Task(TASK_LOSSES["dice_ce"]())
+    mixed = Distiller(small(4), teacher, task, read_terms([OWN, {**OWN, "teacher": "bottleneck"}]))
+    assert mixed.names == [
+        "attention_transfer/encoder1_from_self/bottleneck",
+        "attention_transfer/encoder1_from_bottleneck",
+    ]
+    first, second = list(mixed(IMAGE, TARGET).values())[1:]
+    assert first != second
+    assert len(calls) == 1
+    Distiller(small(4), teacher, task, read_terms([OWN]))(IMAGE, TARGET)
+    assert len(calls) == 1
+
+
+def test_a_teacher_is_needed_unless_every_term_is_the_students_own():
+    joined = {**UNIFIED, "teacher": ["self/encoder2", "encoder3"]}
+    assert asks_teacher([OWN, LOGITS])
+    assert asks_teacher([joined])
+    assert not asks_teacher([OWN, OWN_LOGITS])
+    with pytest.raises(ValueError, match=r"teacher: none given.*encoder3"):
+        Distiller(small(4), None, Task(TASK_LOSSES["dice_ce"]()), read_terms([joined]))
+
+
+def test_an_own_tap_that_is_none_is_refused_with_the_nearest():
+    objective = Distiller(
+        small(4), None, Task(TASK_LOSSES["dice_ce"]()), read_terms([{**OWN, "teacher": "self/bottlenek"}])
+    )
+    with pytest.raises(ValueError, match=r"no tap 'bottlenek'; did you mean 'bottleneck'"):
+        objective(IMAGE, TARGET)

@@ -6,7 +6,9 @@ import torch
 from utils.losses import DISTILLATION_LOSSES
 from utils.losses.projector import Projector
 
-PROJECTED = ["hint", "soft_target", "unified_soft_target"]
+PROJECTED = ["attention_feature", "channel_wise", "hint", "region_normalized", "soft_target", "unified_soft_target"]
+PROJECTED += ["wavelet"]
+TARGET = torch.zeros(2, 1, 8, 8, dtype=torch.int64)
 
 
 def features(channels: int = 4, seed: int = 0) -> torch.Tensor:
@@ -101,16 +103,16 @@ def test_a_random_projector_is_new_at_every_call_leaves_the_global_generator_alo
     student, teacher = features(4), [features(6, seed=1)] if name.startswith("unified") else features(6, seed=1)
     loss = build()
     state = torch.get_rng_state()
-    values = [loss(student, teacher, None).item() for _ in range(4)]
+    values = [loss(student, teacher, TARGET).item() for _ in range(4)]
     assert torch.equal(torch.get_rng_state(), state)
     assert len(set(values)) == 4
     assert not list(loss.parameters())
     again = build()
-    assert [again(student, teacher, None).item() for _ in range(2)] == values[:2]
+    assert [again(student, teacher, TARGET).item() for _ in range(2)] == values[:2]
     resumed = DISTILLATION_LOSSES[name](projector="random")
-    resumed(student, teacher, None)
+    resumed(student, teacher, TARGET)
     resumed.load_state_dict(again.state_dict())
-    assert [resumed(student, teacher, None).item() for _ in range(2)] == values[2:]
+    assert [resumed(student, teacher, TARGET).item() for _ in range(2)] == values[2:]
 
 
 def test_a_random_projector_stands_on_the_joined_side_as_published():

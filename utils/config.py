@@ -125,12 +125,27 @@ class DistillationRecipe(Recipe):
     Args:
         teacher: the teacher's checkpoint (best.ckpt).
         distillation: terms: [{name: LOSS, student: TAP, teacher: TAP, weight: NUMBER, ...}].
+        distillation_share: scale all terms alike so that at the start the gradient of their sum is this multiple of the
+            task loss's; null takes the weights as they are.
+        teacher_cache: folder that keeps the teacher's answers by image, for flips and quarter turns (eight views a
+            slice); it may be shared by runs. Empty asks the teacher at every step.
+        teacher_cache_gb: most disk that folder may take.
         allow_leak: accept a teacher that saw val or test patients of the student.
     """
 
     teacher: str = ""
     distillation: list[dict[str, Any]] = field(default_factory=list)
+    distillation_share: float | None = None
+    teacher_cache: str = ""
+    teacher_cache_gb: float = 10.0
     allow_leak: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.distillation_share is not None and self.distillation_share <= 0:
+            raise ValueError(f"distillation_share must be positive, got {self.distillation_share}")
+        if self.teacher_cache and self.training.compile:
+            raise ValueError("teacher_cache reads files at every step, which training.compile cannot: give up one")
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -31,7 +31,7 @@ from utils.terms import Task, read_terms
 from utils.tracking import Tracker
 from utils.training import fit
 
-FREE_ON_RESUME = {"output", "mode", "resume", "allow_leak"}
+FREE_ON_RESUME = {"output", "mode", "resume", "allow_leak", "teacher_cache", "teacher_cache_gb"}
 FREE_TRAINING = {"epochs", "workers", "log_every", "share_every", "checkpoint_minutes", "pictures"}
 
 

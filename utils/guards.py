@@ -54,7 +54,7 @@ def refuse_misfit(network: nn.Module, task: Task, metric: Any, sample: dict[str,
     with torch.device("meta"):
         copy = deepcopy(network).to("meta").eval()
         features = tap(copy, sample["image"][None].to("meta"), [task.on])
-    target = sample["target"][None]
+    target = sample["target"][None].clamp(min=0)  # -1: unlabeled
     zeros = {name: torch.zeros(feature.shape) for name, feature in features.items()}
     try:
         task(zeros, target)
@@ -112,8 +112,7 @@ def trial(distiller: Distiller, image: Tensor, target: Tensor) -> list[dict[str,
     """
     was_training = distiller.training
     distiller.eval()
-    teacher = tap(distiller.teacher, image, distiller.teacher_taps)
-    student = tap(distiller.network, image, distiller.student_taps)
+    student, teacher = distiller.features(image)
     rows = []
     for name, term in zip(distiller.names, distiller.terms, strict=True):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 
 from utils.config import build
 from utils.losses import DISTILLATION_LOSSES
+
+OWN = "self/"  # before a tap on the teacher's side: the student's own
 
 
 class Task(nn.Module):
@@ -30,7 +33,8 @@ class Task(nn.Module):
 class Term(nn.Module):
     """A distillation loss, the taps it compares and its weight.
 
-    `student` and `teacher` are a tap name each, or a list of names for losses that take several features.
+    `student` and `teacher` are a tap name each, or a list of names for losses that take several features. `self/TAP` in
+    the teacher's place is the student's own tap: self-distillation.
     """
 
     def __init__(self, loss: nn.Module, student: str | list[str], teacher: str | list[str], weight: float) -> None:
@@ -43,6 +47,8 @@ class Term(nn.Module):
         self.student = student
         self.teacher = teacher
         self.weight = float(weight)
+        # a loss that can do without the target says so by its default
+        self.reads_target = inspect.signature(loss.forward).parameters["target"].default is inspect.Parameter.empty
 
     @property
     def student_taps(self) -> list[str]:
@@ -53,7 +59,7 @@ class Term(nn.Module):
         return _as_list(self.teacher)
 
     def forward(self, student: dict[str, Tensor], teacher: dict[str, Tensor], target: Tensor) -> Tensor:
-        """The unweighted loss of student and teacher features, both by tap name."""
+        """The unweighted loss of student and teacher features, both by tap name; `self/TAP` is among the teacher's."""
         return self.loss(_pick(student, self.student), _pick(teacher, self.teacher), target)
 
 
@@ -63,6 +69,11 @@ def _pick(features: dict[str, Tensor], names: str | list[str]) -> Tensor | list[
 
 def _as_list(names: str | list[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
+
+
+def asks_teacher(sections: Sequence[dict[str, Any]]) -> bool:
+    """Whether any entry of the recipe's list names a tap of the teacher, not of the student itself."""
+    return any(not name.startswith(OWN) for section in sections for name in _as_list(section["teacher"]))
 
 
 def read_terms(sections: Sequence[dict[str, Any]], **given: Any) -> dict[str, Term]:

@@ -4,6 +4,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
+from utils.losses.normalization import Normalization, check_normalization, normalized
 from utils.losses.projector import Projector, ProjectorKind
 from utils.losses.resize import match_size
 
@@ -28,6 +29,7 @@ class HintLoss(nn.Module):
         projector_on: `teacher` is what the published ISIC2024KD code does. Its adapter learns from the same squared
             difference as the student, and both can shrink to one constant, a perfect match that says nothing of the
             teacher. On the student's side (VkD, Miles et al., CVPR 2024) the goal stands still.
+        teacher_normalization: `standardize` or `whiten`, as VkD; see normalized. Equal features then do cost something.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class HintLoss(nn.Module):
         student_class_tokens: int = 0,
         teacher_class_tokens: int = 0,
         projector_on: Side = "student",
+        teacher_normalization: Normalization = "none",
     ) -> None:
         super().__init__()
         for name, value, kind in (
@@ -48,6 +51,8 @@ class HintLoss(nn.Module):
         ):
             if value not in get_args(kind):
                 raise ValueError(f"{name} {value!r} is unknown: choose one of {', '.join(get_args(kind))}")
+        check_normalization(teacher_normalization)
+        self.teacher_normalization: Normalization = teacher_normalization
         self.pool = pool
         self.layouts = (student_layout, teacher_layout)
         self.class_tokens = (student_class_tokens, teacher_class_tokens)
@@ -62,6 +67,7 @@ class HintLoss(nn.Module):
             kinds = {2: "a vector", 3: "{} tokens", 4: "a map"}
             sides = [kinds[side.ndim].format(side.shape[-1]) for side in (student, teacher)]
             raise ValueError(f"student and teacher feature are {sides[0]} and {sides[1]}: give this term pool: true")
+        teacher = normalized(teacher, self.teacher_normalization)
         if self.projector_on == "student":
             student = self.projector(student, teacher.shape[1])
         else:

@@ -16,6 +16,15 @@ def check_labels(logits: Tensor, target: Tensor) -> None:
         )
 
 
+def check_classes(student: Tensor, teacher: Tensor) -> None:
+    """Raises ValueError unless both are logits of one number of classes, for images or for pixels."""
+    if student.shape[1] != teacher.shape[1] or student.ndim != teacher.ndim:
+        raise ValueError(
+            f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must be logits of the same classes: "
+            "tap both logits"
+        )
+
+
 def match_labels(target: Tensor, size: Sequence[int]) -> Tensor:
     """The nearest pixels of (B, 1, Y, X) at (H, W); equal sizes stay as they are, and (B,) becomes (B, 1)."""
     if target.ndim == 1:

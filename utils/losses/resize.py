@@ -1,10 +1,19 @@
-"""Bring feature maps to one size and several maps into one."""
+"""Bring feature maps to one size and several maps into one; refuse what is no map."""
 
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def check_maps(student: Tensor, teacher: Tensor) -> None:
+    """Raises ValueError unless both features are maps (B, C, H, W)."""
+    if student.ndim != 4 or teacher.ndim != 4:
+        raise ValueError(
+            f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must both be maps (B, C, H, W): "
+            "tap features before they are pooled; for one answer an image use soft_target"
+        )
 
 
 def match_size(feature: Tensor, size: Sequence[int]) -> Tensor:

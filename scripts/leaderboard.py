@@ -1,0 +1,150 @@
+"""Trains students alone and by many methods from the same seeds, and says which method helps, and by how much.
+
+A plan (YAML, see configs/leaderboards and the fields of utils/leaderboard/plan.py) names the data, a teacher, students,
+methods and seeds. Of one student and seed all runs start from the same weights, see the same batches in the same
+augmentation and train equally long. The weight of each method's terms is chosen on val first, with an equal budget of
+short runs on a seed of their own; test is read once a run, at its end.
+
+What is done stays, what was stopped goes on, and a run that fails is told and left out. OUTPUT receives
+leaderboard.csv, and a folder for each run.
+
+  python scripts/leaderboard.py configs/leaderboards/hippocampus.yaml --jobs 2
+  python scripts/leaderboard.py configs/leaderboards/phantom.yaml --gpus 0 1 2 3
+  python scripts/leaderboard.py configs/leaderboards/liver.yaml --table      # of what is done, running nothing
+"""
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils.guards import table
+from utils.leaderboard.execution import Finished, Slots, execute
+from utils.leaderboard.plan import (
+    Plan,
+    Run,
+    calibration_runs,
+    fingerprint,
+    method_runs,
+    plain_runs,
+    read_plan,
+    teacher_runs,
+)
+from utils.leaderboard.results import RULE, choose_shares, rows, write_csv
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plan", type=Path, help="YAML file, see above")
+    parser.add_argument("--jobs", type=int, help="runs at once (default: 1, or one a GPU)")
+    parser.add_argument("--gpus", nargs="+", default=[], metavar="ID", help="GPUs to share out, e.g. 0 1 2 3")
+    parser.add_argument("--table", action="store_true", help="only make the table of what is done")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if args.jobs is not None and args.jobs < 1:
+            raise ValueError(f"--jobs {args.jobs}: give 1 or more")
+        plan = read_plan(args.plan)
+        problems = [] if args.table else train(plan, Slots(args.jobs or len(args.gpus) or 1, args.gpus))
+        show(plan, problems)
+        return 1 if problems else 0
+    except (ValueError, OSError) as error:
+        print(f"leaderboard: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("leaderboard: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def train(plan: Plan, slots: Slots) -> list[Finished]:
+    """Everything that is not done: the teacher, students alone, calibrations, methods. Returns what failed."""
+    methods_first = method_runs(plan, {})
+    total = [*teacher_runs(plan), *plain_runs(plan), *calibration_runs(plan), *methods_first]
+    problems: list[Finished] = []
+    with tqdm(total=len(total), unit="run", disable=None) as bar:
+        clock = _Clock(len(total), bar)
+
+        def phase(runs: Sequence[Run]) -> list[Finished]:
+            ended = execute(runs, lambda run: fingerprint(plan, run), slots, clock.tell)
+            problems.extend(finished for finished in ended if finished.problem)
+            return ended
+
+        if any(finished.problem for finished in phase(teacher_runs(plan))):
+            raise ValueError(f"the teacher could not be trained: {problems[0].problem}")
+        phase([*plain_runs(plan), *calibration_runs(plan)])
+        phase(method_runs(plan, choose_shares(plan)))
+    return problems
+
+
+class _Clock:
+    """Tells each run as it ends, and about how long the rest takes."""
+
+    def __init__(self, total: int, bar: tqdm) -> None:
+        self.left, self.bar = total, bar
+        self.started, self.ran = time.monotonic(), 0
+
+    def tell(self, finished: Finished) -> None:
+        self.left -= 1
+        self.bar.update()
+        if finished.problem:
+            self.bar.write(f"failed: {finished.run.name}: {finished.problem} ({finished.run.folder / 'log.txt'})")
+        elif finished.seconds:
+            self.ran += 1
+            minutes = (time.monotonic() - self.started) / self.ran * self.left / 60
+            self.bar.write(
+                f"{finished.run.name}: {finished.seconds:.0f} s; {self.left} runs, about {minutes:.0f} min left"
+            )
+
+
+def show(plan: Plan, problems: Sequence[Finished]) -> None:
+    """Write the CSV and print the table."""
+    lines = rows(plan, choose_shares(plan))
+    file = plan.folder / "leaderboard.csv"
+    write_csv(file, lines)
+    print(table([_cells(line) for line in lines]))
+    print(
+        f"\n{RULE}.\nmean Dice of the test cases; ± over seeds; share: of the gradient at the start, chosen on val; "
+        "ms/image: of training"
+    )
+    for finished in problems:
+        print(f"failed: {finished.run.name}: {finished.problem}")
+    print(f"  {file}")
+
+
+def _cells(line: dict[str, Any]) -> dict[str, str]:
+    def number(name: str, form: str) -> str:
+        value = line.get(name)
+        return "" if value is None or value != value else format(value, form)
+
+    def interval(name: str, form: str) -> str:
+        if not number(name, form):
+            return ""
+        return f"{number(name, form)} [{number(f'{name}_low', form)}, {number(f'{name}_high', form)}]"
+
+    spread = f" ± {number('dice_sd', '.3f')}" if number("dice_sd", ".3f") else ""
+    return {
+        "student": line["student"],
+        "method": line["method"],
+        "seeds": str(line["seeds"]),
+        "Dice": number("dice", ".3f") + spread,
+        "gain": interval("gain", "+.3f"),
+        "verdict": line.get("verdict", ""),
+        "gap closed": interval("closed", ".0%"),
+        "share": number("share", "g"),
+        "ms/image": number("ms_per_image", ".1f"),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

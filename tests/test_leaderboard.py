@@ -1,0 +1,195 @@
+"""Leaderboards: fair runs, an equal budget for weights, honest intervals, and what a failure or a stop leaves."""
+
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+import yaml
+
+import train
+from scripts import leaderboard
+from utils.command_line import parse
+from utils.config import ROOT, Recipe
+from utils.experiment import main
+from utils.leaderboard.execution import Slots, execute
+from utils.leaderboard.plan import (
+    Plan,
+    Run,
+    calibration_runs,
+    fingerprint,
+    method_runs,
+    plain_runs,
+    read_plan,
+    run_folder,
+)
+from utils.leaderboard.results import choose_shares, paired, rows
+
+
+def plan_of(folder, **changes):
+    values = {
+        "output": str(folder / "board"),
+        "student_config": str(ROOT / "configs/kits19_student.yaml"),
+        "students": {"small": {"name": "unet", "widths": [4, 4, 4, 4, 4]}},
+        "methods": ["hinton", "emkd"],
+        "teacher": str(folder / "teacher/best.ckpt"),
+        "seeds": [0, 1],
+    }
+    return Plan(**values | changes)
+
+
+def test_runs_of_a_seed_differ_in_the_method_alone(tmp_path):
+    plan = plan_of(tmp_path, flags=["--training.epochs=3"], teacher_cache_gb=2)
+    plain = {run.name: set(run.command[2:]) for run in plain_runs(plan)}
+    methods = {run.name: set(run.command[2:]) for run in method_runs(plan, {("small", "emkd"): 0.3})}
+    assert set(plain) == {"small/plain/0", "small/plain/1"} and len(methods) == 4
+    extra = methods["small/emkd/1"] - plain["small/plain/1"]
+    kinds = {part.partition("=")[0] for part in extra if part.startswith("--")}
+    assert kinds == {"--teacher", "--teacher_cache", "--teacher_cache_gb", "--distillation_share", "--output"}
+    assert plain["small/plain/1"] - methods["small/emkd/1"] == {f"--output={run_folder(plan, 'small', 'plain', 1)}"}
+
+
+def test_every_method_has_the_same_budget_of_calibration_and_it_reads_no_test(tmp_path):
+    runs = calibration_runs(plan_of(tmp_path))
+    assert len(runs) == 2 * 3  # methods x shares
+    assert all("--mode=train" in run.command and "--seed=1000" in run.command for run in runs)
+    assert calibration_runs(plan_of(tmp_path, calibration=None)) == []
+
+
+def test_the_share_with_the_best_val_score_is_chosen(tmp_path):
+    plan = plan_of(tmp_path, methods=["hinton"])
+    for share, scores in ((0.3, (0.1, 0.2)), (1.0, (0.5, 0.3)), (3.0, (0.4, 0.4))):
+        folder = tmp_path / f"board/small/hinton/share_{share:g}"
+        folder.mkdir(parents=True)
+        lines = "\n".join(f"{epoch},{score}" for epoch, score in enumerate(scores, 1))
+        (folder / "history.csv").write_text(f"epoch,dice\n{lines}\n")
+    assert choose_shares(plan) == {("small", "hinton"): 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"methods": ["emkdd"]}, "did you mean 'emkd'"),
+        ({"teacher_config": "x.yaml"}, "either teacher"),
+        ({"seeds": [0, 0]}, "once"),
+        ({"seeds": [1000]}, "calibration.seed 1000"),
+        ({"students": {}}, "at least one"),
+    ],
+)
+def test_a_wrong_plan_is_refused_before_any_run(tmp_path, changes, said):
+    with pytest.raises(ValueError, match=said):
+        plan_of(tmp_path, **changes)
+
+
+def test_a_plan_of_wrong_keys_is_one_line(tmp_path):
+    (tmp_path / "plan.yaml").write_text("output: x\nstudnets: {}\n")
+    with pytest.raises(ValueError, match=r"plan.yaml: ") as error:
+        read_plan(tmp_path / "plan.yaml")
+    assert "\n" not in str(error.value)
+
+
+def counting(tmp_path, name, code="pass"):
+    """A run that notes that it ran, then does `code`."""
+    program = f"import sys; open({str(tmp_path / 'ran')!r}, 'a').write({name!r} + ' '.join(sys.argv[1:]) + ';'); {code}"
+    return Run(name, tmp_path / name, (sys.executable, "-c", program))
+
+
+def ran(tmp_path):
+    file = tmp_path / "ran"
+    return file.read_text() if file.is_file() else ""
+
+
+def run_all(runs, slots=None, identity="same"):
+    ended = execute(runs, lambda run: {"command": identity}, slots or Slots(), lambda finished: None)
+    return {finished.run.name: finished.problem for finished in ended}
+
+
+def test_a_failed_run_is_told_and_the_others_finish(tmp_path):
+    runs = [counting(tmp_path, "a"), counting(tmp_path, "b", "sys.exit('no good')"), counting(tmp_path, "c")]
+    problems = run_all(runs, Slots(2))
+    assert problems["a"] is None and problems["c"] is None
+    assert problems["b"] == "exit status 1: no good"
+
+
+def test_what_is_done_stays_and_what_failed_is_resumed(tmp_path):
+    fails_once = (
+        f"p = {str(tmp_path / 'once')!r}; import os; done = os.path.exists(p); open(p, 'w'); sys.exit(not done)"
+    )
+    runs = [counting(tmp_path, "a"), counting(tmp_path, "b", fails_once)]
+    assert run_all(runs)["b"] is not None
+    assert run_all(runs) == {"a": None, "b": None}
+    assert ran(tmp_path) == "a;b;b--resume;"
+
+
+def test_a_folder_of_another_command_or_teacher_is_never_taken(tmp_path):
+    runs = [counting(tmp_path, "a")]
+    run_all(runs)
+    assert "another command" in run_all(runs, identity="other")["a"]
+    (tmp_path / "b").mkdir()
+    assert "not from a leaderboard" in run_all([counting(tmp_path, "b")])["b"]
+    assert ran(tmp_path) == "a;"
+
+
+def test_gpus_are_shared_out_and_cores_too():
+    slots = Slots(3, ["0", "7"])
+    assert [slots.environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in slots.free] == ["0", "7", "0"]
+    assert "OMP_NUM_THREADS" in Slots(2).environment(0)
+
+
+def test_a_constant_gain_has_a_narrow_interval_and_its_share_of_the_gap():
+    random = np.random.default_rng(0)
+    theirs = random.uniform(0.4, 0.6, (3, 20))
+    gain, closed = paired(theirs + 0.1, theirs, theirs.mean(0) + 0.2)
+    assert gain.mean == pytest.approx(0.1) and gain.low == pytest.approx(0.1) and gain.high == pytest.approx(0.1)
+    # 0.1 of a gap of 0.2; draws of seeds move the plain mean and with it the gap
+    assert closed.mean == pytest.approx(0.5) and closed.low < 0.5 < closed.high
+
+
+def test_a_gain_of_noise_includes_zero_and_no_gap_has_no_share():
+    random = np.random.default_rng(0)
+    theirs, ours = random.normal(0.5, 0.1, (2, 3, 20))
+    gain, closed = paired(ours, theirs, theirs.mean(0) - 0.2)
+    assert gain.low < 0 < gain.high and not gain.excludes_zero
+    assert np.isnan(closed.mean)
+
+
+def write_scores(folder, dice):
+    folder.mkdir(parents=True)
+    cases = [{"case": f"c{number}", "class": "x", "dice": value} for number, value in enumerate(dice)]
+    (folder / "test.json").write_text(json.dumps({"rows": cases}))
+
+
+def test_rows_pair_each_seed_with_its_own_and_name_what_is_missing(tmp_path):
+    plan = plan_of(tmp_path, calibration=None)
+    write_scores(tmp_path / "teacher", [0.9] * 10)
+    for seed, level in ((0, 0.5), (1, 0.7)):
+        write_scores(run_folder(plan, "small", "plain", seed), [level] * 10)
+    write_scores(run_folder(plan, "small", "hinton", 1), [0.8] * 10)  # seed 0 failed
+    table = rows(plan, {})
+    hinton = next(row for row in table if row["method"] == "hinton")
+    assert hinton["seeds"] == 1 and hinton["gain"] == pytest.approx(0.1)  # 0.8 - 0.7, not 0.8 - 0.6
+    assert hinton["closed"] == pytest.approx(0.5) and hinton["verdict"] == "better"
+    emkd = next(row for row in table if row["method"] == "emkd")
+    assert emkd["dice"] is None and "gain" not in emkd
+
+
+def test_from_a_plan_to_a_table_and_a_second_call_runs_nothing(slice_store, tmp_path, capsys):
+    shared = ["--training.epochs=1", "--training.batch_size=6", "--training.precision=32-true", "--data.crop=32"]
+    flags = [f"--data.root={slice_store}", *shared]
+    small = '--network={"name": "unet", "widths": [4, 4, 6, 6, 8]}'
+    teacher = [f"--config={ROOT / 'configs/kits19_teacher.yaml'}", small, *flags, f"--output={tmp_path / 'teacher'}"]
+    assert main(parse(Recipe, "test", [*teacher, "--mode=both"]), train.supervised) == 0
+    plan = plan_of(tmp_path, methods=["hinton"], seeds=[0], flags=flags, teacher_cache_gb=0.1)
+    values = {key: value for key, value in vars(plan).items() if key != "calibration" and value not in ("", [])}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(values | {"calibration": {"shares": [1.0]}}))
+    assert leaderboard.main([str(tmp_path / "plan.yaml")]) == 0
+    with (tmp_path / "board/leaderboard.csv").open(newline="") as file:
+        table = {row["method"]: row for row in csv.DictReader(file)}
+    assert float(table["hinton"]["dice"]) >= 0 and table["hinton"]["share"] == "1"
+    assert list((tmp_path / "board/teacher_cache").rglob("*.safetensors"))
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "board").rglob("best.ckpt")}
+    assert len(before) == 3 and leaderboard.main([str(tmp_path / "plan.yaml")]) == 0
+    assert before == {file: file.stat().st_mtime_ns for file in before}
+    (run,) = plain_runs(plan)
+    assert fingerprint(plan, run)["teacher_sha256"] is None

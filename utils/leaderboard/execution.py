@@ -1,0 +1,124 @@
+"""Runs trainings side by side: what is done stays, what was interrupted goes on, what fails stops no other."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets.store import write_json
+from utils.leaderboard.plan import Run
+
+RECORD, LOG = "leaderboard.json", "log.txt"
+POLL_S = 0.2
+
+Fingerprint = Callable[[Run], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What became of a run: seconds it took (0 where it was there already), and what was wrong with it, in one line."""
+
+    run: Run
+    seconds: float
+    problem: str | None = None
+
+
+@dataclass
+class Slots:
+    """Places for runs: `jobs` at once, on the CPU's cores shared out, or each on one of `gpus` in turn."""
+
+    jobs: int = 1
+    gpus: Sequence[str] = ()
+    free: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.free = list(range(self.jobs))
+
+    def environment(self, slot: int) -> dict[str, str]:
+        if self.gpus:
+            return dict(os.environ) | {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]}
+        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        return {"OMP_NUM_THREADS": str(threads)} | dict(os.environ)
+
+
+def execute(
+    runs: Sequence[Run], fingerprint: Fingerprint, slots: Slots, report: Callable[[Finished], Any]
+) -> list[Finished]:
+    """Run what is not done yet, and report each as it ends.
+
+    An interruption is passed on to the trainings, which save; they are waited for, and KeyboardInterrupt goes on.
+    """
+    ended: list[Finished] = []
+
+    def end(finished: Finished) -> None:
+        ended.append(finished)
+        report(finished)
+
+    waiting = list(runs)
+    active: dict[int, tuple[Run, subprocess.Popen, float]] = {}
+    try:
+        while waiting or active:
+            while waiting and slots.free:
+                run = waiting.pop(0)
+                try:
+                    started = _start(run, fingerprint(run), slots.environment(slots.free[0]))
+                except (ValueError, OSError) as error:
+                    end(Finished(run, 0.0, " ".join(str(error).split())))
+                    continue
+                if started is None:
+                    end(Finished(run, 0.0))
+                    continue
+                active[slots.free.pop(0)] = (run, started, time.monotonic())
+            for slot, (run, process, began) in list(active.items()):
+                if process.poll() is not None:
+                    del active[slot]
+                    slots.free.append(slot)
+                    end(_end(run, process.returncode, time.monotonic() - began))
+            time.sleep(POLL_S if active else 0)
+    except KeyboardInterrupt:
+        for _, process, _ in active.values():
+            process.send_signal(signal.SIGTERM)
+        for _, process, _ in active.values():
+            process.wait()
+        raise
+    return ended
+
+
+def _start(run: Run, identity: dict[str, Any], environment: dict[str, str]) -> subprocess.Popen | None:
+    """Start or resume a run; None where it is done. Raises ValueError where its folder holds another run."""
+    record = run.folder / RECORD
+    command = list(run.command)
+    if record.is_file():
+        known = json.loads(record.read_text())
+        if known["identity"] != identity:
+            changed = "teacher" if known["identity"]["command"] == identity["command"] else "command"
+            raise ValueError(f"{run.folder}: was made with another {changed}: delete it, or give another output")
+        if known["done"]:
+            return None
+        command.append("--resume")
+    elif run.folder.exists():
+        raise ValueError(f"{run.folder}: is there but not from a leaderboard: delete it, or give another output")
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_json(record, {"identity": identity, "done": False})
+    with (run.folder / LOG).open("a") as log:
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def _end(run: Run, status: int, seconds: float) -> Finished:
+    if status == 0:
+        record = run.folder / RECORD
+        write_json(record, json.loads(record.read_text()) | {"done": True})
+        return Finished(run, seconds)
+    return Finished(run, seconds, f"exit status {status}: {last_line(run.folder / LOG)}")
+
+
+def last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"

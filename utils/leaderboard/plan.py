@@ -1,0 +1,202 @@
+"""What a leaderboard consists of: a YAML file, and the runs it asks for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from utils import checkpoints
+from utils.command_line import METHODS
+from utils.config import ROOT, nearest
+
+PLAIN = "plain"
+
+
+@dataclass
+class Calibration:
+    """How the weight of each method is chosen: short runs, one for each share, and the best val score wins.
+
+    Args:
+        shares: what a method's terms together weigh at the start, as a multiple of the task loss's gradient norm.
+        flags: of these runs beside `Plan.flags`, e.g. fewer epochs.
+        seed: of these runs; not among the leaderboard's, whose first weights nothing was chosen on.
+    """
+
+    shares: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0])
+    flags: list[str] = field(default_factory=list)
+    seed: int = 1000
+
+
+@dataclass
+class Plan:
+    """A leaderboard: each student is trained alone and by each method, once a seed.
+
+    Args:
+        output: folder of all runs, the table and the page.
+        student_config: recipe of the students: data, schedule, task loss, metric.
+        students: network sections by name: {enet: {name: enet}, ...}.
+        methods: files of configs/methods, or paths of such files.
+        teacher: its best.ckpt, or
+        teacher_config: its recipe, from which it is trained first.
+        teacher_flags: flags of that training.
+        flags: flags of every student, e.g. [--training.epochs=4].
+        plain_flags: flags of the students without a teacher alone.
+        seeds: of the runs.
+        calibration: how weights are chosen on val; null takes those of the method files.
+        teacher_cache_gb: disk for the teacher's answers, shared by all runs; 0 asks the teacher each time.
+    """
+
+    output: str
+    student_config: str
+    students: dict[str, dict[str, Any]]
+    methods: list[str]
+    teacher: str = ""
+    teacher_config: str = ""
+    teacher_flags: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+    plain_flags: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    calibration: Calibration | None = field(default_factory=Calibration)
+    teacher_cache_gb: float = 0.0
+
+    def __post_init__(self) -> None:
+        if bool(self.teacher) == bool(self.teacher_config):
+            raise ValueError("give either teacher (a best.ckpt) or teacher_config (a recipe to train it by)")
+        if not self.students or not self.methods or not self.seeds:
+            raise ValueError("students, methods and seeds must each name at least one")
+        if len(set(self.seeds)) < len(self.seeds) or len(set(self.methods)) < len(self.methods):
+            raise ValueError("seeds and methods must each be given once")
+        known = sorted(path.stem for path in METHODS.glob("*.yaml"))
+        for method in self.methods:
+            if not method_file(method).is_file():
+                raise ValueError(f"method {method}: no such file in configs/methods{nearest(method, known)}")
+        if self.calibration is not None:
+            if self.calibration.seed in self.seeds:
+                raise ValueError(f"calibration.seed {self.calibration.seed} is one of the seeds: choose another")
+            if not self.calibration.shares or min(self.calibration.shares) <= 0:
+                raise ValueError("calibration.shares must be positive numbers")
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.output)
+
+    @property
+    def teacher_checkpoint(self) -> Path:
+        return Path(self.teacher) if self.teacher else self.folder / "teacher/best.ckpt"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: its name, its folder, its command."""
+
+    name: str
+    folder: Path
+    command: tuple[str, ...]
+
+
+def read_plan(file: Path) -> Plan:
+    """Read and check a plan. Raises ValueError with one line for whatever is wrong."""
+    if not file.is_file():
+        raise ValueError(f"{file}: no such file: give a plan, e.g. one of configs/leaderboards")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Plan)
+    try:
+        return Plan(**parser.instantiate(parser.parse_path(str(file))).as_dict())
+    except Exception as error:
+        raise ValueError(f"{file}: {' '.join(str(error).split())}") from None
+
+
+def method_file(method: str) -> Path:
+    return Path(method) if method.endswith(".yaml") else METHODS / f"{method}.yaml"
+
+
+def teacher_runs(plan: Plan) -> list[Run]:
+    """The teacher's training, if it is not given."""
+    if plan.teacher:
+        return []
+    folder = plan.folder / "teacher"
+    command = _command("train.py", [plan.teacher_config], [*plan.teacher_flags, "--mode=both"], folder)
+    return [Run("teacher", folder, command)]
+
+
+def plain_runs(plan: Plan) -> list[Run]:
+    """Every student alone, once a seed."""
+    runs = []
+    for student, network in plan.students.items():
+        for seed in plan.seeds:
+            folder = run_folder(plan, student, PLAIN, seed)
+            flags = [*_student_flags(plan, network, seed), *plan.plain_flags, "--mode=both"]
+            command = _command("train.py", [plan.student_config], flags, folder)
+            runs.append(Run(f"{student}/{PLAIN}/{seed}", folder, command))
+    return runs
+
+
+def calibration_runs(plan: Plan) -> list[Run]:
+    """Every student with every method and share, on the calibration's seed; they never read test."""
+    runs = []
+    for student, network in plan.students.items() if plan.calibration else ():
+        for method in plan.methods:
+            for share in plan.calibration.shares:
+                folder = calibration_folder(plan, student, method, share)
+                flags = [*_distillation_flags(plan, network, plan.calibration.seed), *plan.calibration.flags]
+                flags += [f"--distillation_share={share:g}", "--mode=train"]
+                command = _command("train_kd.py", [plan.student_config, str(method_file(method))], flags, folder)
+                runs.append(Run(f"{student}/{name_of(method)}/share {share:g}", folder, command))
+    return runs
+
+
+def method_runs(plan: Plan, shares: dict[tuple[str, str], float]) -> list[Run]:
+    """Every student with every method, once a seed; where `shares` has none for the two, with the file's weights."""
+    runs = []
+    for student, network in plan.students.items():
+        for method in plan.methods:
+            for seed in plan.seeds:
+                folder = run_folder(plan, student, method, seed)
+                flags = _distillation_flags(plan, network, seed)
+                if (student, method) in shares:
+                    flags.append(f"--distillation_share={shares[student, method]:g}")
+                configs = [plan.student_config, str(method_file(method))]
+                command = _command("train_kd.py", configs, [*flags, "--mode=both"], folder)
+                runs.append(Run(f"{student}/{name_of(method)}/{seed}", folder, command))
+    return runs
+
+
+def name_of(method: str) -> str:
+    return method_file(method).stem
+
+
+def run_folder(plan: Plan, student: str, method: str, seed: int) -> Path:
+    return plan.folder / student / name_of(method) / f"seed_{seed}"
+
+
+def calibration_folder(plan: Plan, student: str, method: str, share: float) -> Path:
+    return plan.folder / student / name_of(method) / f"share_{share:g}"
+
+
+def _student_flags(plan: Plan, network: dict[str, Any], seed: int) -> list[str]:
+    return [f"--network={json.dumps(network)}", f"--seed={seed}", *plan.flags]
+
+
+def _distillation_flags(plan: Plan, network: dict[str, Any], seed: int) -> list[str]:
+    flags = [*_student_flags(plan, network, seed), f"--teacher={plan.teacher_checkpoint}"]
+    if plan.teacher_cache_gb:
+        flags += [f"--teacher_cache={plan.folder / 'teacher_cache'}", f"--teacher_cache_gb={plan.teacher_cache_gb:g}"]
+    return flags
+
+
+def _command(script: str, configs: Sequence[str], flags: Sequence[str], folder: Path) -> tuple[str, ...]:
+    named = [part for config in configs for part in ("--config", config)]
+    return (sys.executable, str(ROOT / script), *named, *flags, f"--output={folder}")
+
+
+def fingerprint(plan: Plan, run: Run) -> dict[str, Any]:
+    """What the result of a run depends on: its command, and the teacher where it has one."""
+    command = [*run.command[1:]]
+    taught = any(part.startswith("--teacher=") for part in command)
+    return {"command": command, "teacher_sha256": checkpoints.sha256(plan.teacher_checkpoint) if taught else None}

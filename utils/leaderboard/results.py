@@ -1,0 +1,185 @@
+"""A leaderboard's figures: test Dice over seeds, paired gains over the plain student, the share of the gap closed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.leaderboard.plan import PLAIN, Plan, calibration_folder, name_of, run_folder
+from utils.report.curves import read_curves
+
+RESAMPLES = 10_000
+RULE = (
+    "gain: mean over seeds and test cases of a student's Dice minus that of the plain one of the same seed and case; "
+    "interval: 95 % bootstrap over cases and seeds, drawn with replacement; gap closed: gain over the gap between "
+    "teacher and plain student in the same draws"
+)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+def case_dice(file: Path) -> dict[str, float]:
+    """Mean Dice over classes of each test case of a run. Raises ValueError where test was not read."""
+    if not file.is_file():
+        raise ValueError(f"{file}: not found: the run has not finished")
+    values: dict[str, list[float]] = {}
+    for row in json.loads(file.read_text())["rows"]:
+        values.setdefault(row["case"], []).append(row["dice"])
+    return {case: statistics.mean(dice) for case, dice in values.items()}
+
+
+def paired(
+    ours: NDArray[np.floating], theirs: NDArray[np.floating], teacher: NDArray[np.floating], seed: int = 0
+) -> tuple[Interval, Interval]:
+    """Gain and share of the gap closed of scores by seed and case.
+
+    ours, theirs: (seeds, cases), the same seed and case in the same place; teacher: (cases,). Each of 10,000 draws
+    takes seeds and cases with replacement, the same for all three. A draw without a gap has no share and is left out.
+    """
+    generator = np.random.default_rng(seed)
+    seeds, cases = ours.shape
+    gains, shares = [], []
+    for _ in range(RESAMPLES):
+        rows, columns = generator.integers(seeds, size=seeds), generator.integers(cases, size=cases)
+        plain = theirs[np.ix_(rows, columns)].mean()
+        gain, gap = ours[np.ix_(rows, columns)].mean() - plain, teacher[columns].mean() - plain
+        gains.append(gain)
+        if gap > 0:
+            shares.append(gain / gap)
+    gain, gap = float((ours - theirs).mean()), float(teacher.mean() - theirs.mean())
+    share = Interval(float("nan"), float("nan"), float("nan"))
+    if gap > 0 and len(shares) > 0.95 * RESAMPLES:
+        share = Interval(gain / gap, *_quantiles(shares))
+    return Interval(gain, *_quantiles(gains)), share
+
+
+def _quantiles(values: Sequence[float]) -> tuple[float, float]:
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def choose_shares(plan: Plan) -> dict[tuple[str, str], float]:
+    """The share with the best val score of each student and method; none where no calibration run finished."""
+    chosen = {}
+    for student in plan.students if plan.calibration else ():
+        for method in plan.methods:
+            scores = {}
+            for share in plan.calibration.shares:
+                history = calibration_folder(plan, student, method, share) / "history.csv"
+                if values := _val_scores(history):
+                    scores[share] = max(values)
+            if scores:
+                chosen[student, method] = max(scores, key=scores.__getitem__)
+    return chosen
+
+
+def _val_scores(history: Path) -> list[float]:
+    if not history.is_file():
+        return []
+    with history.open(newline="") as file:
+        return [float(row["dice"]) for row in csv.DictReader(file) if row.get("dice")]
+
+
+def rows(plan: Plan, shares: Mapping[tuple[str, str], float]) -> list[dict[str, Any]]:
+    """A row for the teacher, and for each student plain and by method, best gain first; of the seeds that finished."""
+    teacher = case_dice(plan.teacher_checkpoint.parent / "test.json")
+    cases = sorted(teacher)
+    of_teacher = np.array([teacher[case] for case in cases])
+    table: list[dict[str, Any]] = [{"student": "teacher", "method": "", "seeds": 1, "dice": float(of_teacher.mean())}]
+    for student in plan.students:
+        plain = _by_seed(plan, student, PLAIN, cases)
+        lines = [_line(student, PLAIN, plain, _milliseconds(plan, student, PLAIN))]
+        for method in plan.methods:
+            mine = _by_seed(plan, student, method, cases)
+            seeds = sorted(mine.keys() & plain.keys())
+            line = _line(student, name_of(method), mine, _milliseconds(plan, student, method))
+            if (student, method) in shares:
+                line["share"] = shares[student, method]
+            if seeds:
+                ours, theirs = (np.array([scores[seed] for seed in seeds]) for scores in (mine, plain))
+                gain, closed = paired(ours, theirs, of_teacher)
+                line |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high, "verdict": verdict(gain)}
+                line |= {"closed": closed.mean, "closed_low": closed.low, "closed_high": closed.high}
+            lines.append(line)
+        table += lines[:1] + sorted(lines[1:], key=lambda line: -line.get("gain", float("-inf")))
+    return table
+
+
+def verdict(gain: Interval) -> str:
+    if not gain.excludes_zero:
+        return "no measurable difference"
+    return "better" if gain.mean > 0 else "worse"
+
+
+def _by_seed(plan: Plan, student: str, method: str, cases: Sequence[str]) -> dict[int, list[float]]:
+    """Dice of every case, by seed, of the runs that finished."""
+    scores = {}
+    for seed in plan.seeds:
+        file = run_folder(plan, student, method, seed) / "test.json"
+        if file.is_file():
+            mine = case_dice(file)
+            if sorted(mine) != list(cases):
+                raise ValueError(f"{file}: other test cases than the teacher's: were the data sliced again?")
+            scores[seed] = [mine[case] for case in cases]
+    return scores
+
+
+def _line(
+    student: str, method: str, scores: Mapping[int, Sequence[float]], milliseconds: float | None
+) -> dict[str, Any]:
+    means = [float(np.mean(dice)) for dice in scores.values()]
+    return {
+        "student": student,
+        "method": method,
+        "seeds": len(means),
+        "dice": statistics.mean(means) if means else None,
+        "dice_sd": statistics.stdev(means) if len(means) > 1 else None,
+        "ms_per_image": milliseconds,
+    }
+
+
+def _milliseconds(plan: Plan, student: str, method: str) -> float | None:
+    """Median milliseconds of training an image took: teacher, student, losses, backward, optimizer and loading."""
+    rates: list[float] = []
+    for seed in plan.seeds:
+        with suppress(ValueError):  # a run that has not begun
+            rates += read_curves(run_folder(plan, student, method, seed))["train/images_per_second"].values
+    return 1000 / statistics.median(rates) if rates else None
+
+
+COLUMNS = [
+    *("student", "method", "seeds", "dice", "dice_sd"),
+    *("gain", "gain_low", "gain_high", "verdict", "closed", "closed_low", "closed_high"),
+    *("share", "ms_per_image"),
+]
+
+
+def write_csv(file: Path, table: Sequence[Mapping[str, Any]]) -> None:
+    """One line a row, written whole or not at all."""
+    partial = file.with_name(f".{file.name}.partial")
+    with partial.open("w", newline="") as lines:
+        writer = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in table:
+            writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
+    partial.replace(file)

@@ -1,0 +1,85 @@
+"""What a teacher answers, kept on disk by the exact image it was asked."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+Ask = Callable[[Tensor, Sequence[str]], dict[str, Tensor]]
+
+
+class TeacherCache:
+    """Features of a frozen teacher by image: computed once, read afterwards.
+
+    An image's name is the hash of its pixels as the teacher receives them: window, crop, flips and turns are all in it,
+    so what is read is never what another slice, view or preprocessing gave. With flips and quarter turns a slice has
+    eight views and after a few epochs (or in the next run with the same teacher) all are there. Continuous
+    augmentation gives a new image each time: ask the teacher online then.
+
+    Files appear whole or not at all, and several processes may share the folder. A file that cannot be read is written
+    again. Features are kept in the precision the teacher computed them in.
+
+    Args:
+        folder: Holds a folder for each teacher.
+        identity: Of the teacher and of how it computes (its file's hash, precision, device): other words, other folder.
+        limit_gb: Of all files in `folder`; what does not fit is computed each time.
+    """
+
+    def __init__(self, folder: Path, identity: Sequence[str], limit_gb: float) -> None:
+        name = hashlib.sha256("\n".join((*identity, torch.__version__)).encode()).hexdigest()[:16]
+        self.folder = folder / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.free = limit_gb * 1e9 - sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+        self.hits = self.misses = 0
+
+    def __call__(self, image: Tensor, taps: Sequence[str], ask: Ask) -> dict[str, Tensor]:
+        """Features by tap, each (B, ...), of images (B, C, H, W); `ask` computes those that are not there."""
+        files = [self._file(each) for each in image.detach().cpu()]
+        answers = [self._read(file, taps) for file in files]
+        missing = [index for index, answer in enumerate(answers) if answer is None]
+        self.hits, self.misses = self.hits + len(files) - len(missing), self.misses + len(missing)
+        if missing:
+            computed = ask(image[missing], taps)
+            for row, index in enumerate(missing):
+                answers[index] = {tap: feature[row] for tap, feature in computed.items()}
+                self._write(files[index], answers[index])
+        return {tap: torch.stack([answer[tap].to(image.device) for answer in answers]) for tap in taps}
+
+    def _file(self, image: Tensor) -> Path:
+        name = hashlib.blake2b(f"{tuple(image.shape)} {image.dtype}".encode(), digest_size=16)
+        name.update(image.contiguous().view(torch.uint8).numpy())
+        return self.folder / f"{name.hexdigest()}.safetensors"
+
+    def _read(self, file: Path, taps: Sequence[str]) -> dict[str, Tensor] | None:
+        """The features of one image, or None where one of them is not there."""
+        try:
+            with safe_open(file, "pt") as content:
+                return {tap: content.get_tensor(tap) for tap in taps}
+        except (FileNotFoundError, SafetensorError):
+            return None
+
+    def _write(self, file: Path, features: dict[str, Tensor]) -> None:
+        """Write the features, with those of other taps that are there already, unless the disk's share is used up."""
+        features = {tap: feature.detach().cpu().contiguous() for tap, feature in features.items()}
+        known = self._known(file)
+        size = sum(feature.numel() * feature.element_size() for feature in features.values())
+        if size > self.free:
+            return
+        partial = file.with_name(f".{file.stem}.{os.getpid()}.partial")
+        save_file(known | features, partial)
+        partial.replace(file)
+        self.free -= size
+
+    def _known(self, file: Path) -> dict[str, Tensor]:
+        try:
+            with safe_open(file, "pt") as content:
+                return {tap: content.get_tensor(tap) for tap in content.keys()}  # noqa: SIM118
+        except (FileNotFoundError, SafetensorError):
+            return {}
