@@ -11,7 +11,7 @@ import yaml
 import train
 from scripts import leaderboard
 from utils.command_line import parse
-from utils.config import ROOT, Recipe
+from utils.config import ROOT, DistillationRecipe, Recipe
 from utils.experiment import main
 from utils.leaderboard.execution import Slots, execute
 from utils.leaderboard.plan import (
@@ -193,3 +193,12 @@ def test_from_a_plan_to_a_table_and_a_second_call_runs_nothing(slice_store, tmp_
     assert before == {file: file.stat().st_mtime_ns for file in before}
     (run,) = plain_runs(plan)
     assert fingerprint(plan, run)["teacher_sha256"] is None
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs/leaderboards").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_plan_of_the_repository_can_be_run(file):
+    plan = read_plan(file)
+    assert len(plan.students) >= 2 and len(plan.methods) >= 12 and len(plan.seeds) >= 3
+    for run in (plain_runs(plan)[0], method_runs(plan, {})[0]):
+        recipe_class = Recipe if "train.py" in run.command[1] else DistillationRecipe
+        parse(recipe_class, "test", run.command[2:])
