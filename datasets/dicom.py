@@ -92,8 +92,10 @@ def find_series(folder: Path) -> Series:
 
     Raises UnreadableVolumeError for a folder with several series, and for slices that do not make a regular grid.
     """
-    candidates = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    candidates = sorted(file for file in folder.iterdir() if not (file.is_dir() or file.name.startswith(".")))
     files = [file for file in candidates if is_dicom(file)]
+    if not files:
+        raise UnreadableVolumeError(folder, "holds no DICOM file", "give the folder of one series")
     slices = [_read_header(file) for file in files]
     _refuse_mixture(folder, slices)
     first = slices[0]
@@ -189,8 +191,10 @@ def _slice_spacing(folder: Path, slices: list[_Slice], normal: np.ndarray) -> fl
     if gaps[narrow] <= max(GAP_TOLERANCE * usual, 1e-4):
         names = f"{slices[narrow].file.name} and {slices[narrow + 1].file.name}"
         raise UnreadableVolumeError(folder, f"two slices at one position ({names})", ONE_SERIES)
-    uneven = np.abs(gaps - usual) > max(GAP_TOLERANCE * usual, ROUNDED_MM)
-    if uneven.any():
+    heights = places - places[0]
+    even = np.linspace(0.0, heights[-1], len(places))  # small differences of the same sign add up
+    tolerance = max(GAP_TOLERANCE * usual, ROUNDED_MM)
+    if np.abs(gaps - usual).max() > tolerance or np.abs(heights - even).max() > tolerance:
         wide = int(np.argmax(gaps))
         missing = round(float(gaps[wide]) / usual) - 1
         names = f"{slices[wide].file.name} and {slices[wide + 1].file.name}"
@@ -199,7 +203,6 @@ def _slice_spacing(folder: Path, slices: list[_Slice], normal: np.ndarray) -> fl
             raise UnreadableVolumeError(folder, f"{count} missing between {names}", "export the whole series")
         what = f"slices {gaps.min():.3g} to {gaps.max():.3g} mm apart"
         raise UnreadableVolumeError(folder, what, "resample the series to even slices")
-    heights = places - places[0]
     sideways = np.linalg.norm(origins - origins[0] - heights[:, None] * normal, axis=1)
     if sideways.max() > 0.5 * min(slices[0].pixel_spacing):
         far = int(np.argmax(sideways))

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
 import nibabel
 import numpy as np
@@ -86,9 +87,12 @@ class VolumeStream:
     def __init__(self, path: Path):
         self.path, self.position = path, 0
         try:
+            status = path.stat()
+            if not S_ISREG(status.st_mode):  # to open a named pipe would take forever
+                raise UnreadableVolumeError(path, "is no file", "give a .nii or .nii.gz file")
             with path.open("rb") as file:
                 compressed = file.read(2) == b"\x1f\x8b"
-            self._most = path.stat().st_size * (DEFLATE_RATIO if compressed else 1)
+            self._most = status.st_size * (DEFLATE_RATIO if compressed else 1)
             self._declared = self._most
             self._source = _HashingFile(path)
         except OSError as error:
@@ -166,9 +170,11 @@ def parse_header(stream: VolumeStream) -> Header:
         header = kind(binaryblock=raw.tobytes(), check=False)
         dtype = header.get_data_dtype()
         slope, inter = header.get_slope_inter()
-        qform, qform_code = header.get_qform(coded=True)
         shape = tuple(int(size) for size in header.get_data_shape())
-        affine, spacing = header.get_best_affine(), tuple(float(zoom) for zoom in header.get_zooms()[:3])
+        with np.errstate(all="ignore"):  # what is not finite is told by who needs it
+            qform, qform_code = header.get_qform(coded=True)
+            affine = header.get_best_affine()
+        spacing = tuple(float(zoom) for zoom in header.get_zooms()[:3])
         sform_code, offset = int(header["sform_code"]), int(header["vox_offset"])
     except (ValueError, KeyError, OverflowError, nibabel.spatialimages.HeaderDataError) as error:
         raise UnreadableVolumeError(stream.path, f"damaged NIfTI header ({error})", "give the original file") from None

@@ -135,5 +135,5 @@ class DFLT(nn.Module):
 
     def forward(self, feature: torch.Tensor) -> torch.Tensor:
         patches = self.embed(feature)
-        tokens = torch.cat([self.tokens.expand(len(patches), -1, -1), patches], dim=1) + self.position
+        tokens = torch.cat([self.tokens.expand(patches.shape[0], -1, -1), patches], dim=1) + self.position
         return self.norm(self.blocks(tokens))

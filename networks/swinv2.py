@@ -46,7 +46,7 @@ class WindowAttention(nn.Module):
         query = F.normalize(query, dim=-1) * self.logit_scale.clamp(max=math.log(100)).exp()
         added = 16 * self.cpb_mlp(self.offsets).sigmoid()[self.pairs].permute(2, 0, 1)  # heads, N, N
         if mask is not None:
-            added = (added + mask[:, None]).repeat(len(tokens) // len(mask), 1, 1, 1)
+            added = (added + mask[:, None]).repeat(tokens.shape[0] // mask.shape[0], 1, 1, 1)
         mixed = F.scaled_dot_product_attention(query, F.normalize(key, dim=-1), value, added, scale=1.0)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 

@@ -76,6 +76,6 @@ class ViTSmall(nn.Module):
         """(B, in_channels, image_size, image_size) -> logits (B, num_classes)."""
         refuse_other_size(self, image, self.image_size)
         patches = self.patch_embed.proj(image).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.cls_token.expand(len(image), -1, -1), patches], dim=1) + self.pos_embed
+        tokens = torch.cat([self.cls_token.expand(image.shape[0], -1, -1), patches], dim=1) + self.pos_embed
         tokens = self.norm(self.blocks(tokens))
         return self.classifier(self.class_token(tokens[:, 0]))

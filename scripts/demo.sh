@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The main job from nothing, in about five minutes on two CPU cores: makes .venv once, draws a CT phantom in the KiTS
 # layout, slices it, trains a teacher, trains a small student without and with distillation (two seeds each), scores all
-# on the test volumes and prints a table. Everything lands in data/demo and runs/demo; a second call starts afresh.
+# on the test volumes, prints a table, and writes a page about all of it, whose path is the last line. Everything lands
+# in data/demo and runs/demo; a second call starts afresh.
 source "$(dirname "$0")/environment.sh"
 seeds="0 1"
 rm -rf data/demo runs/demo
@@ -28,3 +29,6 @@ list() { for seed in $seeds; do printf 'runs/demo/%s_%s,' "$1" "$seed"; done | s
 python scripts/compare.py teacher=runs/demo/teacher "student=$(list student)" "distilled=$(list distilled)" \
   --against student
 printf '\ncurves and pictures:  .venv/bin/tensorboard --logdir runs/demo\n'
+
+say "the page about all of it"
+python scripts/report.py --runs runs/demo/*/ --output runs/demo/report.html --repeats 1

@@ -18,10 +18,10 @@ Out: <case>.nii.gz, uint8 with the checkpoint's class numbers (1 is the first of
 """
 
 import argparse
-import os
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from utils.config import Training
 from utils.guards import table
 from utils.launch import launch, resolve_precision
+from utils.memory import memory_limit
 from utils.prediction.images import TABLE, classify_files, find_images, write_table
 from utils.prediction.inputs import Case, find_volumes
-from utils.prediction.outputs import LABELS, PROBABILITIES, RECORD, SERIES, Predictions
-from utils.prediction.predictor import Model, Predictor, load_models
+from utils.prediction.models import Model, load_models
+from utils.prediction.outputs import LABELS, PROBABILITIES, RECORD, SERIES, Predictions, alone_in
+from utils.prediction.predictor import Predictor
 from utils.prediction.read_ahead import run_ahead
 from utils.prediction.volumes import Options, VolumeSteps, peak_memory
 
@@ -48,7 +50,10 @@ CPU_BATCH, GPU_BATCH = 4, 16
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    help_checkpoint = "best.ckpt, or the folder of a run; of several the mean of their probabilities is taken"
+    help_checkpoint = (
+        "best.ckpt, the folder of a run, or what export.py wrote: its folder, .safetensors, .onnx; "
+        "of several the mean of their probabilities is taken"
+    )
     add("--checkpoint", required=True, nargs="+", type=Path, help=help_checkpoint)
     add("--input", required=True, type=Path, help="what to predict, see above")
     add("--output", required=True, type=Path, help="folder of the predictions")
@@ -66,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     help_axis = "the file's axis to slice along (default: the most axial one; 2 for checkpoints trained on ACDC)"
     add("--slice_axis", type=int, choices=(0, 1, 2), help=help_axis)
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU where there is one")
-    help_precision = "default: as the first checkpoint was trained"
+    help_precision = "default: as the first checkpoint was trained; an ONNX file has a precision of its own"
     add("--precision", choices=("auto", "32-true", "bf16-mixed", "16-mixed"), help=help_precision)
     add("--batch_size", type=int, help=f"slices at a time (default: {CPU_BATCH}, on a GPU {GPU_BATCH})")
     add("--jobs", type=int, default=1, help="threads that read ahead, and as many that write behind (default: 1)")
@@ -81,7 +86,8 @@ def main(argv: list[str] | None = None) -> int:
         check_flags(args)
         models = load_models(args.checkpoint)
         predictor = make_predictor(args, models)
-        return (predict_images if models[0].takes_images else predict_volumes)(args, predictor)
+        with alone_in(args.output):
+            return (predict_images if models[0].takes_images else predict_volumes)(args, predictor)
     except ValueError as error:
         print(f"predict: {error}", file=sys.stderr)
         return 2
@@ -167,13 +173,6 @@ def class_numbers(wanted: list[str] | None, names: list[str]) -> list[int]:
     return [] if wanted is None else [number for number, name in enumerate(names, start=1) if name in (wanted or names)]
 
 
-def memory_limit() -> float:
-    """Half of this machine's memory in bytes, where it can be told."""
-    if not hasattr(os, "sysconf"):
-        return float("inf")
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
-
-
 def made_by(args: argparse.Namespace, predictor: Predictor, options: Options) -> dict[str, Any]:
     """What labels depend on besides the image."""
     return {
@@ -198,7 +197,7 @@ def tell(case: Case, error: Exception) -> int:
         what = f"{error.filename or case.path}: {error.strerror or what}: check disk space and permissions"
     elif not isinstance(error, ValueError):
         what = f"{case.path}: {type(error).__name__}: {what}: look at this case; if it is sound, report this"
-    tqdm.write(what)
+    tqdm.write(what, sys.stderr)
     return 1
 
 
@@ -237,9 +236,8 @@ def predict_images(args: argparse.Namespace, predictor: Predictor) -> int:
     if table_file.exists() and not args.overwrite:
         raise ValueError(f"{table_file}: is there already: choose another --output, or pass --overwrite")
     files = find_images(args.input)
-    args.output.mkdir(parents=True, exist_ok=True)
     rows = []
-    outcomes = classify_files(predictor, files, tqdm.write)
+    outcomes = classify_files(predictor, files, partial(tqdm.write, file=sys.stderr))
     for file, shares in tqdm(outcomes, total=len(files), unit="image", desc="predicting", disable=None):
         if shares is not None:
             rows.append((file, shares))

@@ -9,7 +9,9 @@ import numpy as np
 from datasets.geometry import restore
 from datasets.store import read_index, read_slice
 from scripts.SliceMaker import main
+from utils.config import ROOT
 
+SHARED = ROOT.parent / "shared" / "data" / "totalseg_example"  # real CTs, where they are there
 KITS = np.array([[0, 0, -0.8, 40], [0, -0.8, 0, 30], [-2.5, 0, 0, 20], [0, 0, 0, 1]])  # (slices, H, W): I P L
 LITS = np.diag([-0.8, -0.8, 2.5, 1])  # (W, H, slices): L P S
 

@@ -28,7 +28,24 @@ def emptied(labels):
     return np.minimum(labels, 1)
 
 
-CHANGES = {"eroded": eroded, "shifted": shifted, "emptied": emptied}
+def without_cyst(labels):
+    """The cysts taken for kidney."""
+    return np.where(labels == 3, 1, labels)
+
+
+CHANGES = {"eroded": eroded, "shifted": shifted, "emptied": emptied, "without cyst": without_cyst}
+
+
+def real_labels(case):
+    """Labels of a KiTS19 case in file order and their spacing; a part of the tumor of case_00030 becomes a cyst."""
+    file = LABELS / case / "segmentation.nii.gz"
+    if not file.is_file():
+        pytest.skip("no real labels at ../shared/data/kits19_labels")
+    labels = read_label(file).array
+    if case == "case_00030":
+        part = labels[:355]
+        part[part == 2] = 3
+    return labels, read_header(file).spacing[::-1]
 
 
 def rows_of(prediction, target, spacing, challenge, case="a"):
@@ -61,19 +78,43 @@ KITS23 = {
         (0.7874192804428044, 0.4876394343312369),
     ],
     ("case_00087", "emptied"): [(1.0, 1.0), (0.0, 0.0), (0.0, 0.0)],
+    ("case_00030", "eroded"): [
+        (0.9340138596516615, 0.5818508654631357),
+        (0.9441274557536173, 0.5994267568316409),
+        (0.9427587371963055, 0.682762508741474),
+    ],
+    ("case_00030", "shifted"): [
+        (0.9247558085308905, 0.39984742824756697),
+        (0.9307575804520295, 0.38354680526900076),
+        (0.9117251904414067, 0.2695663989732289),
+    ],
+    ("case_00030", "without cyst"): [(1.0, 1.0), (0.7170413532911589, 0.6287963950680997), (1.0, 1.0)],
 }
 
 
 @pytest.mark.parametrize(("case", "change"), KITS23)
 def test_kits23_numbers_of_real_labels_are_those_of_the_official_program(case, change):
-    file = LABELS / case / "segmentation.nii.gz"
-    if not file.is_file():
-        pytest.skip("no real labels at ../shared/data/kits19_labels")
-    target = read_label(file).array
-    spacing = read_header(file).spacing[::-1]
+    target, spacing = real_labels(case)
     rows = rows_of(CHANGES[change](target), target, spacing, "kits23")
     for row, expected in zip(rows, KITS23[case, change], strict=True):
         assert (row["dice"], row["surface_dice"]) == pytest.approx(expected, abs=1e-6), row["class"]
+
+
+@pytest.mark.parametrize("case", ["case_00021", "case_00030", "case_00045", "case_00051", "case_00087", "case_00090"])
+def test_they_are_those_of_deepminds_program_where_it_is_installed(case):
+    metrics = pytest.importorskip("surface_distance.metrics", reason="surface-distance is not installed")
+    target, spacing = real_labels(case)
+    for change in CHANGES.values():
+        prediction = change(target)
+        for region, row in zip(OFFICIAL["kits23"].regions, rows_of(prediction, target, spacing, "kits23"), strict=True):
+            ours, theirs = (np.isin(labels, region.values) for labels in (prediction, target))
+            dice = surface = float(not (ours.any() or theirs.any()))
+            if ours.any() or theirs.any():
+                dice = 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum())
+            if ours.any() and theirs.any():
+                distances = metrics.compute_surface_distances(theirs, ours, spacing)
+                surface = metrics.compute_surface_dice_at_tolerance(distances, region.tolerance_mm)
+            assert (row["dice"], row["surface_dice"]) == pytest.approx((dice, surface), abs=1e-6)
 
 
 def test_an_invented_tumor_scores_zero_and_a_missing_one_that_is_not_found_one():

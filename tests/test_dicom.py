@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from test_predict import SHARED
+from raw_cases import SHARED
 from tiny_checkpoints import labels_of, predict, record, thresholds, voxels
 
 from datasets.dicom import find_series, read_series
@@ -61,7 +61,7 @@ def write_series(
     normal = np.cross(*directions)
     for number, place in enumerate(places):
         position = np.array([-20.0, 30.0, 100.0]) + place * (gap * normal + np.array(shift))
-        write_slice(folder / f"{(number * 3) % 7}.dcm", hounsfield()[number % COUNT], position, directions, tags=tags)
+        write_slice(folder / f"{(number * 3) % 11}.dcm", hounsfield()[number % COUNT], position, directions, tags=tags)
     return folder
 
 
@@ -108,13 +108,15 @@ def test_labels_lie_on_the_series_as_itk_reads_it(tmp_path, thresholds):
         ({"places": [0, 1, 2.4, 3, 4]}, "mm apart"),
         ({"shift": (0.0, 0.5, 0.0)}, "gantry tilt of 14.0 degrees"),  # atan(0.5 / 2)
         ({"places": [0]}, "one slice only"),
+        ({"places": [0, 1.09, 2.18, 3.27, 4.36, 5.36, 6.36, 7.36]}, "2 to 2.18 mm apart"),  # no gap alone stands out
         ({"tags": {"0008|0060": "MR"}}, "the series is MR, the checkpoint learnt CT"),
+        ({"tags": {"0008|0060": "PT"}}, "the series is PT, the checkpoint learnt CT"),
     ],
 )
 def test_what_makes_no_regular_grid_is_refused(tmp_path, thresholds, capsys, changes, said):
     folder = write_series(tmp_path / "series", **changes)
     assert predict(thresholds, folder, tmp_path / "out") == 1
-    line = capsys.readouterr().out.splitlines()[0]
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(str(folder)) and said in line
     assert not list(tmp_path.glob("out/*"))
 
@@ -136,6 +138,7 @@ def test_positions_rounded_to_a_tenth_are_even(tmp_path):
         ({"tags": {"0020|000e": "1.2.9"}}, "2 series mixed (5, 1 slices)"),
         ({"spacing": (0.5, 0.5)}, "different pixel spacing"),
         ({"directions": turned(30)}, "different orientation"),
+        ({"directions": turned(90), "tags": {"0020|000e": "1.2.9"}}, "2 series mixed (5, 1 slices)"),  # a localizer
         ({"pixels": np.zeros((ROWS, 8))}, "different size"),
     ],
 )
@@ -144,8 +147,19 @@ def test_a_slice_of_something_else_is_noticed(tmp_path, thresholds, capsys, chan
     arguments = {"pixels": hounsfield()[0], "position": (-20, 30, 110)} | changes
     write_slice(folder / "other.dcm", **arguments)
     assert predict(thresholds, folder, tmp_path / "out") == 1
-    line = capsys.readouterr().out.splitlines()[0]
+    (line,) = capsys.readouterr().err.splitlines()
     assert said in line and "folder of their own" in line
+
+
+def test_several_frames_in_one_file_are_refused(tmp_path, thresholds, capsys):
+    image = sitk.GetImageFromArray(hounsfield())
+    image.SetMetaData("0008|0060", "CT")
+    (tmp_path / "series").mkdir()
+    sitk.WriteImage(image, str(tmp_path / "series/all.dcm"))
+    assert predict(thresholds, tmp_path / "series", tmp_path / "out") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "all.dcm: " in line and "frames in one file" in line
+    assert not list(tmp_path.glob("out/*"))
 
 
 def test_a_damaged_slice_is_named(tmp_path, thresholds, capsys):
@@ -154,7 +168,7 @@ def test_a_damaged_slice_is_named(tmp_path, thresholds, capsys):
     for content in (whole[:200], whole[:-100]):
         (folder / "3.dcm").write_bytes(content)
         assert predict(thresholds, folder, tmp_path / "out") == 1
-        line = capsys.readouterr().out.splitlines()[0]
+        (line,) = capsys.readouterr().err.splitlines()
         assert "3.dcm: " in line
         assert not list(tmp_path.glob("out/*"))
 
@@ -163,9 +177,10 @@ def test_files_that_are_no_dicom_are_left_out_and_noted(tmp_path, thresholds):
     folder = write_series(tmp_path / "series")
     (folder / "README.txt").write_text("about the series")
     (folder / "DICOMDIR").write_bytes((folder / "3.dcm").read_bytes())
+    (folder / "5.dcm").symlink_to("a slice that is no longer there")
     assert predict(thresholds, folder, tmp_path / "out") == 0
     assert record(tmp_path / "out")["series"]["notes"] == [
-        "2 files that are no DICOM, or cannot be opened, were left out"
+        "3 files that are no DICOM, or cannot be opened, were left out"
     ]
     assert np.array_equal(voxels(tmp_path / "out/series.nii.gz").T, labels_of(hounsfield()))
 

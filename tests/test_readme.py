@@ -29,6 +29,7 @@ SMALL_IMAGES = [
     "--training.batch_size=4",
     "--training.precision=32-true",
 ]
+SCRIPTS = ("SliceMaker", "compare", "predict", "evaluate", "export", "report")
 NEED_MORE_IMAGES = ("scripts/FilterGenerated.py", "scripts/BoostMetadata.py")  # see test_skin_scripts.py
 
 
@@ -47,7 +48,7 @@ def published() -> list[list[str]]:
 def workplace(tmp_path, monkeypatch):
     """An empty folder with the repository's recipes and a tiny phantom where the README's raw volumes are."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    phantom = [*("--outpath", "raw/kits19", "--layout", "kits", "--cases", "6"), *("--size", "32", "--slices", "8")]
+    phantom = [*("--outpath", "raw/kits19", "--layout", "kits", "--cases", "8"), *("--size", "32", "--slices", "8")]
     run_script(["scripts/MakePhantom.py", *phantom, "--jobs", "1"], tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -60,9 +61,9 @@ def run_script(words: list[str], folder) -> None:
     assert done.returncode in ((0, 1) if "--check" in words else (0,)), done.stdout[-1000:] + done.stderr[-2000:]
 
 
-def test_the_commands_for_your_data_run_in_their_order(workplace):
+def test_the_commands_for_your_data_and_its_use_run_in_their_order(workplace):
     ran = []
-    for words in blocks("Your data"):
+    for words in blocks("Your data") + blocks("In use"):
         if words[0] in ("torchrun", "fabric"):
             file = next(word for word in words if word in RECIPES)
             parse(RECIPES[file][0], "test", words[words.index(file) + 1 :])
@@ -75,7 +76,7 @@ def test_the_commands_for_your_data_run_in_their_order(workplace):
         else:
             assert words[0] == "tensorboard", words
         ran.append(words[1])
-    assert {"scripts/SliceMaker.py", "train.py", "train_kd.py", "scripts/compare.py"} <= set(ran)
+    assert {"train.py", "train_kd.py", *(f"scripts/{name}.py" for name in SCRIPTS)} <= set(ran)
 
 
 def test_the_commands_for_classification_run_in_their_order(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Checkpoints of small networks, and predict.py called on them."""
+"""Checkpoints of small networks, volumes for them, and predict.py called on both."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,8 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from raw_cases import hounsfield
+from raw_cases import save as save_volume
 from torch import Tensor, nn
 
 from networks import NETWORKS
@@ -43,9 +45,23 @@ def thresholds(tmp_path, monkeypatch) -> Path:
     return save(tmp_path / "thresholds.ckpt", {"name": "thresholds", "num_classes": 3}, weights=weights)
 
 
-def labels_of(hounsfield: np.ndarray) -> np.ndarray:
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Three CTs: a, b and c."""
+    for number, name in enumerate("abc"):
+        save_volume(tmp_path / "in" / f"{name}.nii.gz", hounsfield(number) // 4)
+    return tmp_path / "in"
+
+
+def scan(seed: int) -> np.ndarray:
+    """HU of (slices, H, W) or of any order: smooth enough for a small network to see something."""
+    coarse = np.random.default_rng(seed).normal(50, 150, (5, 6, 7))
+    return np.kron(coarse, np.ones((2, 8, 8))).astype(np.int16)[:9, :44, :50]
+
+
+def labels_of(image: np.ndarray) -> np.ndarray:
     """What the checkpoint `thresholds` makes of an image."""
-    return (hounsfield >= KIDNEY).astype(np.uint8) + (hounsfield >= TUMOR)
+    return (image >= KIDNEY).astype(np.uint8) + (image >= TUMOR)
 
 
 def unet(path: Path, seed: int = 0, preprocessing: dict | None = None, **training) -> Path:

@@ -52,7 +52,7 @@ def classify_files(
 def write_table(path: Path, root: Path, rows: Sequence[tuple[Path, np.ndarray]], class_names: Sequence[str]) -> None:
     """Write CSV: the image below `root`, the most probable class, and the probability of each; there whole or not."""
     partial = path.with_name(f".partial-{path.name}")
-    with partial.open("w", newline="") as file:
+    with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:  # as file names are
         writer = csv.writer(file)
         writer.writerow(["image", "prediction", *class_names])
         for image, shares in rows:

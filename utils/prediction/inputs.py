@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from datasets.nifti import Header, UnreadableVolumeError, read_header
 from datasets.volumes import Image, read_image
 
 SUFFIXES = (".nii.gz", ".nii")
+NO_FILE_NAME = re.compile(r"^\.|[/\\\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,9 @@ class Source:
 def find_volumes(path: Path) -> list[Case]:
     """The volumes of a NIfTI file, a DICOM folder, a CSV with the columns case and image, or a folder.
 
-    A folder gives its NIfTI files, and of its subfolders those with a DICOM series or KiTS's imaging.nii.gz. Raises
-    ValueError where there is none, or two have one name.
+    A folder gives its NIfTI files, and of its subfolders those with a DICOM series or KiTS's imaging.nii.gz; what is
+    named as a volume or cannot be looked into is a case too, so that it is told. Raises ValueError where there is none,
+    or two have one name.
     """
     if path.is_dir():
         cases = _in_folder(path)
@@ -93,21 +96,27 @@ def _name(path: Path) -> str:
 
 def _in_folder(folder: Path) -> list[Case]:
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    files = [entry for entry in entries if entry.is_file() and entry.name.endswith(SUFFIXES)]
+    files = [entry for entry in entries if entry.name.endswith(SUFFIXES) and not entry.is_dir()]
     if _is_series(folder):
         if files:
             raise ValueError(f"{folder}: holds a DICOM series and {files[0].name}: give the file, or part them")
         return [Case(folder.resolve().name, folder)]
     cases = [Case(_name(file), file) for file in files]
     for subfolder in (entry for entry in entries if entry.is_dir()):
-        imaging = next(
-            (subfolder / f"imaging{suffix}" for suffix in SUFFIXES if (subfolder / f"imaging{suffix}").is_file()), None
-        )
-        if imaging is not None:
-            cases.append(Case(subfolder.name, imaging))
-        elif _is_series(subfolder):
-            cases.append(Case(subfolder.name, subfolder))
+        try:
+            volume = _in_subfolder(subfolder)
+        except OSError:
+            volume = subfolder
+        if volume is not None:
+            cases.append(Case(subfolder.name, volume))
     return cases
+
+
+def _in_subfolder(folder: Path) -> Path | None:
+    imaging = next((folder / f"imaging{suffix}" for suffix in SUFFIXES if (folder / f"imaging{suffix}").exists()), None)
+    if imaging is None and (_is_series(folder) or folder.name.endswith(SUFFIXES)):
+        return folder
+    return imaging
 
 
 def _is_series(folder: Path) -> bool:
@@ -125,8 +134,10 @@ def _in_list(path: Path) -> list[Case]:
         name, image = row.get("case"), row.get("image")
         if not name or not image:
             raise ValueError(f"{path}: line {number} has no case or image: give a CSV with the columns case and image")
-        if name.startswith(".") or set(name) & set("/\\\0"):
+        if NO_FILE_NAME.search(name):
             raise ValueError(f"{path}: line {number}: case {name!r} is no file name: leave out / and \\")
+        if "\0" in image:
+            raise ValueError(f"{path}: line {number}: image {image!r} is no path: give one from the CSV's folder")
         cases.append(Case(name, path.parent / image))
     return cases
 
@@ -150,7 +161,7 @@ def open_source(case: Case, modality: str, channel: int | None, slice_axis: int 
 
 def _open_series(case: Case, modality: str, slice_axis: int | None) -> Source:
     series = find_series(case.path)
-    if series.modality in ("CT", "MR") and series.modality != modality:
+    if series.modality and series.modality != modality:
         what = f"the series is {series.modality}, the checkpoint learnt {modality}"
         raise UnreadableVolumeError(case.path, what, f"give a {modality} series")
     source = _oriented(case, series.header, series, modality, 0, slice_axis)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,31 @@ RECORD = "predictions.json"
 LABELS, PROBABILITIES, SERIES = ".nii.gz", "_probabilities.nii.gz", ".mha"
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make a folder and hold it for this process: two that write the same case would take each other's half files.
+
+    Raises ValueError while another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder}: another predict.py writes to it: wait, or choose another --output") from None
+        except OSError:
+            pass  # a file system that cannot
+        yield
+    finally:
+        os.close(descriptor)
+
+
 class Predictions:
     """What lies in `folder` and what made it; threads may publish at once.
 
     Args:
-        folder: Is made where it is not there.
+        folder: Exists, and is this process's alone.
         cases: Their files are never written over.
         suffixes: Of the files that each case gets; `.mha` is for cases that are folders only.
         made_by: What a case's files depend on besides its image: `checkpoints` and `options`, as plain values.
@@ -33,9 +56,9 @@ class Predictions:
         self, folder: Path, cases: Sequence[Case], suffixes: Sequence[str], made_by: dict[str, Any], overwrite: bool
     ) -> None:
         self.folder, self.suffixes, self.made_by, self.overwrite = folder, suffixes, made_by, overwrite
-        inputs = {case.path.resolve() for case in cases}
-        outputs: set[Path] = set()
-        for path in (path.resolve() for case in cases for path in self.files(case).values()):
+        inputs = {os.path.realpath(case.path) for case in cases}  # Path.resolve fails where links go round in circles
+        outputs: set[str] = set()
+        for path in (os.path.realpath(path) for case in cases for path in self.files(case).values()):
             if path in inputs:
                 raise ValueError(f"{path}: is an input, its prediction would replace it: choose another --output")
             if path in outputs:
@@ -43,7 +66,6 @@ class Predictions:
             outputs.add(path)
         self._lock = threading.Lock()
         self.entries = _read(folder / RECORD)
-        folder.mkdir(parents=True, exist_ok=True)
 
     def files(self, case: Case) -> dict[str, Path]:
         """The files of a case by suffix."""
@@ -93,8 +115,8 @@ class Predictions:
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
-    """Name, size and time of modification of a file, or of all in a folder."""
-    status = [file.stat() for file in ([path] if path.is_file() else path.iterdir())]
+    """Name, size and time of modification of a file, or of all files in a folder."""
+    status = [file.stat() for file in (path.iterdir() if path.is_dir() else [path]) if file.is_file()]
     return {
         "file": path.name,
         "files": len(status),

@@ -1,4 +1,4 @@
-"""Predicts as validation does, with one checkpoint or the mean of several: volumes slice by slice, images in batches.
+"""Predicts as validation does, with one network or the mean of several: volumes slice by slice, images in batches.
 
 Bounded memory: besides the volume and its labels there is a batch of slices and one block of predicted ones.
 """
@@ -10,40 +10,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from datasets.geometry import iterate_slices
 from datasets.transforms import normalize, pad_center, padded_size, unpad
 from datasets.volumes import Statistics
-from utils import checkpoints
 from utils.inference import predict
+from utils.prediction.models import Model
 
-SLICE_KEYS = {"modality", "window", "pad_value", "crop", "class_names"}
-IMAGE_KEYS = {"class_names", "image_size", "in_channels", "mean", "std"}
 VIEWS = ((), (-1,), (-2,), (-2, -1))  # axes to mirror
 BLOCK_SLICES = 64  # slices gathered before they go to the volume: a cache line of it where they are its fastest axis
-
-
-@dataclass
-class Model:
-    """A checkpoint ready to predict."""
-
-    path: Path
-    sha256: str
-    network: nn.Module
-    preprocessing: dict[str, Any]
-    training: dict[str, Any]
-
-    @property
-    def takes_images(self) -> bool:
-        """Whether it classifies images; else it labels slices."""
-        return self.preprocessing.get("kind") == "image"
 
 
 @dataclass
@@ -61,41 +42,12 @@ class Clock:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
 
 
-def load_models(paths: Sequence[Path]) -> list[Model]:
-    """Load checkpoints that can be averaged. Raises ValueError where one is none, or they name different classes."""
-    models = [_load(path) for path in paths]
-    first = models[0]
-    for model in models[1:]:
-        for key in ("kind", "modality", "class_names"):
-            ours, theirs = (each.preprocessing.get(key) for each in (first, model))
-            if ours != theirs:
-                raise ValueError(f"{model.path}: {key} {theirs}, but {first.path} has {ours}: average one task only")
-    return models
-
-
-def _load(path: Path) -> Model:
-    path = path / "best.ckpt" if path.is_dir() else path
-    checkpoint = checkpoints.load(path)
-    for key in ("preprocessing", "recipe", "weights"):
-        if not isinstance(checkpoint[key], dict):
-            raise ValueError(f"{path}: its {key} is a {type(checkpoint[key]).__name__}: is the file whole?")
-    preprocessing = checkpoint["preprocessing"]
-    required = IMAGE_KEYS if preprocessing.get("kind") == "image" else SLICE_KEYS
-    if missing := required - set(preprocessing):
-        raise ValueError(f"{path}: its preprocessing has no {', '.join(sorted(missing))}: train it again")
-    try:
-        network = checkpoints.rebuild(checkpoint)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return Model(path, checkpoints.sha256(path), network, preprocessing, checkpoint["recipe"].get("training", {}))
-
-
 class Predictor:
     """Runs models on a device; their probabilities are averaged where there are several, or several views.
 
     Args:
-        models: Checkpoints of one task; their windows and crops may differ.
-        fabric: Device and precision.
+        models: Of one task; their windows and crops may differ.
+        fabric: Device and precision; an ONNX file has a precision of its own.
         batch_size: Slices or images that go through a network together.
         flip: Average over the image as it is, mirrored along its rows, along its columns, and along both.
     """

@@ -123,6 +123,7 @@ class VolumeSteps:
             "volumes_ml": {name: count * source.voxel_ml for name, count in zip(names, voxels, strict=True)},
             "notes": source.notes,
             "device": self.predictor.fabric.device.type,
+            "formats": [model.format for model in self.predictor.models],
             "threads": torch.get_num_threads(),
             "batch_size": self.predictor.batch_size,
             "peak_memory_mb": round(peak_memory() / 1e6, 1),

@@ -11,11 +11,12 @@ from utils.scoring.volumes import HIGHER_IS_BETTER
 
 ENOUGH = 6  # fewer pairs cannot reach p < 0.05 (two-sided): 2 / 2^5 is 0.063
 LEVEL = 0.05
+SMALLEST = 0.001  # of any score: less is of rounding, even where it is in every case
 RULE = (
-    "a difference counts when its 95 % bootstrap interval (percentiles; patients are resampled with their cases) "
-    f"excludes 0, its Wilcoxon signed-rank test (of patients' means) has p < {LEVEL}, and at least {ENOUGH} patients "
-    f"differ; of many lines one in twenty would by chance, so it is told where p is not < {LEVEL} after Holm's "
-    "correction for all lines"
+    f"a difference counts when it is {SMALLEST} or more, its 95 % bootstrap interval (percentiles; patients are "
+    "resampled with their cases) excludes 0, its Wilcoxon signed-rank test (of patients' means) has "
+    f"p < {LEVEL}, and at least {ENOUGH} patients differ; of many lines one in twenty would by chance, so it is told "
+    f"where p is not < {LEVEL} after Holm's correction for all lines"
 )
 
 
@@ -31,7 +32,7 @@ def compare(
 
     ours, theirs: rows of a case and class each, of the same cases and labels. A pair counts where both have the score.
     `effect`: rank-biserial correlation, from -1 (ours is lower in every patient) to 1. Raises ValueError when the rows
-    are not of the same cases, classes and labels.
+    are not of the same cases, classes and labels, or none has a score in both.
     """
     first, second = (_by_place(rows) for rows in (ours, theirs))
     _refuse_other_labels(first, second, names)
@@ -46,6 +47,8 @@ def compare(
                 patients = [first[place].get("patient", place[0]) for place, _, _ in kept]
                 line = {"class": class_name, "score": score, "cases": len(kept), "left_out": len(pairs) - len(kept)}
                 lines.append(line | _test(values, patients, resamples, seed))
+    if not lines:
+        raise ValueError(f"no case has one of {', '.join(scores)} in both: compare others")
     for line, corrected in zip(lines, holm([line["p"] for line in lines]), strict=True):
         line["p_holm"] = corrected
         line["verdict"] = _verdict(line, names, len(lines))
@@ -119,10 +122,13 @@ def holm(p: Sequence[float]) -> list[float]:
 
 def _verdict(line: Mapping[str, Any], names: tuple[str, str], lines: int) -> str:
     if line["patients_that_differ"] < ENOUGH:
-        many = f"{line['patients_that_differ']} of them differ"
-        return f"no measurable difference (too few patients: {many}, a claim needs {ENOUGH})"
+        return (
+            f"no measurable difference (patients that differ: {line['patients_that_differ']}, a claim needs {ENOUGH})"
+        )
     if not (line["low"] > 0 or line["high"] < 0) or line["p"] >= LEVEL:
         return "no measurable difference"
+    if abs(line["difference"]) < SMALLEST:
+        return f"no measurable difference (less than {SMALLEST})"
     better = (line["difference"] > 0) == HIGHER_IS_BETTER[line["score"]]
     doubt = "" if line["p_holm"] < LEVEL else f", if this line is taken alone (not as one of {lines})"
     return f"{names[0]} is {'better' if better else 'worse'}{doubt}"

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from datasets.checks import AFFINE_TOLERANCE, Finding
 from datasets.nifti import Header, UnreadableVolumeError, read_header
 from datasets.volumes import read_label
+from utils.memory import memory_limit
 
 IMAGES = re.compile(r"imaging|.*_4d|.*_0000")  # KiTS, ACDC, nnU-Net
 IMAGES_BESIDE_LABELS = re.compile(r"volume-\d+|patient\d+_frame\d+")  # LiTS, ACDC; a prediction may be named so
@@ -132,11 +133,14 @@ def _pair(case: str, prediction: Path, label: Path) -> Pair | Finding:
             return Finding(path, f"spacing {header.spacing} mm", "write it again with its spacing")
     if ours.shape != theirs.shape:
         return Finding(prediction, f"shape {ours.shape} differs from {theirs.shape} of {label}", "predict on its grid")
+    if 2 * np.prod(ours.shape, dtype=float) > memory_limit():
+        what = f"takes {2 * np.prod(ours.shape, dtype=float) / 1e9:.1f} GB of memory with its label"
+        return Finding(prediction, what, f"no more than {memory_limit() / 1e9:.1f} GB are used: score it elsewhere")
     for path, header in ((prediction, ours), (label, theirs)):
-        if not np.isfinite(header.affine).all() or abs(np.linalg.det(header.affine)) < 1e-9:
+        if not _is_invertible(header.affine):
             return Finding(path, "affine is singular or not finite", "write it again with its affine")
     shift = _largest_shift(ours, theirs)
-    if shift > AFFINE_TOLERANCE * max(theirs.shape):
+    if not shift <= AFFINE_TOLERANCE * max(theirs.shape):  # also where it is not a number
         what = f"affine differs from that of {label} (up to {shift:.3g} voxels apart)"
         return Finding(prediction, what, "predict on its grid, or give it its affine")
     lost = spacing_is_lost(theirs.spacing, theirs.affine)
@@ -149,10 +153,16 @@ def spacing_is_lost(spacing: Sequence[float], affine: ArrayLike) -> bool:
     return tuple(spacing) == (1.0, 1.0, 1.0) and np.array_equal(np.abs(affine), np.eye(4))
 
 
+def _is_invertible(affine: NDArray[np.float64]) -> bool:
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(affine).all() and 1e-9 <= abs(np.linalg.det(affine)) < np.inf)
+
+
 def _largest_shift(prediction: Header, label: Header) -> float:
     """The largest distance between the same corner of both grids, in voxels of the label."""
     corners = np.array(np.meshgrid(*[(0, size - 1) for size in label.shape], [1])).reshape(4, -1)
-    return float(np.abs((np.linalg.inv(label.affine) @ prediction.affine @ corners - corners)[:3]).max())
+    with np.errstate(all="ignore"):
+        return float(np.abs((np.linalg.inv(label.affine) @ prediction.affine @ corners - corners)[:3]).max())
 
 
 def known_classes(labels: Path, cases: list[str]) -> dict[int, str]:
@@ -165,9 +175,12 @@ def known_classes(labels: Path, cases: list[str]) -> dict[int, str]:
             try:
                 named = json.loads((folder / "dataset.json").read_text())["labels"].items()
                 pairs = [(key, value) if str(key).isdigit() else (value, key) for key, value in named]
-                return {int(value): str(name) for value, name in pairs if int(value) > 0}
-            except (ValueError, TypeError, KeyError, AttributeError):
+                classes = {int(value): str(name) for value, name in pairs if int(value) > 0}
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 break  # another kind of dataset.json, such as a slice store's
+            if len(set(classes.values())) == len(classes):
+                return classes
+            break
     for pattern, names in CLASS_NAMES.items():
         if cases and all(re.fullmatch(pattern, case) for case in cases):
             return names

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from datasets import DATASETS
@@ -51,17 +51,27 @@ class KeptLabels:
 def open_split(checkpoint: dict[str, Any], split: str, root: str | None = None) -> Dataset:
     """The dataset of a checkpoint's recipe, at `root` where that has moved.
 
+    checkpoint: or the description of an exported file, which has the split's hash, but no patients.
+
     Raises ValueError when it cannot be scored: other classes, or patients that the checkpoint was trained or (test)
     selected on.
     """
     if "image_size" in checkpoint["preprocessing"]:
         raise ValueError("the checkpoint classifies images: score it with train.py --mode test")
+    for name in ("data", "training"):
+        if not isinstance(checkpoint["recipe"].get(name), dict):
+            raise ValueError(f"the checkpoint's recipe has no section {name}: it was not written by train.py")
     section = checkpoint["recipe"]["data"] | ({"root": root} if root else {})
     dataset = build(DATASETS, section, "data", split=split, seed=checkpoint["recipe"].get("seed", 0))
     names = checkpoint["preprocessing"]["class_names"]
     if list(dataset.class_names) != list(names):
         raise ValueError(f"{section['root']} has classes {dataset.class_names}, the checkpoint predicts {names}")
-    learned = {patient for name in LEARNED_FROM[split] for patient in checkpoint["split"][name]}
+    if "train" not in checkpoint["split"] and dataset.split_sha256 != checkpoint["split"]["sha256"]:
+        raise ValueError(
+            f"{section['root']} has another split than the network was trained with: nothing was scored; slice with "
+            "its split file, or score its checkpoint"
+        )
+    learned = {patient for name in LEARNED_FROM[split] for patient in checkpoint["split"].get(name, ())}
     if seen := sorted(learned.intersection(dataset.patients)):
         raise ValueError(
             f"the checkpoint was trained or selected on {len(seen)} {split} patients ({', '.join(seen[:5])}): nothing "
@@ -70,10 +80,16 @@ def open_split(checkpoint: dict[str, Any], split: str, root: str | None = None) 
     return dataset
 
 
-def predict_cases(checkpoint: dict[str, Any], dataset: Dataset) -> Iterator[Volumes]:
+def predict_cases(
+    checkpoint: dict[str, Any],
+    dataset: Dataset,
+    cases: Sequence[str] | None = None,
+    network: nn.Module | None = None,
+) -> Iterator[Volumes]:
     """Prediction and target of each case on the stored grid, in the batches and precision of the run's own test.
 
-    One process, one case in memory at a time.
+    One process, one case in memory at a time. cases: some of the dataset's (None: all). network: what
+    predicts instead of the checkpoint's own.
     """
     recorded = checkpoint["recipe"]["training"]
     wanted = {"batch_size", "precision", "channels_last", "accelerator"}
@@ -81,11 +97,11 @@ def predict_cases(checkpoint: dict[str, Any], dataset: Dataset) -> Iterator[Volu
     if training.accelerator == "cuda" and not torch.cuda.is_available():
         training.accelerator = "cpu"
     fabric = launch(training)
-    network = fabric.to_device(checkpoints.rebuild(checkpoint))
+    network = fabric.to_device(checkpoints.rebuild(checkpoint) if network is None else network)
     if training.channels_last:
         network = network.to(memory_format=torch.channels_last)
     patients = {record.case: record.patient for record in dataset.records}
-    for case in dataset.cases:
+    for case in dataset.cases if cases is None else cases:
         labels = KeptLabels()
         evaluate(
             fabric,

@@ -1,0 +1,75 @@
+"""Export a checkpoint for use: weights, ONNX, int8, ExportedProgram, with a model card; and measure what each is worth.
+
+  python scripts/export.py --checkpoint runs/student --output exported/student
+  python scripts/export.py --checkpoint runs/student/best.ckpt --output exported/student --formats safetensors onnx
+
+Out: student.safetensors + student.json   weights alone (no teacher), and all that using them takes
+     student.onnx                         one file that describes itself; any batch, height and width where that can be
+     student_int8.onnx                    8-bit integers, calibrated on images of the train split
+     student.pt2                          PyTorch's ExportedProgram
+     README.md, metadata.json             model card; the same as a MONAI bundle has it
+The folder is there whole or not at all. A file whose logits differ from PyTorch's by 1e-4 of the largest is refused.
+Scores are of the val split, never of test; without the data of the run there is no int8 and nothing is measured.
+predict.py --checkpoint takes the folder, the .safetensors and both .onnx files.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils.exporting.artifact import UNSPECIFIED
+from utils.exporting.assembly import FORMATS, Request, export
+from utils.exporting.summary import summarize
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--checkpoint", required=True, type=Path, help="folder of a run (then best.ckpt), or a checkpoint")
+    add("--output", required=True, type=Path, help="folder to make")
+    add("--formats", nargs="+", choices=FORMATS, help="default: all, int8 only where the train split is there")
+    add("--calibration", type=int, default=64, metavar="N", help="images of the train split for int8 (default: 64)")
+    add("--val_cases", type=int, metavar="N", help="score on so many val cases, evenly chosen (default: all)")
+    add("--data", metavar="ROOT", help="the run's data, where it is no longer at the recipe's place")
+    add("--name", help="of the network, for people (default: the run's folder)")
+    add("--license", default=UNSPECIFIED, metavar="TEXT", help=f"terms of use (default: {UNSPECIFIED})")
+    add("--overwrite", action="store_true", help="replace an earlier export in the same folder")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    try:
+        for name in ("calibration", "val_cases"):
+            value = getattr(args, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} {value}: give 1 or more")
+        request = Request(
+            checkpoint=args.checkpoint,
+            output=args.output,
+            formats=tuple(args.formats or FORMATS),
+            formats_required=args.formats is not None,
+            calibration=args.calibration,
+            val_cases=args.val_cases,
+            data=args.data,
+            name=args.name,
+            license=args.license,
+            overwrite=args.overwrite,
+        )
+        print(summarize(export(request), args.output))
+        return 0
+    except ValueError as error:
+        print(f"export: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"export: {error.filename or args.output}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("export: interrupted, nothing was written", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""Which predicted label file belongs to which label, by the naming of the published layouts."""
+
+import pytest
+from raw_cases import LITS, label_of, save
+
+from utils.scoring.pairs import case_name, find_pairs
+
+
+@pytest.mark.parametrize(
+    ("prediction", "label"),
+    [
+        ("case_00007.nii.gz", "case_00007/segmentation.nii.gz"),
+        ("prediction_00007.nii.gz", "case_00007/segmentation.nii"),
+        ("case_00007/prediction.nii.gz", "data/case_00007/aggregated_MAJ_seg.nii.gz"),
+        ("test-segmentation-7.nii", "Training_Batch1/segmentation-7.nii"),
+        ("volume-7.nii.gz", "segmentation-7.nii"),
+        ("patient007_frame01.nii.gz", "patient007/patient007_frame01_gt.nii.gz"),
+        ("hippocampus_007.nii.gz", "labelsTr/hippocampus_007.nii.gz"),
+        ("fold_0/BRATS_007.nii.gz", "BRATS_007.nii.gz"),
+    ],
+)
+def test_files_are_matched_by_case(tmp_path, prediction, label):
+    ours = save(tmp_path / "predictions" / prediction, label_of(), LITS)
+    theirs = save(tmp_path / "raw" / label, label_of(), LITS)
+    images = [
+        "case_00007/imaging.nii.gz",
+        "Training_Batch1/volume-7.nii",
+        "patient007/patient007_frame01.nii.gz",
+        "imagesTr/hippocampus_007.nii.gz",
+    ]
+    for image in images:
+        if image.split("/")[0].replace("images", "labels") in label:
+            save(tmp_path / "raw" / image, label_of(), LITS)
+    (pair,), findings, unmatched = find_pairs(tmp_path / "predictions", tmp_path / "raw")
+    assert (pair.prediction, pair.label) == (ours, theirs)
+    assert (findings, unmatched) == ([], {"predictions": [], "labels": []})
+    assert pair.spacing == pytest.approx((2.5, 0.8, 0.8))
+    assert pair.patient == ("patient007" if "patient" in label else case_name(theirs))
+
+
+def test_two_files_need_no_common_name(tmp_path):
+    ours, theirs = save(tmp_path / "a.nii", label_of(), LITS), save(tmp_path / "b.nii.gz", label_of(), LITS)
+    (pair,), _, _ = find_pairs(ours, theirs)
+    assert (pair.case, pair.prediction) == ("b", ours)

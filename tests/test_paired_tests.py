@@ -1,0 +1,136 @@
+"""Two evaluations compared: intervals, tests, verdicts, and what is refused."""
+
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+from scipy.stats import wilcoxon
+
+from utils.scoring.paired_tests import ENOUGH, bootstrap, compare, holm
+
+
+def rows(dice, patients=None, **others):
+    """Rows of one class with this Dice in case 0, 1, ..."""
+    names = patients or [f"case_{number}" for number in range(len(dice))]
+    return [
+        {"case": f"case_{number}", "patient": names[number], "class": "tumor", "dice": value, "target_voxels": 5}
+        | {name: values[number] for name, values in others.items()}
+        for number, value in enumerate(dice)
+    ]
+
+
+def verdict(ours, theirs, **others):
+    (line,) = compare(rows(ours), rows(theirs), ["dice"], **others)
+    return line
+
+
+def test_a_gain_in_every_case_is_found_and_noise_is_not():
+    generator = np.random.default_rng(0)
+    plain = generator.random(20)
+    assert (
+        verdict(plain + 0.1 + 0.01 * generator.random(20), plain, names=("ours", "theirs"))["verdict"]
+        == "ours is better"
+    )
+    assert verdict(plain, plain + 0.1 + 0.01 * generator.random(20))["verdict"] == "A is worse"
+    noise = generator.normal(0, 0.1, 20)
+    assert verdict(plain + noise - noise.mean(), plain)["verdict"] == "no measurable difference"
+    assert verdict(plain, plain)["verdict"].startswith("no measurable difference")
+
+
+@pytest.mark.parametrize(("cases", "claimed"), [(ENOUGH - 1, False), (ENOUGH, True)])
+def test_no_claim_from_fewer_than_six_cases(cases, claimed):
+    line = verdict(np.linspace(0.5, 0.6, cases) + np.linspace(0.1, 0.2, cases), np.linspace(0.5, 0.6, cases))
+    assert line["low"] > 0
+    assert ("A is better" in line["verdict"]) == claimed
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"), [(1e-6, "less than 0.001"), (9e-4, "less than 0.001"), (1.1e-3, "A is better")]
+)
+def test_what_the_table_would_show_as_nothing_is_no_difference(loss, said):
+    dice = np.linspace(0.5, 0.9, 30)
+    line = verdict(dice, dice - loss)
+    assert line["p"] < 1e-3 and line["low"] > 0  # in every case the same
+    assert said in line["verdict"]
+
+
+def test_equal_results_do_not_differ():
+    line = verdict([0.5] * 30, [0.5] * 30)
+    assert line["verdict"] == "no measurable difference (patients that differ: 0, a claim needs 6)"
+    assert (line["p"], line["low"], line["high"]) == (1, 0, 0)
+
+
+def test_lower_distances_are_better():
+    distance = np.linspace(1.0, 2.0, 10)
+    (line,) = compare(rows(distance, hd95_mm=distance), rows(distance, hd95_mm=distance + distance**2), ["hd95_mm"])
+    assert (line["difference"] < 0, line["verdict"]) == (True, "A is better")
+
+
+def test_p_value_effect_and_counts():
+    ours = np.array([0.9, 0.8, 0.7, 0.2, 0.5, 0.61, 0.55, 0.3])
+    theirs = np.array([0.5, 0.7, 0.75, 0.0, 0.5, 0.6, 0.5, 0.0])
+    line = verdict(ours, theirs)
+    changed = (ours - theirs)[ours != theirs]
+    assert line["p"] == pytest.approx(wilcoxon(changed).pvalue)
+    assert (line["higher"], line["lower"], line["patients_that_differ"]) == (6, 1, 7)
+    # |differences| .4 .1 .05 .2 .01 .05 .3; ranks 7 4 2.5 5 1 2.5 6 (28): only -.05 is against, (28 - 2 * 2.5) / 28
+    assert line["effect"] == pytest.approx((28 - 2 * 2.5) / 28, abs=0.04)
+
+
+def test_pairs_without_a_distance_are_left_out_and_counted():
+    values = [1.0, None, 3.0]
+    (line,) = compare(rows([1, 1, 1], hd95_mm=values), rows([1, 1, 1], hd95_mm=[2.0, 2.0, None]), ["hd95_mm"])
+    assert (line["cases"], line["left_out"], line["difference"]) == (1, 2, -1)
+
+
+def test_the_interval_is_that_of_all_resamples():
+    # 5 cases: the 3125 resamples are few enough to enumerate
+    difference = np.array([0.0, 0.1, 0.3, 0.35, 0.9])
+    means = [np.mean(draw) for draw in product(difference, repeat=5)]
+    interval = bootstrap(difference, list("abcde"), resamples=50_000)
+    assert interval == pytest.approx(tuple(np.quantile(means, (0.025, 0.975))), abs=0.01)
+
+
+def test_the_interval_is_repeatable_and_covers_as_it_says():
+    generator = np.random.default_rng(0)
+    draws = generator.normal(0.2, 1, (200, 40))
+    names = [str(number) for number in range(40)]
+    intervals = [bootstrap(draw, names, resamples=500) for draw in draws]
+    assert intervals[0] == bootstrap(draws[0], names, resamples=500)
+    assert 0.88 < np.mean([low < 0.2 < high for low, high in intervals]) < 0.98
+
+
+def test_a_patient_is_drawn_with_all_cases():
+    # two patients: a resample holds a twice, both, or b twice, so the mean is 0, 0.5 or 1: the interval spans all of it
+    assert bootstrap(np.array([0.0, 0.0, 1.0, 1.0]), ["a", "a", "b", "b"]) == (0.0, 1.0)
+    ours = rows(np.linspace(0.6, 0.7, 12), patients=[f"p{number // 4}" for number in range(12)])
+    (line,) = compare(ours, rows(np.linspace(0.5, 0.55, 12)), ["dice"])
+    assert (line["patients_that_differ"], "patients that differ: 3," in line["verdict"]) == (3, True)
+
+
+def test_holms_correction_by_hand():
+    # sorted .01 .02 .03 .5: times 4, 3, 2, 1 is .04 .06 .06 .5, never falling
+    assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert all(one <= other for one, other in combinations(holm([0.01, 0.011, 0.012]), 2))
+
+
+def test_a_claim_that_does_not_survive_the_correction_says_so():
+    generator = np.random.default_rng(1)
+    plain = generator.random(8)
+    gain = plain + np.linspace(0.01, 0.02, 8)
+    alone = compare(rows(gain), rows(plain), ["dice"])
+    others = ("voe", "assd_mm", "hd95_mm", "lesion_f1", "abs_rvd", "surface_dice")
+    ours, theirs = (rows(dice, **dict.fromkeys(others, plain)) for dice in (gain, plain))
+    many = compare(ours, theirs, ["dice", *others])
+    assert alone[0]["verdict"] == "A is better"
+    assert many[0]["verdict"] == "A is better, if this line is taken alone (not as one of 7)"
+
+
+def test_other_cases_or_labels_are_not_compared():
+    with pytest.raises(ValueError, match="not scored on the same cases"):
+        compare(rows([0.1, 0.2]), rows([0.1]), ["dice"])
+    other = rows([0.1])
+    other[0]["target_voxels"] = 6
+    with pytest.raises(ValueError, match="target of A has 5 voxels, that of B has 6"):
+        compare(rows([0.1]), other, ["dice"])

@@ -1,0 +1,107 @@
+"""What each form of a network scores on the val split, and how long it takes, on this machine's processor."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, default_collate
+
+from utils.config import Training
+from utils.inference import case_batches, evaluate, make_metrics
+from utils.launch import launch
+
+TIMED_BATCH = 4  # as predict.py on a processor
+ROUNDS, SECONDS = 15, 60.0
+LARGEST_LOSS = 0.01  # of a score, by int8
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Scores by form and name, on whole val cases; milliseconds for an image, the median over rounds in turn."""
+
+    split: str
+    score: str
+    cases: int
+    images: int
+    empty_mask_rule: str | None
+    scores: dict[str, dict[str, float]]
+    milliseconds: dict[str, float]
+    timed_shape: list[int]
+    threads: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure(
+    recipe: Mapping[str, Any], dataset: Dataset, forms: Mapping[str, nn.Module], most_cases: int | None = None
+) -> Measured:
+    """Score and time every form in fp32 (or what its file has) on the processor.
+
+    recipe: of the checkpoint; its metric is taken. forms: networks by name, each from an image to logits.
+    most_cases: score so many, evenly chosen (None: all).
+    """
+    settings = recipe["training"]
+    fabric = launch(Training(accelerator="cpu", precision="32-true"))
+    channels_last = bool(settings.get("channels_last", False))
+    count = len(dataset.cases)
+    wanted = min(count, most_cases or count)
+    cases = [dataset.cases[place * count // wanted] for place in range(wanted)]
+    indices = dataset.case_indices()
+    scores = {}
+    for name, network in forms.items():
+        metrics = make_metrics(recipe["metric"], dataset.class_names)
+        batch_size = settings.get("batch_size", TIMED_BATCH)
+        scores[name], _ = evaluate(
+            fabric,
+            network,
+            dataset,
+            metrics,
+            batch_size=batch_size,
+            channels_last=channels_last,
+            cases=cases,
+            description=f"val: {name}",
+        )
+    batch = timed_batch(dataset)
+    return Measured(
+        split="val",
+        score=metrics[0].selects,
+        cases=len(cases),
+        images=sum(len(indices[case]) for case in cases),
+        empty_mask_rule=getattr(metrics[0], "empty_mask_rule", None),
+        scores=scores,
+        milliseconds=time_forms(forms, batch, channels_last),
+        timed_shape=list(batch.shape),
+        threads=torch.get_num_threads(),
+    )
+
+
+def timed_batch(dataset: Dataset) -> Tensor:
+    """Images from the middle of a case in the middle."""
+    batches = case_batches(dataset, [dataset.cases[len(dataset.cases) // 2]], TIMED_BATCH)
+    if dataset.one_size:
+        batches = case_batches(dataset, list(dataset.cases)[:TIMED_BATCH], TIMED_BATCH)
+    return default_collate([dataset[index]["image"] for index in batches[len(batches) // 2]])
+
+
+@torch.inference_mode()
+def time_forms(forms: Mapping[str, nn.Module], batch: Tensor, channels_last: bool) -> dict[str, float]:
+    """Milliseconds for an image of `batch`: the forms in turn, again and again, so that all meet the same machine."""
+    laid_out = batch.contiguous(memory_format=torch.channels_last) if channels_last else batch
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    started = time.perf_counter()
+    for round_ in range(ROUNDS + 1):
+        for name, network in forms.items():
+            before = time.perf_counter()
+            network(laid_out)
+            if round_:  # the first warms up
+                seconds[name].append(time.perf_counter() - before)
+        if round_ and time.perf_counter() - started > SECONDS:
+            break
+    return {name: 1e3 * statistics.median(values) / len(batch) for name, values in seconds.items()}

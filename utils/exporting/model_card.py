@@ -1,0 +1,207 @@
+"""The model card: what a person reads before using a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from utils.exporting.artifact import INT8, ONNX, PROGRAM, UNSPECIFIED, WEIGHTS
+from utils.exporting.bundle import value_range
+
+MEANINGS = {
+    WEIGHTS: "weights only, with `student.json`; rebuilt by this project's code",
+    ONNX: "the network in fp32, one file that describes itself; runs with ONNX Runtime",
+    INT8: "the same in 8-bit integers, for processors",
+    PROGRAM: "PyTorch's ExportedProgram: `torch.export.load(...).module()`, no other code needed",
+    "student.json": "all that is said here, for programs",
+    "metadata.json": "the same as a MONAI bundle says it",
+}
+
+
+def model_card(description: Mapping[str, Any]) -> str:
+    """README.md, in Markdown."""
+    parts = [
+        f"# {description['name']}",
+        _what(description),
+        "## Trained on\n\n" + _trained_on(description),
+        "## Input and output\n\n" + _input_output(description),
+        "## Preprocessing\n\n" + "\n".join(f"{n}. {line}" for n, line in enumerate(_preprocessing(description), 1)),
+        "## Scores\n\n" + _scores(description),
+        "## Files\n\n" + _files(description),
+        "## How to run\n\n" + _how_to_run(description),
+        "## Limits and intended use\n\n" + _limits(description),
+        "## License\n\n" + _license(description),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _what(description: Mapping[str, Any]) -> str:
+    preprocessing, recipe = description["preprocessing"], description["recipe"]
+    names = ", ".join(preprocessing["class_names"])
+    if preprocessing.get("kind") == "image":
+        does = f"It tells images of {names} apart."
+    else:
+        does = f"It labels {names} in {preprocessing['modality']} volumes, slice by slice."
+    how = "trained on labels alone"
+    if terms := recipe.get("distillation"):
+        kinds = ", ".join(dict.fromkeys(term["name"] for term in terms))
+        how = f"distilled from a teacher ({kinds})"
+    network = description["network"]["name"]
+    return f"{does} A 2D `{network}` network of {description['parameters']:,} parameters, {how}."
+
+
+def _trained_on(description: Mapping[str, Any]) -> str:
+    split, recipe, source = description["split"], description["recipe"], description["source"]
+    data = recipe.get("data", {})
+    place = data.get("root") or data.get("file")
+    patients = ", ".join(f"{count} {name}" for name, count in split["patients"].items())
+    return _list(
+        f"Data: {data.get('name', UNSPECIFIED)}{f', {place}' if place else ''}; task {data.get('task', 'as stored')}.",
+        f"Patients: {patients}; no patient is in two of them. Split sha256 `{split['sha256']}`.",
+        f"Checkpoint: `{source['file']}`, sha256 `{source['sha256']}`"
+        + (f", epoch {source['epoch']}." if source.get("epoch") is not None else "."),
+        "The whole recipe is in `student.json`.",
+    )
+
+
+def _input_output(description: Mapping[str, Any]) -> str:
+    preprocessing = description["preprocessing"]
+    classes = ", ".join(f"{number} {name}" for number, name in enumerate(description["outputs"]))
+    if preprocessing.get("kind") == "image":
+        side = preprocessing["image_size"]
+        image, logits = f"(B, {description['in_channels']}, {side}, {side})", "(B, K)"
+    else:
+        image, logits = f"(B, {description['in_channels']}, H, W)", "(B, K, H, W)"
+    lines = [
+        f"Input `image`: float32 {image}, {_sizes(description)}.",
+        f"Output `logits`: float32 {logits}, K = {len(description['outputs'])}, before any softmax. The answer is the "
+        "class of the highest one, the lower number of equals.",
+        f"Classes: {classes}.",
+    ]
+    return _list(*lines)
+
+
+def _sizes(description: Mapping[str, Any]) -> str:
+    preprocessing, size = description["preprocessing"], description.get("onnx", {}).get("size")
+    if preprocessing.get("kind") == "image":
+        return "any batch"
+    if size:
+        return f"any batch; the ONNX files take {size[0]}x{size[1]} only, `predict.py` pads smaller slices"
+    return f"any batch, height and width multiples of {preprocessing['multiple']}"
+
+
+def _preprocessing(description: Mapping[str, Any]) -> Iterable[str]:
+    preprocessing = description["preprocessing"]
+    if preprocessing.get("kind") == "image":
+        side, channels = preprocessing["image_size"], preprocessing["in_channels"]
+        yield f"{'RGB' if channels == 3 else 'Gray'}, 8 bits a channel."
+        yield f"Resized to {side}x{side} (bilinear, antialiased), whatever its proportions."
+        yield f"Divided by 255, minus {preprocessing['mean']}, divided by {preprocessing['std']}, a channel each."
+        return
+    yield "Slices along the most axial axis, rows from front to back, columns from the patient's right to left."
+    if preprocessing["window"] is None:
+        yield "Minus the mean of the whole volume, divided by its standard deviation."
+    else:
+        lower, upper = preprocessing["window"]
+        low, high = value_range(preprocessing)
+        yield f"Clipped to {lower:g} to {upper:g} HU, scaled to [{low:g}, {high:g}]."
+    crop = f", and at least {preprocessing['crop']} pixels" if preprocessing["crop"] else ""
+    yield (
+        f"Padded evenly on all sides with {preprocessing['pad_value']:g} to multiples of {preprocessing['multiple']}"
+        f"{crop}; nothing is resampled or cut. The logits are cut back to the slice."
+    )
+
+
+def _scores(description: Mapping[str, Any]) -> str:
+    parts = []
+    if measured := description.get("measured"):
+        score = measured["score"]
+        names = [name for name in next(iter(measured["scores"].values())) if name.startswith(f"{score}/")]
+        rows = [
+            [form, *(f"{scores[name]:.4f}" for name in (score, *names)), f"{measured['milliseconds'][form]:.2f}"]
+            for form, scores in measured["scores"].items()
+        ]
+        parts.append(
+            f"Val split, {measured['cases']} cases, {measured['images']} images, the test split was not touched; "
+            f"milliseconds an image, batch and size {measured['timed_shape']}, {measured['threads']} threads of a "
+            "processor, median of runs in turn:"
+        )
+        parts.append(_table(["form", score, *names, "ms"], rows))
+    else:
+        parts.append("The forms were not measured: the val split was not there when this was exported.")
+    recorded, test = description["scores"]["val"], description["scores"]["test"]
+    if recorded:
+        parts.append(f"In training, on val, in the run's own precision: {_main_scores(recorded)}.")
+    if test:
+        parts.append(
+            f"On the test split, {test['cases']} cases, read once after training: {_main_scores(test['scores'])}."
+        )
+    rule = (measured or {}).get("empty_mask_rule") or (test or {}).get("empty_mask_rule")
+    if rule:
+        parts.append(f"Empty masks: {rule}. Scores are of whole cases, every slice counts.")
+    return "\n\n".join(parts)
+
+
+def _main_scores(scores: Mapping[str, float]) -> str:
+    shown = {name: value for name, value in scores.items() if name.split("/")[0] in SHOWN}
+    return ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
+
+
+SHOWN = ("dice", "balanced_accuracy", "accuracy", "auroc", "macro_f1")
+
+
+def _files(description: Mapping[str, Any]) -> str:
+    rows = []
+    for name, facts in description["files"].items():
+        rows.append([f"`{name}`", f"{facts['bytes'] / 1e6:.2f}", MEANINGS[name], f"`{facts['sha256'][:16]}`"])
+    notes = []
+    if "onnx" in description:
+        parity = "; ".join(
+            f"{'x'.join(map(str, row['shape']))}: {row['max_abs_difference']:.1e} ({row['relative']:.1e} of the "
+            f"largest logit), {row['labels_differing']:.2%} of the labels"
+            for row in description["onnx"]["parity"]
+        )
+        notes.append(f"Largest difference of the fp32 ONNX file's logits from PyTorch's, on noise: {parity}.")
+    if "int8" in description:
+        int8 = description["int8"]
+        notes.append(
+            f"int8: calibrated on {int8['images']} images of the train split ({int8['ranges']}), of which "
+            f"{int8['labels_differing']:.2%} of the labels are not fp32's. On processors without 8-bit dot products "
+            "(VNNI; most made before 2019) sums may saturate: evaluate it there before use."
+        )
+    return "\n\n".join([_table(["file", "MB", "what", "sha256"], rows), *notes])
+
+
+def _how_to_run(description: Mapping[str, Any]) -> str:
+    is_image = description["preprocessing"].get("kind") == "image"
+    what = "image.png" if is_image else "case.nii.gz"
+    names = [name for name in (WEIGHTS, ONNX, INT8) if name in description["files"]]
+    commands = [f"python scripts/predict.py --checkpoint {name} --input {what} --output predictions" for name in names]
+    return "```\n" + "\n".join(commands) + "\n```"
+
+
+def _limits(description: Mapping[str, Any]) -> str:
+    what = "images" if description["preprocessing"].get("kind") == "image" else "volumes"
+    lines = [
+        "For research. It is no medical device; nobody's diagnosis or treatment may rest on it.",
+        f"It knows {what} like those it was trained on. Other scanners, protocols, populations and diseases lower its "
+        "scores in ways that nothing here measures: evaluate it on your own data first.",
+    ]
+    if what == "volumes":
+        lines.append("It sees one slice at a time, nothing of its neighbors.")
+    return _list(*lines)
+
+
+def _license(description: Mapping[str, Any]) -> str:
+    if description["license"] == UNSPECIFIED:
+        return "Unspecified: ask whoever gave it to you. The training data's license may bind it too."
+    return description["license"]
+
+
+def _list(*lines: str) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

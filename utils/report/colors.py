@@ -1,0 +1,71 @@
+"""Colors that people with color-blindness can tell apart (Okabe and Ito 2008), for lines and for pixels.
+
+A network has a hue; teacher, student alone and each method have a dash: two ways to tell every line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import yaml
+
+from utils.report.groups import Group
+
+HUES = 6  # --hue-1 ... in page.css
+ALONE_DASH = "2 4"
+METHOD_DASHES = ("", "9 4", "9 3 2 3", "14 3 2 3 2 3")
+
+Shade = tuple[int, int, int]
+CLASS_SHADES: tuple[Shade, ...] = (
+    *((86, 180, 233), (230, 159, 0), (0, 158, 115), (204, 121, 167)),
+    *((240, 228, 66), (213, 94, 0), (0, 114, 178)),
+)
+MISSED, FALSE_ALARM, OTHER_CLASS, OUTLINE = (64, 150, 255), (255, 106, 30), (240, 228, 66), (255, 255, 255)
+# From dark to light, even in lightness: what attention is drawn in.
+HEAT = ((0.0, (20, 11, 53)), (0.25, (87, 16, 110)), (0.5, (188, 55, 84)), (0.75, (249, 142, 9)), (1.0, (252, 255, 164)))
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a line is drawn: a CSS color and a dash pattern."""
+
+    color: str
+    dash: str = ""
+
+
+def group_styles(groups: Sequence[Group]) -> dict[str, Style]:
+    """The style of each group by name: teachers in ink, each student network in a hue."""
+    networks: list[str] = []
+    methods: dict[str, int] = {}
+    styles = {}
+    for group in groups:
+        if group.role == "teacher":
+            styles[group.name] = Style("var(--ink)", METHOD_DASHES[len(styles) % len(METHOD_DASHES)])
+            continue
+        network = yaml.safe_dump(group.first.checkpoint["network"])
+        if network not in networks:
+            networks.append(network)
+        color = f"var(--hue-{networks.index(network) % HUES + 1})"
+        if group.role == "plain":
+            styles[group.name] = Style(color, ALONE_DASH)
+        else:
+            number = methods[network] = methods.get(network, -1) + 1
+            styles[group.name] = Style(color, METHOD_DASHES[number % len(METHOD_DASHES)])
+    return styles
+
+
+def term_styles(names: Sequence[str]) -> dict[str, Style]:
+    """The style of each term of a loss: the task in ink, the others hue by hue, then dashed."""
+    styles = {}
+    for number, name in enumerate(names):
+        if name == "task":
+            styles[name] = Style("var(--ink)")
+        else:
+            turn, hue = divmod(number - 1, HUES)
+            styles[name] = Style(f"var(--hue-{hue + 1})", METHOD_DASHES[turn % len(METHOD_DASHES)])
+    return styles
+
+
+def css(shade: Shade) -> str:
+    return f"rgb({shade[0]} {shade[1]} {shade[2]})"
