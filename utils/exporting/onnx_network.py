@@ -94,6 +94,7 @@ class OnnxNetwork(nn.Module):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.enable_mem_pattern = False
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = ERRORS_ONLY
         known = onnxruntime.get_available_providers()
         providers = [PROVIDERS[each] for each in dict.fromkeys((device, "cpu")) if PROVIDERS[each] in known]

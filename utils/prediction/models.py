@@ -100,7 +100,9 @@ def _from_onnx(path: Path) -> Model:
             f"{path}: takes {network.in_channels} channels and answers {network.outputs}, its description says "
             f"{channels} and {len(names)} classes: export it anew"
         )
-    return Model(path, checkpoints.sha256(path), network, preprocessing, dict(ONNX_TRAINING), f"onnx {network.precision}")
+    return Model(
+        path, checkpoints.sha256(path), network, preprocessing, dict(ONNX_TRAINING), f"onnx {network.precision}"
+    )
 
 
 def _from_checkpoint(path: Path) -> Model:

@@ -139,11 +139,13 @@ def _input(images: Sequence[np.ndarray], preprocessing: dict[str, Any], mean: fl
 def class_numbers(scores: Tensor) -> Tensor:
     """Class of the highest score, the lower one where two are equal: (B, K, H, W) -> (B, H, W) uint8.
 
-    By comparisons, as utils.metrics has it: torch's argmax over the classes is slower by far on the CPU.
+    By comparisons, as utils.metrics has it: torch's argmax over the classes is slower by far on the CPU, and so is
+    masked_fill.
     """
     best = scores[:, 0]
     numbers = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
     for number in range(1, scores.shape[1]):
-        numbers.masked_fill_(scores[:, number] > best, number)
+        higher = (scores[:, number] > best).to(torch.uint8)
+        numbers = torch.maximum(numbers, higher.mul_(number))  # it is above all before it
         best = torch.maximum(best, scores[:, number])
     return numbers

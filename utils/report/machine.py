@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import platform
+import time
 from pathlib import Path
 
 import torch
 
-BUSY = 0.6  # load per core from which times cannot be trusted
+BUSY = 0.2  # share of the cores' time taken by others from which times cannot be trusted
+LOOK_S = 0.5  # seconds to look at that
 
 
 def describe_machine() -> dict[str, str]:
@@ -39,11 +40,21 @@ def processor() -> str:
 
 
 def other_work() -> str:
-    """A clause for what is measured now, if this machine has much else to do; else nothing."""
+    """A clause for what is measured now, if others keep this machine busy; else, or where that is not told, nothing."""
     try:
-        load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    except OSError:
-        return ""  # not told on this system
-    if load < BUSY * cores:
+        before = _ticks()
+        time.sleep(LOOK_S)
+        after = _ticks()
+    except (OSError, ValueError, IndexError):
+        return ""  # no Linux
+    idle, whole = (later - earlier for earlier, later in zip(before, after, strict=True))
+    busy = 1 - idle / max(whole, 1)
+    if busy < BUSY:
         return ""
-    return f"; this machine had other work meanwhile (load {load:.1f} on {cores} cores): the times are too long"
+    return f"; this machine had other work ({busy:.0%} of its cores' time): the times may be too long"
+
+
+def _ticks() -> tuple[int, int]:
+    """Clock ticks all cores have idled, and all there were, since the start."""
+    fields = [int(value) for value in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return fields[3] + fields[4], sum(fields)

@@ -1,0 +1,71 @@
+"""export.py and the run's data: train calibrates, val is scored, test is left alone; and without any."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_exports import export, networks, plain, store
+
+from scripts.evaluate import main as evaluate_main
+from utils import checkpoints
+from utils.exporting.artifact import FILES
+
+__all__ = ["networks", "plain", "store"]  # fixtures
+
+
+def test_the_test_split_is_never_opened(plain, store, tmp_path):
+    for name, cases in (("whole", []), ("rest", checkpoints.load(plain)["split"]["test"])):
+        folder = Path(shutil.copytree(store / "store", tmp_path / name))
+        for case in cases:
+            shutil.rmtree(folder / case)
+        flags = ["--data", folder, "--formats", "onnx", "int8", "--calibration", 2]
+        assert export(plain, tmp_path / f"of {name}", *flags) == 0
+    whole, rest = (
+        json.loads((tmp_path / f"of {name}" / "student.json").read_text())["measured"]["scores"]
+        for name in ("whole", "rest")
+    )
+    assert whole == rest and set(whole) == {"PyTorch fp32", "ONNX fp32", "ONNX int8"}
+
+
+def test_without_the_data_the_rest_is_exported(plain, tmp_path, capsys):
+    assert export(plain, tmp_path / "out", "--data", tmp_path / "gone") == 0
+    error = capsys.readouterr().err
+    assert "scores not measured, the val split is not there" in error and "no int8" in error
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(FILES) - {"student_int8.onnx"}
+    assert "were not measured" in (tmp_path / "out/README.md").read_text()
+
+
+def test_int8_asked_for_by_name_needs_the_data(plain, tmp_path, capsys):
+    assert export(plain, tmp_path / "out", "--data", tmp_path / "gone", "--formats", "int8") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "train split is not there" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_split_anew_is_not_scored(run, tmp_path, capsys):
+    store = Path(shutil.copytree(run.store, tmp_path / "store"))
+    manifest = json.loads((store / "dataset.json").read_text())
+    (store / "dataset.json").write_text(json.dumps(manifest | {"split_sha256": "1" * 64}))
+    assert export(run.folder, tmp_path / "out", "--data", store, "--formats", "safetensors") == 0
+    assert "split anew" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out/student.json").read_text())["measured"] is None
+
+
+@pytest.mark.parametrize("name", ["student.onnx", "student.safetensors"])
+def test_an_exported_file_is_evaluated_as_its_checkpoint(run, tmp_path, capsys, name):
+    flags = ["--split", "test", "--jobs", "1", "--data", str(run.store)]
+    out = copied(run, tmp_path)
+    folder = Path(shutil.copytree(run.folder, tmp_path / "run"))
+    assert evaluate_main(["--checkpoint", str(folder), *flags]) == 0
+    assert evaluate_main(["--checkpoint", str(out / name), *flags]) == 0
+    ours, theirs = (
+        json.loads(path.read_text())["rows"]
+        for path in (out / "student_test_scores.json", folder / "best_test_scores.json")
+    )
+    assert ours == theirs
+    manifest = json.loads((run.store / "dataset.json").read_text())
+    store = Path(shutil.copytree(run.store, tmp_path / "store"))
+    (store / "dataset.json").write_text(json.dumps(manifest | {"split_sha256": "1" * 64}))
+    assert evaluate_main(["--checkpoint", str(out / name), *flags[:-1], str(store), "--again"]) == 2
+    assert "another split" in capsys.readouterr().err

@@ -1,0 +1,150 @@
+"""An export is there whole or not at all, replaces nothing, and is loaded only where it is what it says."""
+
+import json
+import shutil
+from pathlib import Path
+
+import onnx
+import pytest
+from safetensors.torch import load_file, save_file
+from tiny_checkpoints import predict
+from tiny_exports import export, networks, plain, store
+
+from utils import checkpoints
+from utils.exporting import parity
+
+__all__ = ["networks", "plain", "store"]  # fixtures
+
+
+def test_a_form_that_answers_otherwise_is_refused_and_nothing_is_left(plain, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(parity, "TOLERANCE", 0.0)
+    assert export(plain, tmp_path / "out", "--formats", "safetensors", "onnx") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "nothing was written" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_earlier_export_stays_when_the_next_one_fails(run, plain, tmp_path, capsys, monkeypatch):
+    out = copied(run, tmp_path)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert export(plain, out, "--formats", "safetensors") == 2
+    assert "pass --overwrite" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(parity, "TOLERANCE", 0.0)
+        assert export(plain, out, "--overwrite", "--formats", "onnx") == 2
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert export(plain, out, "--overwrite", "--formats", "safetensors", "--val_cases", 1) == 0
+    assert {path.name for path in out.iterdir()} == {
+        "student.safetensors",
+        "student.json",
+        "README.md",
+        "metadata.json",
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_a_folder_with_other_things_is_never_replaced(run, tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("x")
+    assert export(run.folder, tmp_path, "--overwrite", "--formats", "safetensors") == 2
+    assert "holds thesis.tex" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("flags", [("--calibration", "0"), ("--val_cases", "-1")])
+def test_numbers_that_cannot_be_are_refused(run, tmp_path, capsys, flags):
+    assert export(run.folder, tmp_path / "out", *flags) == 2
+    assert f"{flags[0]} {flags[1]}: give 1 or more" in capsys.readouterr().err
+
+
+def test_an_export_is_not_exported_again(run, tmp_path, capsys):
+    assert export(run.out / "student.onnx", tmp_path / "out") == 2
+    assert "is exported already" in capsys.readouterr().err
+
+
+def changed(path: Path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def flip_a_bit(folder: Path) -> None:
+    file = folder / "student.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def drop_a_weight(folder: Path) -> None:
+    file = folder / "student.safetensors"
+    weights = load_file(file)
+    weights.pop("head.bias")
+    save_file(weights, file)
+    known = json.loads((folder / "student.json").read_text())["files"]
+    known["student.safetensors"]["sha256"] = checkpoints.sha256(file)
+    changed(folder / "student.json", files=known)
+
+
+def truncate(name: str, share: float):
+    def cut(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: int(share * len(content))])
+
+    return cut
+
+
+def relabel(folder: Path) -> None:
+    model = onnx.load(folder / "student.onnx")
+    held = json.loads(model.metadata_props[0].value)
+    held["preprocessing"]["class_names"] = ["kidney"]
+    onnx.helper.set_model_props(model, {"description": json.dumps(held)})
+    onnx.save(model, folder / "student.onnx")
+
+
+def undescribe(folder: Path) -> None:
+    model = onnx.load(folder / "student.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, folder / "student.onnx")
+
+
+def preprocess(**changes):
+    def change(folder: Path) -> None:
+        known = json.loads((folder / "student.json").read_text())["preprocessing"]
+        changed(folder / "student.json", preprocessing=known | changes)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("student.safetensors", flip_a_bit, "is not the file that"),
+        ("student.safetensors", drop_a_weight, "do not fit its network"),
+        ("student.safetensors", truncate("student.safetensors", 0.5), "is not the file that"),
+        ("student.safetensors", truncate("student.json", 0.5), "holds no description"),
+        ("student.safetensors", lambda folder: (folder / "student.json").unlink(), "no such file"),
+        ("student.safetensors", lambda folder: (folder / "student.json").write_text("[1]"), "holds no description"),
+        ("student.safetensors", lambda folder: changed(folder / "student.json", schema=9), "schema 9"),
+        (
+            "student.safetensors",
+            lambda folder: changed(folder / "student.json", network={"name": "resnet18", "pretrained": "x.pt"}),
+            "asks for other weights",
+        ),
+        ("student.safetensors", preprocess(window="wide"), "preprocessing has window"),
+        ("student.safetensors", preprocess(pad_value=float("nan")), "preprocessing has pad_value"),
+        ("student.safetensors", preprocess(class_names=["a", "a"]), "preprocessing has class_names"),
+        ("student.safetensors", preprocess(crop=-64), "preprocessing has crop"),
+        ("student.onnx", truncate("student.onnx", 0.5), "ONNX Runtime cannot load it"),
+        ("student.onnx", truncate("student.onnx", 0.0), "ONNX Runtime cannot load it"),
+        ("student.onnx", lambda folder: (folder / "student.onnx").write_bytes(b"\x80\x04x."), "cannot load it"),
+        ("student.onnx", undescribe, "does not say what it labels"),
+        ("student.onnx", relabel, "its description says"),
+        ("student.json", lambda folder: None, "is the description"),
+        ("gone.onnx", lambda folder: None, "no such file"),
+    ],
+)
+def test_a_file_that_is_not_what_it_says_is_one_clear_line(run, tmp_path, capfd, name, change, message):
+    folder = copied(run, tmp_path)
+    change(folder)
+    source = run.raw / "case_00001" / "imaging.nii.gz"
+    assert predict(folder / name, source, tmp_path / "out") == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1 and message in error
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,235 @@
+"""What the report measures and draws: latency, exports, cases, attention, charts."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from report_runs import AFFINE, Checker, report, train_all
+from torch import nn
+
+from scripts.report import main
+from utils import checkpoints
+from utils.latency import STAGES, Candidate, Timing
+from utils.report import machine, panels, timings
+from utils.report.answers import confusion_matrix
+from utils.report.attention import attention_maps
+from utils.report.cases import choose_cases, open_cases
+from utils.report.charts import linear_axis, logarithmic_axis
+from utils.report.curves import thinned
+from utils.report.groups import group_runs
+from utils.report.runs import Run
+from utils.report.runs import read_run as read_report_run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Finished runs beside their data; only to be read."""
+    return train_all(tmp_path_factory.mktemp("report"))
+
+
+def fake_measure(seconds_of_network, fails=()):
+    """`utils.latency.measure` without the processes: 1 s to read, 1 s to write, and the network's seconds by name."""
+
+    def measure(candidates, volume, repeats, threads=None, device="cpu", advance=None):
+        for candidate in candidates:
+            if candidate.name in fails:
+                raise ValueError(f"{candidate.file}: could not be timed: too big")
+        found = []
+        for each in candidates:
+            seconds = dict.fromkeys(STAGES, 0.0) | {"read": 1.0, "write": 1.0}
+            seconds["network"] = seconds_of_network[each.name] / (2 if each.precision == "bf16-mixed" else 1)
+            total = sum(seconds.values())
+            found.append(Timing(each.name, each.precision, 10**6, 4, seconds, total, 500.0))
+        return found
+
+    return measure
+
+
+def test_latency_is_told_against_the_teacher_and_each_kind_of_network_is_timed_once(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(timings, "measure", fake_measure({"UNet teacher": 6.0, "UNet student": 2.0}))
+    monkeypatch.setattr(timings, "resolve_precision", lambda *_: "bf16-mixed")
+    assert main(report(trained, tmp_path / "report.html", "--repeats", 2, "--cases", 0)) == 0
+    checked = Checker((tmp_path / "report.html").read_text())
+    assert "latency" in checked.ids
+    # teacher 8 s; student 4 s in fp32, 3 s in bf16; floor 2 s
+    assert "2.00\u00d7" in checked.words and "2.67\u00d7" in checked.words
+    assert "faster from file to file than the teacher" in checked.words
+    assert "case_00004, 4x24x28 voxels" in checked.words
+
+
+@pytest.mark.parametrize(("idle", "told"), [(100, ""), (95, ""), (30, "(70% of its cores' time)")])
+def test_a_busy_machine_is_told(monkeypatch, idle, told):
+    ticks = iter([(1000, 5000), (1000 + idle, 5100)])
+    monkeypatch.setattr(machine, "_ticks", lambda: next(ticks))
+    clause = machine.other_work()
+    assert told in clause and bool(clause) == bool(told)
+
+
+def test_what_cannot_be_timed_is_told_and_the_rest_is_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(timings, "measure", fake_measure({"a": 1.0, "b": 1.0}, fails=("b",)))
+    candidates = [Candidate("a", tmp_path / "a"), Candidate("b", tmp_path / "b")]
+    timed, notes = timings.measure_all(candidates, tmp_path, 1)
+    assert [timing.name for timing in timed] == ["a"]
+    assert notes == [f"{tmp_path / 'b'}: could not be timed: too big"]
+
+
+def write_export(folder, source_sha256: str):
+    """An export folder as scripts/export.py leaves it, with files that hold nothing."""
+    folder.mkdir()
+    for file in ("student.safetensors", "student.onnx", "student_int8.onnx"):
+        (folder / file).touch()
+    row = {"shape": [2, 1, 64, 64], "max_abs_difference": 1e-5, "relative": 3e-7, "labels_differing": 0.0}
+    forms = ("PyTorch fp32", "ONNX fp32", "ONNX int8")
+    description = {
+        "schema": 1,
+        "name": "student",
+        **{"network": {}, "preprocessing": {}, "recipe": {}, "split": {"sha256": ""}},
+        "source": {"file": "best.ckpt", "sha256": source_sha256},
+        "files": {
+            "student.safetensors": {"bytes": 4_000_000},
+            "student.onnx": {"bytes": 4_000_000},
+            "student_int8.onnx": {"bytes": 1_250_000},
+        },
+        "onnx": {"parity": [row]},
+        "int8": {"labels_differing": 0.0012},
+        "measured": {
+            **{"score": "dice", "cases": 1, "threads": 2, "timed_shape": [8, 1, 64, 64]},
+            "scores": {form: {"dice": value} for form, value in zip(forms, (0.8, 0.8, 0.795), strict=True)},
+            "milliseconds": dict(zip(forms, (6.0, 3.0, 1.5), strict=True)),
+        },
+    }
+    (folder / "student.json").write_text(json.dumps(description))
+    return folder
+
+
+def test_exports_of_these_runs_are_shown_and_timed(trained, tmp_path, monkeypatch, capsys):
+    seconds = {"UNet teacher": 6.0, "UNet student": 2.0, "UNet EMKD ONNX": 0.5, "UNet EMKD ONNX int8": 0.0}
+    monkeypatch.setattr(timings, "measure", fake_measure(seconds))
+    mine = write_export(tmp_path / "mine", checkpoints.sha256(trained / "emkd_0/best.ckpt"))
+    other = write_export(tmp_path / "other", "0" * 64)
+    (tmp_path / "empty").mkdir()
+    flags = ["--repeats", 1, "--cases", 0, "--exports", mine, other, tmp_path / "empty"]
+    assert main(report(trained, tmp_path / "report.html", *flags)) == 1
+    words = Checker((tmp_path / "report.html").read_text()).words
+    assert "3.20\u00d7" in words and "+0.0050" in words and "3.0e-07" in words and "0.12%" in words
+    assert "ONNX int8, the teacher in PyTorch fp32" in words  # the fastest form of the student
+    assert "4.00\u00d7" in words  # 8 s of the teacher, 2 s of int8; and 6 ms against 1.5
+    error = capsys.readouterr().err
+    assert f"{other}: was exported from a checkpoint that is none of these runs" in error
+    assert f"{tmp_path / 'empty/student.json'}: no such file" in error
+
+
+def test_the_timed_volume_is_the_largest_case_on_its_own_grid(trained):
+    (group,) = group_runs([read_report_run(trained / "teacher")[0]])
+    with timings.volume_of(group, "test", None, None) as (file, what):
+        image = nibabel.load(file)
+        values = np.asarray(image.dataobj)
+    dataset = open_cases(group.first, "test", None)
+    first = np.load(dataset.records[0].path)["image"]
+    assert image.shape == (4, 24, 28) and np.allclose(image.affine, AFFINE)
+    assert np.array_equal(values[0, ::-1], first)  # rows are flipped in the file
+    assert what.startswith("case_00004, 4x24x28")
+
+
+def run_with(dice: dict[str, list[float]]) -> Run:
+    rows = [
+        {"case": case, "class": str(n), "dice": value} for case, both in dice.items() for n, value in enumerate(both)
+    ]
+    return Run("run", {}, "", 0, "test", {}, rows, "", None)
+
+
+def test_cases_go_from_the_worst_to_the_best_mean():
+    run = run_with({"a": [0.9, 0.9], "b": [0.0, 1.0], "c": [0.6, 0.6], "d": [0.1, 0.2], "e": [0.8, 0.8]})
+    # means: d .15, b .5, c .6, e .8, a .9
+    assert choose_cases(run, 3) == [("d", "Worst case"), ("c", "Median case"), ("a", "Best case")]
+    assert [case for case, _ in choose_cases(run, 2)] == ["d", "a"]
+    assert [case for case, _ in choose_cases(run, 99)] == ["d", "b", "c", "e", "a"]
+    assert choose_cases(run, 1) == [("d", "Worst case")]
+    two = run_with({"a": [0.9], "b": [0.1]})
+    assert choose_cases(two, 3) == [("b", "Worst case"), ("a", "Best case")]
+
+
+def test_a_frame_holds_the_foreground_and_keeps_the_proportions_of_the_slice_in_mm():
+    foreground = np.zeros((200, 100), bool)
+    foreground[10:60, 40:50] = True  # a quarter of the rows, a tenth of the columns
+    frame = panels.frame_of(foreground, (1.0, 3.0))
+    assert frame.top <= 10 and frame.bottom >= 60 and frame.left <= 40 and frame.right >= 50
+    share = 0.25 * (1 + 2 * panels.MARGIN)
+    assert frame.bottom - frame.top == round(200 * share)
+    assert frame.right - frame.left == round(100 * share)
+    assert frame.size == (panels.SIDE * 200 // 300, panels.SIDE)  # 200 mm by 300 mm
+    assert panels.frame_of(foreground, (1.0, 3.0), whole=True).size == frame.size
+    everything = panels.frame_of(np.ones((50, 60), bool), (1.0, 1.0))
+    assert (everything.top, everything.bottom, everything.left, everything.right) == (0, 50, 0, 60)
+    nothing = panels.frame_of(np.zeros((50, 60), bool), (1.0, 1.0))
+    assert (nothing.top, nothing.bottom, nothing.left, nothing.right) == (0, 50, 0, 60)
+
+
+def test_errors_have_the_colors_of_the_legend():
+    target, prediction = np.zeros((2, 40, 40), np.uint8)
+    target[:20], prediction[10:30] = 1, 1  # rows 0-9 missed, 10-19 right, 20-29 false alarm
+    frame = panels.frame_of(target > 0, (1.0, 1.0), whole=True)
+    shown = panels.with_errors(np.zeros((*frame.size, 3), np.uint8), target, prediction, frame)
+    scale, column = frame.size[0] // 40, frame.size[1] // 2
+    missed, right, false = (shown[row * scale, column].astype(int) for row in (5, 15, 25))
+    assert missed[2] > 150 > missed[0]  # blue
+    assert false[0] > 150 > false[2]  # orange
+    assert right.max() == 0
+
+
+class Bright(nn.Module):
+    """Logit 1 is the image as it comes out of a normalization in its only tap."""
+
+    taps = {"bottleneck": "body"}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.BatchNorm2d(1)
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, image):
+        feature = self.body(image * self.scale)
+        return torch.cat([torch.full_like(feature, 0.5), feature], 1)
+
+
+def test_attention_is_where_the_class_is_and_leaves_the_network_alone():
+    network = Bright().eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    image = torch.zeros(1, 16, 16)
+    image[0, 3:6, 9:12] = 2.0
+    for _ in range(2):
+        (attention,) = attention_maps(network, image, [1])
+        assert attention.shape == (16, 16)
+        assert attention[4, 10] == pytest.approx(1.0) and attention[12, 2] == pytest.approx(0.0)
+    assert not network.training
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_axes_have_round_ticks_about_their_values():
+    axis = linear_axis(0.0, 0.93)
+    assert (axis.low, axis.high) == (0.0, pytest.approx(1.0))
+    assert axis.place(0.5) == pytest.approx(0.5)
+    assert linear_axis(3.0, 3.0).low < 3.0 < linear_axis(3.0, 3.0).high
+    axis = logarithmic_axis(0.012, 40.0)
+    assert (axis.low, axis.high) == (0.01, 50.0)
+    assert axis.ticks == (0.01, 0.1, 1.0, 10.0)
+    assert logarithmic_axis(0.1, 10.0).place(1.0) == pytest.approx(0.5)
+    assert logarithmic_axis(0.3, 1.5).ticks == (0.2, 0.5, 1.0, 2.0)
+
+
+def test_long_curves_are_means_of_neighbors_and_end_where_they_end():
+    curve = thinned(tuple(range(9)), (0.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 99.0), points=4)
+    # three at a time: 0-2, 3-5, 6-8, and the last
+    assert curve.values == [2.0, 8.0, pytest.approx(125 / 3), 99.0]
+    assert curve.steps[-1] == 8
+    assert thinned((1, 2), (3.0, 4.0)).values == [3.0, 4.0]
+
+
+def test_rows_of_a_confusion_matrix_are_targets():
+    rows = [{"target": 0, "prediction": 1}] * 3 + [{"target": 1, "prediction": 1}]
+    run = Run("run", {"preprocessing": {"class_names": ["cat", "dog"]}}, "", 0, "test", {}, rows, "", None)
+    matrix = confusion_matrix(run, "network")
+    assert "cat answered as dog: 3, 100%" in matrix and "dog answered as dog: 1, 100%" in matrix
+    assert "dog answered as cat: 0, 0%" in matrix
