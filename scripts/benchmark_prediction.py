@@ -78,17 +78,22 @@ def verdict(timings: Sequence[Timing]) -> list[str]:
     fastest = min((timing for timing in timings if timing.name != "teacher"), key=lambda timing: timing.total_s)
     ratio, floors = teacher.total_s / fastest.total_s, fastest.total_s / fastest.floor_s
     lines.append(
-        f"fastest form ({fastest.name}, {fastest.precision}): {ratio:.2f}x as fast as the teacher in fp32, "
+        f"fastest form ({fastest.name}, {_precision(fastest)}): {ratio:.2f}x as fast as the teacher in fp32, "
         f"{floors:.1f}x the floor, peak memory {fastest.peak_memory_mb / 1000:.2f} GB"
     )
     return lines
+
+
+def _precision(timing: Timing) -> str:
+    """What it computes in; an exported file has its own, whatever predict.py is told."""
+    return "as exported" if timing.name.startswith("student, ") else timing.precision
 
 
 def _row(timing: Timing, teacher: Timing) -> dict[str, str]:
     stages = {stage: f"{timing.seconds[stage]:.2f}" for stage in STAGES}
     return {
         "form": timing.name,
-        "precision": timing.precision,
+        "precision": _precision(timing),
         **stages,
         "all": f"{timing.total_s:.2f}",
         "floor": f"{timing.floor_s:.2f}",

@@ -5,13 +5,21 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_exports import export, networks, plain, store
+from tiny_exports import copied, export, exported, networks, plain, store
 
 from scripts.evaluate import main as evaluate_main
 from utils import checkpoints
 from utils.exporting.artifact import FILES
 
-__all__ = ["networks", "plain", "store"]  # fixtures
+__all__ = ["exported", "networks", "plain", "store"]  # fixtures
+
+
+def anew(store: Path, tmp_path: Path) -> Path:
+    """The slices as they would be after another split."""
+    folder = Path(shutil.copytree(store / "store", tmp_path / "store"))
+    manifest = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(manifest | {"split_sha256": "1" * 64}))
+    return folder
 
 
 def test_the_test_split_is_never_opened(plain, store, tmp_path):
@@ -43,20 +51,17 @@ def test_int8_asked_for_by_name_needs_the_data(plain, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_data_split_anew_is_not_scored(run, tmp_path, capsys):
-    store = Path(shutil.copytree(run.store, tmp_path / "store"))
-    manifest = json.loads((store / "dataset.json").read_text())
-    (store / "dataset.json").write_text(json.dumps(manifest | {"split_sha256": "1" * 64}))
-    assert export(run.folder, tmp_path / "out", "--data", store, "--formats", "safetensors") == 0
+def test_data_split_anew_is_not_scored(plain, store, tmp_path, capsys):
+    assert export(plain, tmp_path / "out", "--data", anew(store, tmp_path), "--formats", "safetensors") == 0
     assert "split anew" in capsys.readouterr().err
     assert json.loads((tmp_path / "out/student.json").read_text())["measured"] is None
 
 
 @pytest.mark.parametrize("name", ["student.onnx", "student.safetensors"])
-def test_an_exported_file_is_evaluated_as_its_checkpoint(run, tmp_path, capsys, name):
-    flags = ["--split", "test", "--jobs", "1", "--data", str(run.store)]
-    out = copied(run, tmp_path)
-    folder = Path(shutil.copytree(run.folder, tmp_path / "run"))
+def test_an_exported_file_is_evaluated_as_its_checkpoint(plain, exported, store, tmp_path, capsys, name):
+    flags = ["--split", "test", "--jobs", "1", "--data", str(store / "store")]
+    out = copied(exported, tmp_path)
+    folder = Path(shutil.copytree(plain, tmp_path / "run"))
     assert evaluate_main(["--checkpoint", str(folder), *flags]) == 0
     assert evaluate_main(["--checkpoint", str(out / name), *flags]) == 0
     ours, theirs = (
@@ -64,8 +69,5 @@ def test_an_exported_file_is_evaluated_as_its_checkpoint(run, tmp_path, capsys, 
         for path in (out / "student_test_scores.json", folder / "best_test_scores.json")
     )
     assert ours == theirs
-    manifest = json.loads((run.store / "dataset.json").read_text())
-    store = Path(shutil.copytree(run.store, tmp_path / "store"))
-    (store / "dataset.json").write_text(json.dumps(manifest | {"split_sha256": "1" * 64}))
-    assert evaluate_main(["--checkpoint", str(out / name), *flags[:-1], str(store), "--again"]) == 2
+    assert evaluate_main(["--checkpoint", str(out / name), *flags[:-1], str(anew(store, tmp_path)), "--again"]) == 2
     assert "another split" in capsys.readouterr().err

@@ -1,19 +1,18 @@
 """An export is there whole or not at all, replaces nothing, and is loaded only where it is what it says."""
 
 import json
-import shutil
 from pathlib import Path
 
 import onnx
 import pytest
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import predict
-from tiny_exports import export, networks, plain, store
+from tiny_exports import copied, export, exported, networks, plain, store
 
 from utils import checkpoints
 from utils.exporting import parity
 
-__all__ = ["networks", "plain", "store"]  # fixtures
+__all__ = ["exported", "networks", "plain", "store"]  # fixtures
 
 
 def test_a_form_that_answers_otherwise_is_refused_and_nothing_is_left(plain, tmp_path, capsys, monkeypatch):
@@ -24,8 +23,8 @@ def test_a_form_that_answers_otherwise_is_refused_and_nothing_is_left(plain, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_earlier_export_stays_when_the_next_one_fails(run, plain, tmp_path, capsys, monkeypatch):
-    out = copied(run, tmp_path)
+def test_an_earlier_export_stays_when_the_next_one_fails(plain, exported, tmp_path, capsys, monkeypatch):
+    out = copied(exported, tmp_path)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     assert export(plain, out, "--formats", "safetensors") == 2
     assert "pass --overwrite" in capsys.readouterr().err
@@ -43,21 +42,21 @@ def test_an_earlier_export_stays_when_the_next_one_fails(run, plain, tmp_path, c
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
-def test_a_folder_with_other_things_is_never_replaced(run, tmp_path, capsys):
+def test_a_folder_with_other_things_is_never_replaced(plain, tmp_path, capsys):
     (tmp_path / "thesis.tex").write_text("x")
-    assert export(run.folder, tmp_path, "--overwrite", "--formats", "safetensors") == 2
+    assert export(plain, tmp_path, "--overwrite", "--formats", "safetensors") == 2
     assert "holds thesis.tex" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("flags", [("--calibration", "0"), ("--val_cases", "-1")])
-def test_numbers_that_cannot_be_are_refused(run, tmp_path, capsys, flags):
-    assert export(run.folder, tmp_path / "out", *flags) == 2
+def test_numbers_that_cannot_be_are_refused(plain, tmp_path, capsys, flags):
+    assert export(plain, tmp_path / "out", *flags) == 2
     assert f"{flags[0]} {flags[1]}: give 1 or more" in capsys.readouterr().err
 
 
-def test_an_export_is_not_exported_again(run, tmp_path, capsys):
-    assert export(run.out / "student.onnx", tmp_path / "out") == 2
+def test_an_export_is_not_exported_again(exported, tmp_path, capsys):
+    assert export(exported / "student.onnx", tmp_path / "out") == 2
     assert "is exported already" in capsys.readouterr().err
 
 
@@ -140,10 +139,10 @@ def preprocess(**changes):
         ("gone.onnx", lambda folder: None, "no such file"),
     ],
 )
-def test_a_file_that_is_not_what_it_says_is_one_clear_line(run, tmp_path, capfd, name, change, message):
-    folder = copied(run, tmp_path)
+def test_a_file_that_is_not_what_it_says_is_one_clear_line(exported, store, tmp_path, capfd, name, change, message):
+    folder = copied(exported, tmp_path)
     change(folder)
-    source = run.raw / "case_00001" / "imaging.nii.gz"
+    source = store / "raw" / "case_00001" / "imaging.nii.gz"
     assert predict(folder / name, source, tmp_path / "out") == 2
     error = capfd.readouterr().err
     assert error.count("\n") == 1 and message in error

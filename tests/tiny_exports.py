@@ -142,3 +142,15 @@ def plain(networks, store, tmp_path_factory) -> Path:
 
 def export(folder: Path, out: Path, *flags: str) -> int:
     return main(["--checkpoint", str(folder), "--output", str(out), *map(str, flags)])
+
+
+@pytest.fixture(scope="module")
+def exported(plain) -> Path:
+    """Weights and ONNX of the run `plain`."""
+    out = plain.with_name("exported")
+    assert export(plain, out, "--formats", "safetensors", "onnx") == 0
+    return out
+
+
+def copied(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
