@@ -169,7 +169,9 @@ def test_hdkd_trains_from_image_folders_as_published(tmp_path):
 def test_every_distillation_loss_serves_both_tasks_or_says_why_not():
     logits, target = torch.randn(4, 5), torch.tensor([0, 1, 2, 3])
     maps, labels = torch.randn(2, 5, 8, 8), torch.randint(0, 5, (2, 1, 8, 8))
-    of_maps_only = {"attention_transfer", "holistic", "pairwise", "region_affinity", "unified_attention"}
+    of_maps_only = {"attention_transfer", "holistic", "pairwise", "region_affinity", "unified_attention"} | {
+        *("attention_feature", "body_edge", "channel_wise", "cross_image", "region_normalized", "wavelet")
+    }
     for name, loss in DISTILLATION_LOSSES.items():
         assert loss()(maps, maps.clone(), labels).ndim == 0, name
         if name not in of_maps_only:
