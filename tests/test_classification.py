@@ -170,7 +170,8 @@ def test_every_distillation_loss_serves_both_tasks_or_says_why_not():
     logits, target = torch.randn(4, 5), torch.tensor([0, 1, 2, 3])
     maps, labels = torch.randn(2, 5, 8, 8), torch.randint(0, 5, (2, 1, 8, 8))
     of_maps_only = {"attention_transfer", "holistic", "pairwise", "region_affinity", "unified_attention"} | {
-        *("attention_feature", "body_edge", "channel_wise", "cross_image", "region_normalized", "wavelet")
+        *("attention_feature", "body_edge", "channel_wise", "cross_image", "dice_semimetric"),
+        *("region_normalized", "wavelet"),
     }
     for name, loss in DISTILLATION_LOSSES.items():
         assert loss()(maps, maps.clone(), labels).ndim == 0, name
