@@ -16,7 +16,18 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from utils import checkpoints
-from utils.comparison import accuracy, auroc, balanced_accuracy, case_interval, conclude, resampled_interval, spread
+from utils.comparison import (
+    accuracy,
+    auroc,
+    balanced_accuracy,
+    by_seed,
+    case_dice,
+    case_interval,
+    conclude,
+    probabilities,
+    resampled_interval,
+    spread,
+)
 from utils.complexity import complexity, latency
 from utils.guards import table
 from utils.metrics.partial_auc import partial_auc
@@ -34,22 +45,6 @@ def read_run(folder: str) -> dict:
     if scores["checkpoint_sha256"] != checkpoints.sha256(best):
         raise ValueError(f"{file}: was made by an earlier best.ckpt; run the training command again with --mode test")
     return scores | {"content": checkpoints.load(best)}
-
-
-def case_dice(runs: list[dict], class_name: str | None) -> dict[str, float]:
-    """Dice of each case, averaged over runs (seeds), of one class or (None) the mean of all."""
-    values: dict[str, list[float]] = {}
-    for run in runs:
-        for row in run["rows"]:
-            if class_name in (None, row["class"]):
-                values.setdefault(row["case"], []).append(row["dice"])
-    return {case: float(np.mean(dice)) for case, dice in values.items()}
-
-
-def probabilities(run: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Probability (N, K) and target (N,) of the test images, by name of the image."""
-    rows = sorted(run["rows"], key=lambda row: row["case"])
-    return np.array([row["probability"] for row in rows]), np.array([row["target"] for row in rows])
 
 
 def classifies(run: dict) -> bool:
@@ -72,7 +67,7 @@ def describe(name: str, runs: list[dict], size: int | None) -> dict[str, str]:
             row["pAUC"] = spread([run["scores"]["partial_auc"] for run in runs])
     else:
         for class_name in content["preprocessing"]["class_names"]:
-            dice = [np.mean(list(case_dice([run], class_name).values())) for run in runs]
+            dice = [np.mean(list(case_dice([run["rows"]], class_name).values())) for run in runs]
             row[f"{class_name} Dice"] = spread(dice)
         row["mean Dice"] = spread([run["scores"]["dice"] for run in runs])
     return row | {
@@ -90,31 +85,26 @@ def differences(name: str, runs: list[dict], other: str, others: list[dict]) -> 
     with the same seed of the other group where both have as many, else with the other's mean.
     """
     if not classifies(runs[0]):
-        ours, theirs = case_dice(runs, None), case_dice(others, None)
+        ours, theirs = (case_dice([run["rows"] for run in group]) for group in (runs, others))
         _refuse_other_cases(ours.keys() == theirs.keys(), name, other)
         interval = case_interval(np.array([ours[case] - theirs[case] for case in ours]))
-        means = [[float(np.mean(list(case_dice([run], None).values()))) for run in group] for group in (runs, others)]
-        return [conclude("mean Dice", interval, _by_seed(*means), len(ours), name, other)]
+        means = [[float(np.mean(list(case_dice([run["rows"]]).values()))) for run in group] for group in (runs, others)]
+        return [conclude("mean Dice", interval, by_seed(*means), len(ours), name, other)]
     cases = [sorted(row["case"] for row in run["rows"]) for run in (*runs, *others)]
     _refuse_other_cases(all(named == cases[0] for named in cases), name, other)
-    target = probabilities(runs[0])[1]
-    if any((probabilities(run)[1] != target).any() for run in (*runs, *others)):
+    target = probabilities(runs[0]["rows"])[1]
+    if any((probabilities(run["rows"])[1] != target).any() for run in (*runs, *others)):
         raise ValueError(f"{name} and {other} have other targets for the same test cases; use the same data for both")
-    ours, theirs = ([probabilities(run)[0] for run in group] for group in (runs, others))
+    ours, theirs = ([probabilities(run["rows"])[0] for run in group] for group in (runs, others))
     lines = []
     scores = dict(CLASSIFICATION_SCORES)
     if ours[0].shape[1] == 2:
         scores["partial_auc"] = lambda probability, target: partial_auc(probability[:, 1], target)
     for name_of_score, score in scores.items():
         interval = resampled_interval(score, ours, theirs, target)
-        seeds = _by_seed([score(run, target) for run in ours], [score(run, target) for run in theirs])
+        seeds = by_seed([score(run, target) for run in ours], [score(run, target) for run in theirs])
         lines.append(conclude(LABELS[name_of_score], interval, seeds, len(target), name, other))
     return lines
-
-
-def _by_seed(ours: list[float], theirs: list[float]) -> list[float]:
-    paired = theirs if len(theirs) == len(ours) else [float(np.mean(theirs))] * len(ours)
-    return [own - base for own, base in zip(ours, paired, strict=True)]
 
 
 def _refuse_other_cases(same: bool, name: str, other: str) -> None:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from scripts.compare import case_dice, differences
+from scripts.compare import differences
 from utils import comparison
-from utils.comparison import resampled_interval, spread
+from utils.comparison import case_dice, resampled_interval, spread
 
 
 def run(dice: dict[str, float]) -> dict:
@@ -17,7 +17,7 @@ CASES = [f"case_{number}" for number in range(20)]
 
 
 def test_dice_of_a_case_is_averaged_over_seeds_and_classes():
-    runs = [run({"a": 0.2, "b": 0.4}), run({"a": 0.4, "b": 0.8})]
+    runs = [run(dice)["rows"] for dice in ({"a": 0.2, "b": 0.4}, {"a": 0.4, "b": 0.8})]
     assert case_dice(runs, "tumor") == pytest.approx({"a": 0.3, "b": 0.6})
     assert case_dice(runs, None) == case_dice(runs, "tumor")
 

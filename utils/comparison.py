@@ -6,7 +6,8 @@ times; tests hold them equal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,28 @@ def auroc(probability: NDArray[np.floating], target: NDArray[np.integer]) -> flo
         if inside and outside:
             areas.append((ranks[members, number].sum() - inside * (inside + 1) / 2) / (inside * outside))
     return float(np.mean(areas))
+
+
+def case_dice(runs: Sequence[Sequence[Mapping[str, Any]]], class_name: str | None = None) -> dict[str, float]:
+    """Dice of each case, averaged over runs (seeds), of one class or (None) the mean of all; a run is its rows."""
+    values: dict[str, list[float]] = {}
+    for rows in runs:
+        for row in rows:
+            if class_name in (None, row["class"]):
+                values.setdefault(row["case"], []).append(row["dice"])
+    return {case: float(np.mean(dice)) for case, dice in values.items()}
+
+
+def probabilities(rows: Sequence[Mapping[str, Any]]) -> tuple[NDArray[np.floating], NDArray[np.integer]]:
+    """Probability (N, K) and target (N,) of a run's images, by name of the image."""
+    rows = sorted(rows, key=lambda row: row["case"])
+    return np.array([row["probability"] for row in rows]), np.array([row["target"] for row in rows])
+
+
+def by_seed(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """Differences seed by seed; where the groups have not as many, from the other's mean."""
+    paired = theirs if len(theirs) == len(ours) else [float(np.mean(theirs))] * len(ours)
+    return [own - base for own, base in zip(ours, paired, strict=True)]
 
 
 def case_interval(difference: NDArray[np.floating]) -> tuple[float, float, float]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.comparison import case_dice
 from utils.leaderboard.plan import PLAIN, Plan, calibration_folder, name_of, run_folder
 from utils.report.curves import read_curves
 
@@ -38,14 +39,11 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def case_dice(file: Path) -> dict[str, float]:
+def read_dice(file: Path) -> dict[str, float]:
     """Mean Dice over classes of each test case of a run. Raises ValueError where test was not read."""
     if not file.is_file():
         raise ValueError(f"{file}: not found: the run has not finished")
-    values: dict[str, list[float]] = {}
-    for row in json.loads(file.read_text())["rows"]:
-        values.setdefault(row["case"], []).append(row["dice"])
-    return {case: statistics.mean(dice) for case, dice in values.items()}
+    return case_dice([json.loads(file.read_text())["rows"]])
 
 
 def paired(
@@ -102,7 +100,7 @@ def _val_scores(history: Path) -> list[float]:
 
 def rows(plan: Plan, shares: Mapping[tuple[str, str], float]) -> list[dict[str, Any]]:
     """A row for the teacher, and for each student plain and by method, best gain first; of the seeds that finished."""
-    teacher = case_dice(plan.teacher_checkpoint.parent / "test.json")
+    teacher = read_dice(plan.teacher_checkpoint.parent / "test.json")
     cases = sorted(teacher)
     of_teacher = np.array([teacher[case] for case in cases])
     table: list[dict[str, Any]] = [{"student": "teacher", "method": "", "seeds": 1, "dice": float(of_teacher.mean())}]
@@ -137,7 +135,7 @@ def _by_seed(plan: Plan, student: str, method: str, cases: Sequence[str]) -> dic
     for seed in plan.seeds:
         file = run_folder(plan, student, method, seed) / "test.json"
         if file.is_file():
-            mine = case_dice(file)
+            mine = read_dice(file)
             if sorted(mine) != list(cases):
                 raise ValueError(f"{file}: other test cases than the teacher's: were the data sliced again?")
             scores[seed] = [mine[case] for case in cases]

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.comparison import accuracy, auroc, balanced_accuracy, case_interval, conclude, resampled_interval
+from utils.comparison import (
+    accuracy,
+    auroc,
+    balanced_accuracy,
+    by_seed,
+    case_dice,
+    case_interval,
+    conclude,
+    probabilities,
+    resampled_interval,
+)
 from utils.metrics.partial_auc import partial_auc
 from utils.report.groups import Group
 from utils.report.runs import Run
@@ -58,7 +68,7 @@ def estimate(group: Group, score: str) -> Estimate:
     """The group's score: Student's t over cases for Dice, a bootstrap over images for scores of all images."""
     if group.first.classifies:
         measure = _classification_score(score)
-        values = [_probabilities(run) for run in group.runs]
+        values = [probabilities(run.rows) for run in group.runs]
         seeds = tuple(measure(*value) for value in values)
         low, high = _bootstrap(measure, [probability for probability, _ in values], values[0][1])
         return Estimate(float(np.mean(seeds)), low, high, seeds)
@@ -75,11 +85,11 @@ def gain(group: Group, control: Group, score: str) -> Gain:
         measure = _classification_score(score)
         named = [sorted(row["case"] for row in run.rows) for run in (*group.runs, *control.runs)]
         _refuse_other_cases(all(names == named[0] for names in named), group, control)
-        target = _probabilities(group.first)[1]
+        target = probabilities(group.first.rows)[1]
         _refuse_other_cases(
-            all((_probabilities(run)[1] == target).all() for run in (*group.runs, *control.runs)), group, control
+            all((probabilities(run.rows)[1] == target).all() for run in (*group.runs, *control.runs)), group, control
         )
-        ours, theirs = ([_probabilities(run)[0] for run in each.runs] for each in (group, control))
+        ours, theirs = ([probabilities(run.rows)[0] for run in each.runs] for each in (group, control))
         interval, cases = resampled_interval(measure, ours, theirs, target), len(target)
         means = [[measure(probability, target) for probability in each] for each in (ours, theirs)]
     else:
@@ -92,37 +102,19 @@ def gain(group: Group, control: Group, score: str) -> Gain:
         means = [_seed_means(each, score) for each in (group, control)]
     if not np.isfinite(interval).all():
         raise ValueError(f"{group.name} and {control.name}: too few images for an interval of {score}: not compared")
-    seeds = _by_seed(*means)
+    seeds = by_seed(*means)
     line = conclude(score, interval, seeds, cases, group.name, control.name)
     verdict = next((word for word in (NOTHING, "better", "worse") if line.endswith(word)), NOTHING)
     return Gain(group.name, control.name, score, Estimate(*interval, tuple(seeds)), cases, verdict)
 
 
 def _case_dice(group: Group, score: str) -> dict[str, float]:
-    """Dice of each case, averaged over seeds, of one class or the mean of all."""
-    values: dict[str, list[float]] = {}
-    for run in group.runs:
-        for row in run.rows:
-            if score in (MEAN_DICE, row["class"]):
-                values.setdefault(row["case"], []).append(row["dice"])
-    return {case: float(np.mean(dice)) for case, dice in values.items()}
+    return case_dice([run.rows for run in group.runs], None if score == MEAN_DICE else score)
 
 
 def _seed_means(group: Group, score: str) -> tuple[float, ...]:
     alone = (Group(group.name, group.role, (run,)) for run in group.runs)
     return tuple(float(np.mean(list(_case_dice(each, score).values()))) for each in alone)
-
-
-def _by_seed(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """Differences by seed; where the groups have not as many, from the other's mean."""
-    paired = theirs if len(theirs) == len(ours) else [float(np.mean(theirs))] * len(ours)
-    return [own - base for own, base in zip(ours, paired, strict=True)]
-
-
-def _probabilities(run: Run) -> tuple[NDArray[np.floating], NDArray[np.integer]]:
-    """Probability (N, K) and target (N,) of the images, by name of the image."""
-    rows = sorted(run.rows, key=lambda row: row["case"])
-    return np.array([row["probability"] for row in rows]), np.array([row["target"] for row in rows])
 
 
 def _classification_score(score: str) -> Callable[[NDArray[np.floating], NDArray[np.integer]], float]:
@@ -136,7 +128,7 @@ def _classification_score(score: str) -> Callable[[NDArray[np.floating], NDArray
 
 def _bootstrap(
     measure: Callable[[NDArray[np.floating], NDArray[np.integer]], float],
-    probabilities: Sequence[NDArray[np.floating]],
+    answers: Sequence[NDArray[np.floating]],
     target: NDArray[np.integer],
     resamples: int = 500,
 ) -> tuple[float, float]:
@@ -145,7 +137,7 @@ def _bootstrap(
     draws = []
     for _ in range(resamples):
         where = generator.integers(len(target), size=len(target))
-        draws.append(np.mean([measure(probability[where], target[where]) for probability in probabilities]))
+        draws.append(np.mean([measure(probability[where], target[where]) for probability in answers]))
     low, high = np.nanquantile(draws, (0.025, 0.975))  # a draw of one class only has no area under a curve
     return float(low), float(high)
 
