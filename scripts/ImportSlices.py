@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--tumor", nargs="*", default=[], metavar="NAME", help="which of them are tumors")
     help_hu = "CT: HU of gray value 0 and of 255 (65535 in 16-bit files); without it the images are stored as MR"
     add("--hounsfield", nargs=2, type=float, metavar=("LOW", "HIGH"), help=help_hu)
+    add("--size", type=int, metavar="PIXELS", help="resample slices to PIXELS x PIXELS (default: as they are)")
     add("--split", nargs=3, type=float, default=(0.7, 0.1, 0.2), metavar=("TRAIN", "VAL", "TEST"), help="of patients")
     add("--split_file", type=Path, help="JSON with lists train, val, test of patients, instead of --split")
     add("--seed", type=int, default=0, help="of --split (default: 0)")
@@ -67,6 +68,8 @@ def import_slices(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.outpath}: is there already: choose another --outpath")
     if unknown := sorted(set(args.tumor) - set(args.labels)):
         raise ValueError(f"--tumor {unknown[0]}: is not among --labels {' '.join(args.labels)}")
+    if args.size is not None and args.size < 1:
+        raise ValueError(f"--size {args.size}: give at least 1 pixel")
     pairs, problems = find_pairs(args.inpath)
     if not pairs:
         raise ValueError(f"{args.inpath}: no images/CASE_NUMBER.png with a mask of that name in masks/")
@@ -79,7 +82,7 @@ def import_slices(args: argparse.Namespace) -> int:
     records: list[SliceRecord] = []
     for case in tqdm(patients, unit="case", desc="importing", disable=None):
         mine = [pair for pair in pairs if pair.case == case]
-        written, wrong = write_case(partial, mine, split_of[case], args.hounsfield, len(args.labels))
+        written, wrong = write_case(partial, mine, split_of[case], args.hounsfield, len(args.labels), args.size)
         records, problems = records + written, problems + wrong
     for problem in problems:
         print(problem)
@@ -122,13 +125,18 @@ def find_pairs(home: Path) -> tuple[list[Pair], list[str]]:
 
 
 def write_case(
-    root: Path, pairs: Sequence[Pair], split: str, hounsfield: Sequence[float] | None, labels: int
+    root: Path,
+    pairs: Sequence[Pair],
+    split: str,
+    hounsfield: Sequence[float] | None,
+    labels: int,
+    side: int | None,
 ) -> tuple[list[SliceRecord], list[str]]:
     """Write the slices of one case; their statistics are of the whole case."""
     slices, problems = [], []
     for pair in pairs:
         try:
-            image, label = read_pair(pair, hounsfield, labels)
+            image, label = read_pair(pair, hounsfield, labels, side)
             if slices and image.shape != slices[0][1].shape:
                 raise ValueError(f"{pair.image}: {image.shape} pixels, the case's others {slices[0][1].shape}")
             slices.append((pair, image, label))
@@ -150,19 +158,26 @@ def write_case(
     return records, problems
 
 
-def read_pair(pair: Pair, hounsfield: Sequence[float] | None, labels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image (H, W), int16 HU or float32, and label (H, W) uint8. Raises ValueError for what they cannot be."""
+def read_pair(
+    pair: Pair, hounsfield: Sequence[float] | None, labels: int, side: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Image (H, W), int16 HU or float32, and label (H, W) uint8; H = W = `side` if given, averaged over areas.
+
+    Raises ValueError for what they cannot be.
+    """
     with Image.open(pair.image) as picture:
         if picture.mode not in ("L", "I;16", "I"):
             raise ValueError(f"{pair.image}: is {picture.mode}, not gray: convert it")
         highest = 255 if picture.mode == "L" else 65535
-        image = np.asarray(picture).astype(np.float32)
+        shape = picture.size
+        picture = picture.convert("F")
+        image = np.asarray(picture.resize((side, side), Image.Resampling.BOX) if side else picture)
     with Image.open(pair.mask) as picture:
         if picture.mode not in ("L", "P", "1"):
             raise ValueError(f"{pair.mask}: is {picture.mode}, not 8-bit label values: convert it")
-        label = np.asarray(picture).astype(np.uint8)
-    if image.shape != label.shape:
-        raise ValueError(f"{pair.mask}: {label.shape} pixels, its image {image.shape}: make them alike")
+        if picture.size != shape:
+            raise ValueError(f"{pair.mask}: {picture.size} pixels, its image {shape}: make them alike")
+        label = np.asarray(picture.resize((side, side), Image.Resampling.NEAREST) if side else picture).astype(np.uint8)
     if labels == 1:
         label = (label > 0).astype(np.uint8)
     if label.max() > labels:

@@ -1,8 +1,9 @@
 """Measure what is fast and what it is compared with on the same input, in one run.
 
-  python scripts/benchmark.py slicing    SliceMaker against the published slicing script
-  python scripts/benchmark.py kd_step    one EMKD step against the published step
-  python scripts/benchmark.py prediction a volume from file to file, a student against its teacher
+  python scripts/benchmark.py slicing        SliceMaker against the published slicing script
+  python scripts/benchmark.py kd_step        one EMKD step against the published step
+  python scripts/benchmark.py teacher_cache  a student's step with the teacher's answers read, and asked for
+  python scripts/benchmark.py prediction     a volume from file to file, a student against its teacher
 
 `python scripts/benchmark.py slicing --help` tells what each can be asked.
 """
@@ -17,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 BENCHMARKS = {
     "slicing": "scripts.benchmark_slicing",
     "kd_step": "scripts.benchmark_kd_step",
+    "teacher_cache": "scripts.benchmark_teacher_cache",
     "prediction": "scripts.benchmark_prediction",
 }
 

@@ -6,7 +6,7 @@ augmentation and train equally long. The weight of each method's terms is chosen
 short runs on a seed of their own; test is read once a run, at its end.
 
 What is done stays, what was stopped goes on, and a run that fails is told and left out. OUTPUT receives
-leaderboard.csv, and a folder for each run.
+leaderboard.csv, leaderboard.html, and a folder for each run.
 
   python scripts/leaderboard.py configs/leaderboards/hippocampus.yaml --jobs 2
   python scripts/leaderboard.py configs/leaderboards/phantom.yaml --gpus 0 1 2 3
@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.guards import table
 from utils.leaderboard.execution import Finished, Slots, execute
+from utils.leaderboard.page import write_leaderboard
 from utils.leaderboard.plan import (
     Plan,
     Run,
@@ -108,10 +109,11 @@ class _Clock:
 
 
 def show(plan: Plan, problems: Sequence[Finished]) -> None:
-    """Write the CSV and print the table."""
+    """Write the CSV and the page, and print the table."""
     lines = rows(plan, choose_shares(plan))
-    file = plan.folder / "leaderboard.csv"
+    file, page = plan.folder / "leaderboard.csv", plan.folder / "leaderboard.html"
     write_csv(file, lines)
+    write_leaderboard(page, plan, lines, [f"{finished.run.name}: {finished.problem}" for finished in problems])
     print(table([_cells(line) for line in lines]))
     print(
         f"\n{RULE}.\nmean Dice of the test cases; ± over seeds; share: of the gradient at the start, chosen on val; "
@@ -119,7 +121,7 @@ def show(plan: Plan, problems: Sequence[Finished]) -> None:
     )
     for finished in problems:
         print(f"failed: {finished.run.name}: {finished.problem}")
-    print(f"  {file}")
+    print(f"  {file}\n  {page}")
 
 
 def _cells(line: dict[str, Any]) -> dict[str, str]:

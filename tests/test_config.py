@@ -10,7 +10,8 @@ from utils.config import ROOT, DistillationRecipe, Recipe, as_dict, build, write
 from utils.losses import DISTILLATION_LOSSES, TASK_LOSSES
 from utils.metrics import METRICS
 
-RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
+DEFAULT_KD = ROOT / "configs/default_kd.yaml"
+RECIPES = sorted(set((ROOT / "configs").glob("*.yaml")) - {DEFAULT_KD})
 
 
 def read(arguments, recipe_class=Recipe):
@@ -35,7 +36,38 @@ def test_the_published_distillation_command_works():
     recipe = read(["--tckpt", "DIR/best.ckpt", "--smodel", "resnet_18"], DistillationRecipe)
     assert recipe.teacher == "DIR/best.ckpt"
     assert recipe.network == {"name": "resnet_18"}
-    assert {term["name"] for term in recipe.distillation} == {"soft_target", "attention_transfer", "region_affinity"}
+    assert recipe.distillation == terms_of("configs/default_kd.yaml")
+
+
+def terms_of(file):
+    return yaml.safe_load((ROOT / file).read_text())["distillation"]
+
+
+@pytest.mark.parametrize(
+    ("config", "method"),
+    [
+        ("kits19_student", "configs/default_kd.yaml"),
+        ("liver_student", "configs/default_kd.yaml"),
+        ("dermamnist_student", "configs/methods/skin_lesion.yaml"),
+        ("dermamnist_hdkd_student", "configs/methods/hdkd.yaml"),
+        ("isic_student", "configs/methods/combined.yaml"),
+    ],
+)
+def test_without_loss_type_the_default_method_is_taken(config, method):
+    recipe = read(["--config", str(ROOT / f"configs/{config}.yaml")], DistillationRecipe)
+    assert recipe.distillation == terms_of(method)
+    assert read(["--dataset", config.removesuffix("_student")], DistillationRecipe).distillation == terms_of(method)
+
+
+def test_terms_of_a_recipe_or_a_loss_type_are_not_joined_by_the_default(tmp_path):
+    term = {"name": "soft_target", "student": "logits", "teacher": "logits", "weight": 2.0}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"distillation": [term]}))
+    recipe = read(["--config", str(tmp_path / "mine.yaml")], DistillationRecipe)
+    assert recipe.distillation == [term] and recipe.distillation_share is None
+    student = str(ROOT / "configs/kits19_student.yaml")
+    recipe = read(["--config", student, "--loss_type", "hinton"], DistillationRecipe)
+    assert recipe.distillation == terms_of("configs/methods/hinton.yaml") and recipe.distillation_share is None
+    assert not hasattr(read(["--config", student]), "distillation")  # train.py has none
 
 
 def test_dataset_and_loss_type_choose_recipe_files():
@@ -126,7 +158,7 @@ def test_use_smote_names_the_published_file():
     assert read(["--model", "teacher_model", "--use_smote"]).data["smote"] == "classes_distribution.json"
 
 
-@pytest.mark.parametrize("file", sorted(METHODS.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("file", [*sorted(METHODS.glob("*.yaml")), DEFAULT_KD], ids=lambda path: path.stem)
 def test_every_method_stacks_on_a_recipe(file):
     recipe = read(
         ["--config", str(ROOT / "configs/phantom_student.yaml"), "--loss_type", file.stem], DistillationRecipe

@@ -78,3 +78,19 @@ def test_a_store_that_is_there_is_left_alone(folder, capsys):
     assert "is there already" in capsys.readouterr().err
     assert (folder.parent / "store/index.csv").read_bytes() == before
     assert json.loads((folder.parent / "store/dataset.json").read_text())["modality"] == "MR"  # no --hounsfield
+
+
+def test_slices_are_resampled_to_the_size_that_is_asked(folder):
+    assert run(folder, "--hounsfield", "0", "255", "--size", "8") == 0
+    record = read_index(folder.parent / "store")[0]
+    image, label = read_slice(record.path)
+    assert image.shape == label.shape == (8, 8) and set(np.unique(label)) == {0, 1}
+    original = np.asarray(Image.open(folder / f"images/{record.case}_7.png"), np.float64)
+    assert image.mean() == pytest.approx(original.mean(), abs=0.5)  # areas are averaged, not picked
+    assert image.std() < original.std() / 2  # noise averaged over 5 x 6 pixels
+    assert label.mean() == pytest.approx(200 / 1920, abs=0.06)
+
+
+def test_a_size_of_nothing_is_refused(folder, capsys):
+    assert run(folder, "--size", "0") == 2
+    assert "--size 0: give at least 1 pixel" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from utils.config import ROOT, DistillationRecipe, Recipe
 from utils.experiment import main
 from utils.leaderboard.execution import Slots, execute
 from utils.leaderboard.plan import (
+    Calibration,
     Plan,
     Run,
     calibration_runs,
@@ -75,6 +76,9 @@ def test_the_share_with_the_best_val_score_is_chosen(tmp_path):
         ({"seeds": [0, 0]}, "once"),
         ({"seeds": [1000]}, "calibration.seed 1000"),
         ({"students": {}}, "at least one"),
+        ({"student_flags": {"smal": []}}, "smal is not among the students; did you mean 'small'"),
+        ({"controls": {"emkd": []}}, "emkd is the name of a method"),
+        ({"calibration": Calibration(student="smal")}, "calibration.student: smal"),
     ],
 )
 def test_a_wrong_plan_is_refused_before_any_run(tmp_path, changes, said):
@@ -157,7 +161,38 @@ def test_a_gain_of_noise_includes_zero_and_no_gap_has_no_share():
 def write_scores(folder, dice):
     folder.mkdir(parents=True)
     cases = [{"case": f"c{number}", "class": "x", "dice": value} for number, value in enumerate(dice)]
-    (folder / "test.json").write_text(json.dumps({"rows": cases}))
+    scores = {"dice/x": sum(dice) / len(dice), "ranked/dice": 0.75, "voe/x": 0.1}
+    (folder / "test.json").write_text(json.dumps({"rows": cases, "scores": scores}))
+
+
+def test_a_student_may_choose_the_shares_of_all(tmp_path):
+    students = {name: {"name": "unet", "widths": [4, 4, 4, 4, 4]} for name in ("small", "large")}
+    plan = plan_of(tmp_path, methods=["hinton"], students=students, calibration=Calibration([0.5, 2.0], [], "large"))
+    assert {run.name for run in calibration_runs(plan)} == {"large/hinton/share 0.5", "large/hinton/share 2"}
+    folder = tmp_path / "board/large/hinton/share_2"
+    folder.mkdir(parents=True)
+    (folder / "history.csv").write_text("epoch,dice\n1,0.4\n")
+    assert choose_shares(plan) == {("small", "hinton"): 2.0, ("large", "hinton"): 2.0}
+
+
+def test_flags_of_a_student_are_those_of_its_control_and_its_methods_and_come_last(tmp_path):
+    students = {name: {"name": "unet", "widths": [4, 4, 4, 4, 4]} for name in ("small", "large")}
+    further = {"large": ["--training.epochs=2"]}
+    plan = plan_of(tmp_path, students=students, flags=["--training.epochs=3"], student_flags=further)
+    for run in [*plain_runs(plan), *calibration_runs(plan), *method_runs(plan, {})]:
+        epochs = [part for part in run.command if part.startswith("--training.epochs")]
+        assert epochs == ["--training.epochs=3", "--training.epochs=2"][: 2 if run.name.startswith("large") else 1]
+
+
+def test_a_control_has_scores_and_no_gain_and_no_mean_dice(tmp_path):
+    plan = plan_of(tmp_path, methods=["hinton"], calibration=None, seeds=[0], controls={"less": ["--data.task=tumor"]})
+    assert "--data.task=tumor" in plain_runs(plan)[1].command and "--data.task=tumor" not in plain_runs(plan)[0].command
+    write_scores(tmp_path / "teacher", [0.9, 0.7])
+    write_scores(run_folder(plan, "small", "plain", 0), [0.5, 0.6])
+    write_scores(run_folder(plan, "small", "less", 0), [0.2, 0.4])
+    control = next(row for row in rows(plan, {}) if row["method"] == "plain: less")
+    assert control["dice"] is None and "gain" not in control and control["seeds"] == 1
+    assert control["dice/x"] == pytest.approx(0.3) and control["ranked"] == 0.75 and "voe/x" not in control
 
 
 def test_rows_pair_each_seed_with_its_own_and_name_what_is_missing(tmp_path):

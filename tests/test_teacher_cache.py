@@ -126,3 +126,15 @@ def test_bfloat16_images_are_kept_apart_from_others(tmp_path, teacher):
         cache(images().bfloat16(), ["logits"], partial(tap, teacher))
         answer = cache(images().bfloat16(), ["logits"], partial(tap, teacher))["logits"]
     assert answer.dtype == torch.bfloat16 and cache.hits == 4
+
+
+@torch.no_grad()
+def test_the_time_that_reading_saves_is_told(tmp_path, teacher):
+    ask = partial(tap, teacher)
+    cache = cache_in(tmp_path)
+    for _ in range(3):
+        cache(images(), ["logits"], ask)
+    assert cache.summary().startswith("teacher cache: 8 of 12 answers were known, read in ")
+    again = cache_in(tmp_path)
+    again(images(), ["logits"], ask)
+    assert again.summary().endswith("the teacher was never asked")

@@ -8,13 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from utils.config import ROOT, DistillationRecipe, Recipe, Training, nearest
 
 METHODS = ROOT / "configs" / "methods"
 SWITCHES = ("--resume", "--allow_leak")
-DEFAULT_METHODS = {"hdkd": "hdkd", "dermamnist": "skin_lesion", "isic": "combined"}  # elsewhere emkd
+DEFAULT_KD = ROOT / "configs" / "default_kd.yaml"
+# Classification, by dataset; elsewhere DEFAULT_KD.
+DEFAULT_METHODS = {"hdkd": "hdkd", "dermamnist": "skin_lesion", "dermamnist_hdkd": "hdkd", "isic": "combined"}
 HDKD = {"teacher_model": "teacher", "student_model": "student", "HDKD": "student"}  # its command names no dataset
 
 
@@ -66,6 +69,21 @@ def _method(name: str) -> Path:
     return METHODS / f"{name}.yaml"
 
 
+def _has_terms(file: str) -> bool:
+    try:
+        content = yaml.safe_load(Path(file).read_text())
+    except yaml.YAMLError:  # the parser tells what is wrong with it
+        return True
+    return isinstance(content, dict) and "distillation" in content
+
+
+def _default_method(configs: Sequence[str]) -> Path:
+    """What is taken without --loss_type: the published one of a dataset that classifies, else DEFAULT_KD."""
+    datasets = [Path(file).stem.removesuffix("_student") for file in configs]
+    known = [DEFAULT_METHODS[name] for name in datasets if name in DEFAULT_METHODS]
+    return METHODS / f"{known[0]}.yaml" if known else DEFAULT_KD
+
+
 def _expand(arguments: Sequence[str], recipe_class: type[Recipe]) -> list[str]:
     """Translates published spellings, and puts the recipe files in front so that flags win over them."""
     published = _published(recipe_class)
@@ -108,12 +126,12 @@ def _expand(arguments: Sequence[str], recipe_class: type[Recipe]) -> list[str]:
         )
     if not configs:
         configs = [str(ROOT / "configs" / f"{dataset or 'kits19'}_{role}.yaml")]
-        if not methods and recipe_class is DistillationRecipe:
-            methods = [str(METHODS / f"{DEFAULT_METHODS.get(dataset, 'emkd')}.yaml")]
     for file in configs:
         if not Path(file).is_file():
             known = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
             raise ValueError(f"no recipe at {file}{nearest(file, known)}")
+    if recipe_class is DistillationRecipe and not methods and not any(map(_has_terms, configs)):
+        methods = [str(_default_method(configs))]
     return [f"--config={file}" for file in configs + methods] + flags
 
 
@@ -132,7 +150,8 @@ def parse(recipe_class: type[Recipe], description: str, arguments: Sequence[str]
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
         epilog="Published spellings also work: --dataset kits|lits, " + ", ".join(_published(recipe_class)) + ".\n"
-        "--loss_type METHOD is configs/methods/METHOD.yaml: " + ", ".join(_methods()) + ".",
+        "--loss_type METHOD is configs/methods/METHOD.yaml: " + ", ".join(_methods()) + "; without it, where no\n"
+        "recipe names terms, configs/default_kd.yaml (classification: the method of its dataset).",
     )
     parser.add_argument("--config", action="config", help="recipe file; may be given more than once")
     parser.add_class_arguments(recipe_class)

@@ -196,6 +196,8 @@ def run(experiment: Experiment, objective: nn.Module) -> int:
         )
     finally:
         tracker.close()
+    if fabric.is_global_zero and (cache := getattr(objective, "cache", None)):
+        print(f"\n{cache.summary()}")
     status = 0 if progress.signal is None else 128 + progress.signal
     if fabric.is_global_zero and status:
         print(f"\nstopped by signal {progress.signal}; {output / 'last.ckpt'} is saved; continue with --resume")

@@ -18,7 +18,9 @@ from utils.config import Recipe, build
 from utils.guards import table
 from utils.inference import evaluate, make_metrics
 from utils.launch import launch
+from utils.metrics import VolumeDice
 from utils.pictures import draw, telling
+from utils.prediction.ranked_dice import RankedDice
 
 PICTURED = 24
 PLACES = ("root", "file", "index", "patients")
@@ -46,6 +48,8 @@ def test(recipe: Recipe) -> int:
         if recipe.training.channels_last:
             network = network.to(memory_format=torch.channels_last)
         metrics = make_metrics(recipe.metric, dataset.class_names)
+        if isinstance(metrics[0], VolumeDice):
+            metrics.append(RankedDice(dataset.class_names))
         scores, rows = evaluate(
             fabric,
             network,

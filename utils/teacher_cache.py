@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -38,19 +39,32 @@ class TeacherCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.free = limit_gb * 1e9 - sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
         self.hits = self.misses = 0
+        self._asking_s = self._reading_s = 0.0
 
     def __call__(self, image: Tensor, taps: Sequence[str], ask: Ask) -> dict[str, Tensor]:
         """Features by tap, each (B, ...), of images (B, C, H, W); `ask` computes those that are not there."""
+        started = time.perf_counter()
         files = [self._file(each) for each in image.detach().cpu()]
         answers = [self._read(file, taps) for file in files]
+        self._reading_s += time.perf_counter() - started
         missing = [index for index, answer in enumerate(answers) if answer is None]
         self.hits, self.misses = self.hits + len(files) - len(missing), self.misses + len(missing)
         if missing:
+            started = time.perf_counter()
             computed = ask(image[missing], taps)
+            self._asking_s += time.perf_counter() - started
             for row, index in enumerate(missing):
                 answers[index] = {tap: feature[row] for tap, feature in computed.items()}
                 self._write(files[index], answers[index])
         return {tap: torch.stack([answer[tap].to(image.device) for answer in answers]) for tap in taps}
+
+    def summary(self) -> str:
+        """How many answers were known, and what time that saved, in one line."""
+        line = f"teacher cache: {self.hits} of {self.hits + self.misses} answers were known"
+        if not self.misses:
+            return f"{line}, read in {self._reading_s:.1f} s; the teacher was never asked"
+        each = self._asking_s / self.misses
+        return f"{line}, read in {self._reading_s:.1f} s; asking costs {each * 1e3:.1f} ms, so {self.hits * each:.1f} s"
 
     def _file(self, image: Tensor) -> Path:
         name = hashlib.blake2b(f"{tuple(image.shape)} {image.dtype}".encode(), digest_size=16)

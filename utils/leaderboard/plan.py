@@ -25,11 +25,13 @@ class Calibration:
     Args:
         shares: what a method's terms together weigh at the start, as a multiple of the task loss's gradient norm.
         flags: of these runs beside `Plan.flags`, e.g. fewer epochs.
+        student: whose runs choose for all students; empty: each student's own.
         seed: of these runs; not among the leaderboard's, whose first weights nothing was chosen on.
     """
 
     shares: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0])
     flags: list[str] = field(default_factory=list)
+    student: str = ""
     seed: int = 1000
 
 
@@ -60,7 +62,8 @@ class Plan:
     teacher_config: str = ""
     teacher_flags: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
-    plain_flags: list[str] = field(default_factory=list)
+    student_flags: dict[str, list[str]] = field(default_factory=dict)
+    controls: dict[str, list[str]] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     calibration: Calibration | None = field(default_factory=Calibration)
     teacher_cache_gb: float = 0.0
@@ -72,19 +75,36 @@ class Plan:
             raise ValueError("students, methods and seeds must each name at least one")
         if len(set(self.seeds)) < len(self.seeds) or len(set(self.methods)) < len(self.methods):
             raise ValueError("seeds and methods must each be given once")
+        for student in self.student_flags:
+            if student not in self.students:
+                raise ValueError(f"student_flags: {student} is not among the students{nearest(student, self.students)}")
         known = sorted(path.stem for path in METHODS.glob("*.yaml"))
         for method in self.methods:
             if not method_file(method).is_file():
                 raise ValueError(f"method {method}: no such file in configs/methods{nearest(method, known)}")
+        if taken := sorted({PLAIN, *map(name_of, self.methods)} & self.controls.keys()):
+            raise ValueError(f"controls: {taken[0]} is the name of a method: choose another")
         if self.calibration is not None:
             if self.calibration.seed in self.seeds:
                 raise ValueError(f"calibration.seed {self.calibration.seed} is one of the seeds: choose another")
+            if self.calibration.student and self.calibration.student not in self.students:
+                raise ValueError(
+                    f"calibration.student: {self.calibration.student} is not among the students"
+                    f"{nearest(self.calibration.student, self.students)}"
+                )
             if not self.calibration.shares or min(self.calibration.shares) <= 0:
                 raise ValueError("calibration.shares must be positive numbers")
 
     @property
     def folder(self) -> Path:
         return Path(self.output)
+
+    @property
+    def calibrated(self) -> list[str]:
+        """The students whose runs choose shares."""
+        if self.calibration is None:
+            return []
+        return [self.calibration.student] if self.calibration.student else list(self.students)
 
     @property
     def teacher_checkpoint(self) -> Path:
@@ -126,25 +146,26 @@ def teacher_runs(plan: Plan) -> list[Run]:
 
 
 def plain_runs(plan: Plan) -> list[Run]:
-    """Every student alone, once a seed."""
+    """Every student alone, and as each control, once a seed."""
     runs = []
-    for student, network in plan.students.items():
-        for seed in plan.seeds:
-            folder = run_folder(plan, student, PLAIN, seed)
-            flags = [*_student_flags(plan, network, seed), *plan.plain_flags, "--mode=both"]
-            command = _command("train.py", [plan.student_config], flags, folder)
-            runs.append(Run(f"{student}/{PLAIN}/{seed}", folder, command))
+    for student in plan.students:
+        for control, further in {PLAIN: [], **plan.controls}.items():
+            for seed in plan.seeds:
+                folder = run_folder(plan, student, control, seed)
+                flags = [*_student_flags(plan, student, seed), *further, "--mode=both"]
+                command = _command("train.py", [plan.student_config], flags, folder)
+                runs.append(Run(f"{student}/{control}/{seed}", folder, command))
     return runs
 
 
 def calibration_runs(plan: Plan) -> list[Run]:
-    """Every student with every method and share, on the calibration's seed; they never read test."""
+    """Every calibrated student with every method and share, on the calibration's seed; they never read test."""
     runs = []
-    for student, network in plan.students.items() if plan.calibration else ():
+    for student in plan.calibrated:
         for method in plan.methods:
             for share in plan.calibration.shares:
                 folder = calibration_folder(plan, student, method, share)
-                flags = [*_distillation_flags(plan, network, plan.calibration.seed), *plan.calibration.flags]
+                flags = [*_distillation_flags(plan, student, plan.calibration.seed), *plan.calibration.flags]
                 flags += [f"--distillation_share={share:g}", "--mode=train"]
                 command = _command("train_kd.py", [plan.student_config, str(method_file(method))], flags, folder)
                 runs.append(Run(f"{student}/{name_of(method)}/share {share:g}", folder, command))
@@ -154,11 +175,11 @@ def calibration_runs(plan: Plan) -> list[Run]:
 def method_runs(plan: Plan, shares: dict[tuple[str, str], float]) -> list[Run]:
     """Every student with every method, once a seed; where `shares` has none for the two, with the file's weights."""
     runs = []
-    for student, network in plan.students.items():
+    for student in plan.students:
         for method in plan.methods:
             for seed in plan.seeds:
                 folder = run_folder(plan, student, method, seed)
-                flags = _distillation_flags(plan, network, seed)
+                flags = _distillation_flags(plan, student, seed)
                 if (student, method) in shares:
                     flags.append(f"--distillation_share={shares[student, method]:g}")
                 configs = [plan.student_config, str(method_file(method))]
@@ -179,12 +200,13 @@ def calibration_folder(plan: Plan, student: str, method: str, share: float) -> P
     return plan.folder / student / name_of(method) / f"share_{share:g}"
 
 
-def _student_flags(plan: Plan, network: dict[str, Any], seed: int) -> list[str]:
-    return [f"--network={json.dumps(network)}", f"--seed={seed}", *plan.flags]
+def _student_flags(plan: Plan, student: str, seed: int) -> list[str]:
+    network = json.dumps(plan.students[student])
+    return [f"--network={network}", f"--seed={seed}", *plan.flags, *plan.student_flags.get(student, ())]
 
 
-def _distillation_flags(plan: Plan, network: dict[str, Any], seed: int) -> list[str]:
-    flags = [*_student_flags(plan, network, seed), f"--teacher={plan.teacher_checkpoint}"]
+def _distillation_flags(plan: Plan, student: str, seed: int) -> list[str]:
+    flags = [*_student_flags(plan, student, seed), f"--teacher={plan.teacher_checkpoint}"]
     if plan.teacher_cache_gb:
         flags += [f"--teacher_cache={plan.folder / 'teacher_cache'}", f"--teacher_cache_gb={plan.teacher_cache_gb:g}"]
     return flags

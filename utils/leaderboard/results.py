@@ -79,7 +79,7 @@ def _quantiles(values: Sequence[float]) -> tuple[float, float]:
 def choose_shares(plan: Plan) -> dict[tuple[str, str], float]:
     """The share with the best val score of each student and method; none where no calibration run finished."""
     chosen = {}
-    for student in plan.students if plan.calibration else ():
+    for student in plan.calibrated:
         for method in plan.methods:
             scores = {}
             for share in plan.calibration.shares:
@@ -87,7 +87,9 @@ def choose_shares(plan: Plan) -> dict[tuple[str, str], float]:
                 if values := _val_scores(history):
                     scores[share] = max(values)
             if scores:
-                chosen[student, method] = max(scores, key=scores.__getitem__)
+                best = max(scores, key=scores.__getitem__)
+                taking = [student] if plan.calibrated == list(plan.students) else plan.students
+                chosen |= {(each, method): best for each in taking}
     return chosen
 
 
@@ -103,14 +105,18 @@ def rows(plan: Plan, shares: Mapping[tuple[str, str], float]) -> list[dict[str, 
     teacher = read_dice(plan.teacher_checkpoint.parent / "test.json")
     cases = sorted(teacher)
     of_teacher = np.array([teacher[case] for case in cases])
-    table: list[dict[str, Any]] = [{"student": "teacher", "method": "", "seeds": 1, "dice": float(of_teacher.mean())}]
+    table = [_line("teacher", "", {0: list(of_teacher)}, [plan.teacher_checkpoint.parent], None)]
     for student in plan.students:
         plain = _by_seed(plan, student, PLAIN, cases)
-        lines = [_line(student, PLAIN, plain, _milliseconds(plan, student, PLAIN))]
+        first = [_scored(plan, student, PLAIN, plain)]
+        for control in plan.controls:
+            line = _scored(plan, student, control, {}) | {"method": f"{PLAIN}: {control}"}
+            first.append(line | {"seeds": len(_finished(plan, student, control))})
+        lines = []
         for method in plan.methods:
             mine = _by_seed(plan, student, method, cases)
             seeds = sorted(mine.keys() & plain.keys())
-            line = _line(student, name_of(method), mine, _milliseconds(plan, student, method))
+            line = _scored(plan, student, method, mine)
             if (student, method) in shares:
                 line["share"] = shares[student, method]
             if seeds:
@@ -119,7 +125,7 @@ def rows(plan: Plan, shares: Mapping[tuple[str, str], float]) -> list[dict[str, 
                 line |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high, "verdict": verdict(gain)}
                 line |= {"closed": closed.mean, "closed_low": closed.low, "closed_high": closed.high}
             lines.append(line)
-        table += lines[:1] + sorted(lines[1:], key=lambda line: -line.get("gain", float("-inf")))
+        table += first + sorted(lines, key=lambda line: -line.get("gain", float("-inf")))
     return table
 
 
@@ -129,21 +135,34 @@ def verdict(gain: Interval) -> str:
     return "better" if gain.mean > 0 else "worse"
 
 
+def _finished(plan: Plan, student: str, method: str) -> dict[int, Path]:
+    """The folders of the runs that have read test, by seed."""
+    folders = {seed: run_folder(plan, student, method, seed) for seed in plan.seeds}
+    return {seed: folder for seed, folder in folders.items() if (folder / "test.json").is_file()}
+
+
 def _by_seed(plan: Plan, student: str, method: str, cases: Sequence[str]) -> dict[int, list[float]]:
     """Dice of every case, by seed, of the runs that finished."""
     scores = {}
-    for seed in plan.seeds:
-        file = run_folder(plan, student, method, seed) / "test.json"
-        if file.is_file():
-            mine = read_dice(file)
-            if sorted(mine) != list(cases):
-                raise ValueError(f"{file}: other test cases than the teacher's: were the data sliced again?")
-            scores[seed] = [mine[case] for case in cases]
+    for seed, folder in _finished(plan, student, method).items():
+        mine = read_dice(folder / "test.json")
+        if sorted(mine) != list(cases):
+            raise ValueError(f"{folder}: other test cases than the teacher's: were the data sliced again?")
+        scores[seed] = [mine[case] for case in cases]
     return scores
 
 
+def _scored(plan: Plan, student: str, method: str, scores: Mapping[int, Sequence[float]]) -> dict[str, Any]:
+    folders = list(_finished(plan, student, method).values())
+    return _line(student, name_of(method), scores, folders, _milliseconds(plan, student, method))
+
+
 def _line(
-    student: str, method: str, scores: Mapping[int, Sequence[float]], milliseconds: float | None
+    student: str,
+    method: str,
+    scores: Mapping[int, Sequence[float]],
+    folders: Sequence[Path],
+    milliseconds: float | None,
 ) -> dict[str, Any]:
     means = [float(np.mean(dice)) for dice in scores.values()]
     return {
@@ -153,7 +172,17 @@ def _line(
         "dice": statistics.mean(means) if means else None,
         "dice_sd": statistics.stdev(means) if len(means) > 1 else None,
         "ms_per_image": milliseconds,
+        **_beside(folders),
     }
+
+
+def _beside(folders: Sequence[Path]) -> dict[str, float]:
+    """What stands beside the Dice that is compared, means over seeds: each class's, and that of RankSEG's labels."""
+    scores = [json.loads((folder / "test.json").read_text())["scores"] for folder in folders]
+    names = {name: name for score in scores for name in score if name.startswith("dice/")}
+    names |= {"ranked": "ranked/dice"}
+    found = {name: [score[key] for score in scores if key in score] for name, key in names.items()}
+    return {name: statistics.mean(values) for name, values in found.items() if values}
 
 
 def _milliseconds(plan: Plan, student: str, method: str) -> float | None:
@@ -168,15 +197,16 @@ def _milliseconds(plan: Plan, student: str, method: str) -> float | None:
 COLUMNS = [
     *("student", "method", "seeds", "dice", "dice_sd"),
     *("gain", "gain_low", "gain_high", "verdict", "closed", "closed_low", "closed_high"),
-    *("share", "ms_per_image"),
+    *("share", "ms_per_image", "ranked"),
 ]
 
 
 def write_csv(file: Path, table: Sequence[Mapping[str, Any]]) -> None:
     """One line a row, written whole or not at all."""
+    columns = [*COLUMNS, *dict.fromkeys(name for row in table for name in row if name.startswith("dice/"))]
     partial = file.with_name(f".{file.name}.partial")
     with partial.open("w", newline="") as lines:
-        writer = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(lines, columns, lineterminator="\n")
         writer.writeheader()
         for row in table:
             writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})

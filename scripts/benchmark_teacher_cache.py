@@ -1,0 +1,108 @@
+"""One distillation step of a small student, its teacher asked each time against its answers read from disk.
+
+Every image is met in the eight views that flips and quarter turns make, each with a target of its own in the cache. A
+first pass over all views fills it; then both ways take the same batches in turn, from the same weights, and the losses
+of every step are compared. Random images and weights: the work does not depend on them.
+"""
+
+import argparse
+import copy
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor
+from tqdm import tqdm
+
+from networks import NETWORKS
+from utils.command_line import METHODS
+from utils.config import Training
+from utils.losses import TASK_LOSSES
+from utils.objectives import Distiller
+from utils.optimization import make_optimizer
+from utils.teacher_cache import TeacherCache
+from utils.terms import Task, read_terms
+
+VIEWS = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--method", default="emkd", help="a file of configs/methods (default: %(default)s)")
+    parser.add_argument("--teacher", default="raunet", help="network (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=128, help="side of the image in pixels (default: %(default)s)")
+    parser.add_argument("--slices", type=int, default=16, help="images, each in 8 views (default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, default=8, help="images in a step (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=2, help="timed passes over all views (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="on a CPU (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    slices = torch.randn(args.slices, 1, args.size, args.size)
+    targets = torch.zeros(args.slices, 1, args.size, args.size, dtype=torch.int64)
+    targets[:, :, args.size // 4 : args.size // 3, args.size // 4 : args.size // 2] = 1
+    parts = list(zip(slices.split(args.batch_size), targets.split(args.batch_size), strict=True))
+    batches = [(turned(image, *view), turned(target, *view)) for view in VIEWS for image, target in parts]
+    student, teacher = NETWORKS["unet"](widths=[4, 8, 16, 32, 64]), NETWORKS[args.teacher]()
+    terms = read_terms(yaml.safe_load((METHODS / f"{args.method}.yaml").read_text())["distillation"])
+    asking = Distiller(student, teacher, Task(TASK_LOSSES["dice_ce"]()), terms)
+    with tempfile.TemporaryDirectory() as folder:
+        reading = copy.deepcopy(asking)
+        reading.cache = TeacherCache(Path(folder), ("benchmark",), limit_gb=10)
+        with torch.no_grad():
+            for image, _ in tqdm(batches, "first pass, filling the cache", leave=False):
+                reading.features(image)
+        size_mb = sum(file.stat().st_size for file in Path(folder).rglob("*.safetensors")) / 1e6
+        steps = {"asked each time": stepper(asking), "read from disk": stepper(reading)}
+        seconds: dict[str, list[float]] = {name: [] for name in steps}
+        worst = 0.0
+        for _ in tqdm(range(args.rounds), "rounds", leave=False):
+            for image, target in batches:
+                losses = {name: timed(seconds[name], partial(step, image, target)) for name, step in steps.items()}
+                online, cached = losses.values()
+                worst = max(worst, *(abs(online[name] - cached[name]) for name in online))
+    print(
+        f"{args.method}, {args.teacher} -> unet, {len(VIEWS) * args.slices} views of {args.size} x {args.size}, "
+        f"{args.threads} threads, torch {torch.__version__}"
+    )
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    slowest = medians["asked each time"]
+    print(f"\n{'median step of ' + str(args.batch_size):20} {'ms':>8} {'ratio':>6}")
+    for name, value in medians.items():
+        print(f"{name:20} {value * 1e3:8.1f} {slowest / value:5.2f}x")
+    steps_taken = args.rounds * len(batches)
+    print(f"\nlargest difference of a loss over {steps_taken} steps of training: {worst:.1e}; cache: {size_mb:.0f} MB")
+
+
+def turned(image: Tensor, turns: int, mirrored: bool) -> Tensor:
+    """One of the eight views of images (B, 1, H, W)."""
+    image = torch.rot90(image, turns, (2, 3))
+    return (image.flip(3) if mirrored else image).contiguous()
+
+
+def stepper(objective: Distiller) -> Callable[[Tensor, Tensor], dict[str, float]]:
+    """A training step that tells its losses."""
+    objective.train()
+    optimizer = make_optimizer([p for p in objective.parameters() if p.requires_grad], Training(learning_rate=1e-3))
+
+    def step(image: Tensor, target: Tensor) -> dict[str, float]:
+        losses = objective(image, target)
+        sum(objective.weights[name] * loss for name, loss in losses.items()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return {name: float(loss.detach()) for name, loss in losses.items()}
+
+    return step
+
+
+def timed(seconds: list[float], step: Callable[[], dict[str, float]]) -> dict[str, float]:
+    started = time.perf_counter()
+    losses = step()
+    seconds.append(time.perf_counter() - started)
+    return losses
