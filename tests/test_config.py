@@ -160,9 +160,7 @@ def test_use_smote_names_the_published_file():
 
 @pytest.mark.parametrize("file", [*sorted(METHODS.glob("*.yaml")), DEFAULT_KD], ids=lambda path: path.stem)
 def test_every_method_stacks_on_a_recipe(file):
-    recipe = read(
-        ["--config", str(ROOT / "configs/phantom_student.yaml"), "--loss_type", file.stem], DistillationRecipe
-    )
+    recipe = read([f"--config={ROOT / 'configs/phantom_student.yaml'}", f"--config={file}"], DistillationRecipe)
     assert recipe.data["root"] == "data/phantom"
     for term in recipe.distillation:
         arguments = {key: value for key, value in term.items() if key not in ("student", "teacher", "weight")}

@@ -190,7 +190,10 @@ def test_a_control_has_scores_and_no_gain_and_no_mean_dice(tmp_path):
     write_scores(tmp_path / "teacher", [0.9, 0.7])
     write_scores(run_folder(plan, "small", "plain", 0), [0.5, 0.6])
     write_scores(run_folder(plan, "small", "less", 0), [0.2, 0.4])
+    for method in ("plain", "less"):
+        (run_folder(plan, "small", method, 0) / "history.csv").write_text("epoch,dice\n1,0.4\n2,\n3,0.3\n")
     control = next(row for row in rows(plan, {}) if row["method"] == "plain: less")
+    assert rows(plan, {})[1]["val_dice"] == 0.4 and control["val_dice"] is None  # the best epoch; another task's
     assert control["dice"] is None and "gain" not in control and control["seeds"] == 1
     assert control["dice/x"] == pytest.approx(0.3) and control["ranked"] == 0.75 and "voe/x" not in control
 
@@ -204,6 +207,7 @@ def test_rows_pair_each_seed_with_its_own_and_name_what_is_missing(tmp_path):
     table = rows(plan, {})
     hinton = next(row for row in table if row["method"] == "hinton")
     assert hinton["seeds"] == 1 and hinton["gain"] == pytest.approx(0.1)  # 0.8 - 0.7, not 0.8 - 0.6
+    assert hinton["val_dice"] is None  # no history
     assert hinton["closed"] == pytest.approx(0.5) and hinton["verdict"] == "better"
     emkd = next(row for row in table if row["method"] == "emkd")
     assert emkd["dice"] is None and "gain" not in emkd

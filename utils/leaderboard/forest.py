@@ -26,6 +26,7 @@ def show_student(rows: Sequence[Row], student: str, axis: Axis | None, color: st
     classes = [name for name in classes if any(value(row, name) is not None for row in shown)]
     ranked = any(value(row, "ranked") is not None for row in shown)
     weighted = any(value(row, "share") is not None for row in shown)
+    validated = any(value(row, "val_dice") is not None for row in shown)
     columns = [
         Column("method"),
         Column("Dice", True, "mean of the test cases over seeds, and its standard deviation over seeds"),
@@ -33,6 +34,11 @@ def show_student(rows: Sequence[Row], student: str, axis: Axis | None, color: st
         Column("gain", True, "in Dice, with its 95 % interval"),
         Column("verdict"),
         Column("gap closed", True, "gain over the gap between teacher and student alone, with its 95 % interval"),
+        *(
+            [Column("val", True, "Dice on val, mean over seeds: what the best method is chosen by")]
+            if validated
+            else []
+        ),
         *(Column(name.removeprefix("dice/"), True, "test Dice of this class") for name in classes),
         *([Column("ranked", True, "test Dice of RankSEG-RMA labels; in no gain")] if ranked else []),
         *([Column("weight", True, "of the method's terms, in gradients of the task loss")] if weighted else []),
@@ -48,6 +54,7 @@ def show_student(rows: Sequence[Row], student: str, axis: Axis | None, color: st
                 _stacked(row, "gain", "+.3f"),
                 _verdict(row),
                 _stacked(row, "closed", ".0f", 100, " %"),
+                *([_number(row, "val_dice", ".3f")] if validated else []),
                 *(_number(row, name, ".3f") for name in classes),
                 *([_number(row, "ranked", ".3f")] if ranked else []),
                 *([_number(row, "share", "g")] if weighted else []),

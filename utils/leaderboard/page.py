@@ -15,7 +15,7 @@ from utils.leaderboard.results import read_dice
 from utils.leaderboard.verdicts import (
     KINDS,
     Row,
-    best,
+    chosen,
     closed,
     counts,
     headline,
@@ -63,7 +63,8 @@ def _counted(count: int, what: str) -> str:
 
 def _summary(plan: Plan, table: Sequence[Row], problems: Sequence[str]) -> str:
     content = f'<p class="headline">{text(headline(table))}</p>'
-    found = definitions([(readable(student), _found(table, student)) for student in plan.students])
+    winner = chosen(table)
+    found = definitions([(readable(student), _found(table, student, winner)) for student in plan.students])
     content += f'<div class="sentence">{found}</div>'
     if problems:
         lines = "".join(f"<li>{text(line)}</li>" for line in problems)
@@ -71,18 +72,17 @@ def _summary(plan: Plan, table: Sequence[Row], problems: Sequence[str]) -> str:
     return section("summary", "At a glance", content)
 
 
-def _found(table: Sequence[Row], student: str) -> str:
-    """How many methods are better, equal, worse, and the best one."""
+def _found(table: Sequence[Row], student: str, winner: str | None) -> str:
+    """How many methods are better, equal, worse, and what the best on val did."""
     _, _, methods = of_student(table, student)
     found = counts(methods)
     chips = [f'<span class="verdict {KINDS[verdict]}">{count} {verdict}</span>' for verdict, count in found.items()]
     if left := len(methods) - sum(found.values()):
         chips.append(f'<span class="chip">{left} not compared</span>')
-    winner = best(methods)
     told = ""
-    if winner is not None:
-        share = "" if value(winner, "closed") is None else f", {closed(winner)} of the gap"
-        told = f"<br>best: {text(readable(winner['method']))} {interval(winner, 'gain')}{share}"
+    if row := next((row for row in methods if row["method"] == winner and row.get("verdict") in KINDS), None):
+        share = "" if value(row, "closed") is None else f", {closed(row)} of the gap"
+        told = f"<br>{text(readable(row['method']))}: {interval(row, 'gain')}{share}"
     return " ".join(chips) + told
 
 

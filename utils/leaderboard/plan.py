@@ -48,7 +48,9 @@ class Plan:
         teacher_config: its recipe, from which it is trained first.
         teacher_flags: flags of that training.
         flags: flags of every student, e.g. [--training.epochs=4].
-        plain_flags: flags of the students without a teacher alone.
+        student_flags: further flags of a student by its name.
+        controls: further students without a teacher, by name, each with flags of its own: {tumor_labels_only:
+            [--data.task=tumor]}. They have scores, and no gain.
         seeds: of the runs.
         calibration: how weights are chosen on val; null takes those of the method files.
         teacher_cache_gb: disk for the teacher's answers, shared by all runs; 0 asks the teacher each time.

@@ -165,12 +165,14 @@ def _line(
     milliseconds: float | None,
 ) -> dict[str, Any]:
     means = [float(np.mean(dice)) for dice in scores.values()]
+    validated = [max(values) for folder in folders if scores and (values := _val_scores(folder / "history.csv"))]
     return {
         "student": student,
         "method": method,
         "seeds": len(means),
         "dice": statistics.mean(means) if means else None,
         "dice_sd": statistics.stdev(means) if len(means) > 1 else None,
+        "val_dice": statistics.mean(validated) if validated else None,
         "ms_per_image": milliseconds,
         **_beside(folders),
     }
@@ -195,7 +197,7 @@ def _milliseconds(plan: Plan, student: str, method: str) -> float | None:
 
 
 COLUMNS = [
-    *("student", "method", "seeds", "dice", "dice_sd"),
+    *("student", "method", "seeds", "dice", "dice_sd", "val_dice"),
     *("gain", "gain_low", "gain_high", "verdict", "closed", "closed_low", "closed_high"),
     *("share", "ms_per_image", "ranked"),
 ]

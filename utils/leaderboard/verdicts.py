@@ -52,41 +52,38 @@ def counts(rows: Sequence[Row]) -> dict[str, int]:
     return {verdict: sum(row.get("verdict") == verdict for row in rows) for verdict in KINDS}
 
 
-def best(rows: Sequence[Row]) -> Row | None:
-    """Of the methods that are better, the one that closes most of the gap; without a gap, the one that gains most."""
-    better = [row for row in rows if row.get("verdict") == BETTER]
+def chosen(table: Sequence[Row]) -> str | None:
+    """The method with the best Dice on val, mean over the students; None where none was compared.
 
-    def merit(row: Row) -> tuple[float, float]:
-        closed = value(row, "closed")
-        return float("-inf") if closed is None else closed, row["gain"]
-
-    return max(better, key=merit, default=None)
+    On val, so that its test figures are not those of the luckiest of many.
+    """
+    methods: dict[str, list[float]] = {}
+    for row in table:
+        if row.get("verdict") in KINDS and value(row, "val_dice") is not None:
+            methods.setdefault(row["method"], []).append(row["val_dice"])
+    most = max(map(len, methods.values()), default=0)
+    means = {name: sum(dice) / most for name, dice in methods.items() if len(dice) == most}
+    return max(means, key=means.__getitem__, default=None)
 
 
 def headline(table: Sequence[Row]) -> str:
-    """The best method of all students in one sentence, or that there is none. Plain text."""
-    methods = [row for row in table if row["method"] and not is_alone(row)]
-    compared = counts(methods)
-    total = sum(compared.values())
-    if not total:
+    """What the method that is best on val did on test, for each student. Plain text."""
+    method = chosen(table)
+    if method is None:
         return "No method can be compared with its student alone yet: the runs have not finished."
-    winner = best(methods)
-    if winner is None:
-        parts = [
-            *([f"{compared[NOTHING]} without measurable difference"] if compared[NOTHING] else []),
-            *([f"{compared[WORSE]} worse"] if compared[WORSE] else []),
-        ]
-        what = f"{total} comparison{'' if total == 1 else 's'}"
-        return f"No method is measurably better than its student alone ({what}: {', '.join(parts)})."
-    plain = of_student(table, winner["student"])[0]
-    alone = f"{readable(winner['student'])} alone{_bracketed(plain)}"
-    teacher = f"its teacher{_bracketed(of_teacher(table))}"
-    if value(winner, "closed") is None:
-        return (
-            f"{readable(winner['method'])} gains {interval(winner, 'gain')} over {alone}; "
-            f"{teacher} leaves no gap to measure that by."
-        )
-    return f"{readable(winner['method'])} closes {closed(winner)} of the gap between {alone} and {teacher}."
+    told = [_told(row, table) for row in table if row["method"] == method and row.get("verdict") in KINDS]
+    return f"{readable(method)}, the best on val, {', and '.join(told)}."
+
+
+def _told(row: Row, table: Sequence[Row]) -> str:
+    alone = f"{readable(row['student'])} alone{_bracketed(of_student(table, row['student'])[0])}"
+    if row["verdict"] == NOTHING:
+        return f"makes no measurable difference to {alone}"
+    if row["verdict"] == WORSE:
+        return f"is worse than {alone}: {interval(row, 'gain')}"
+    if value(row, "closed") is None:
+        return f"gains {interval(row, 'gain')} over {alone}, whose teacher leaves no gap"
+    return f"closes {closed(row)} of the gap between {alone} and its teacher{_bracketed(of_teacher(table))}"
 
 
 def interval(row: Row, name: str) -> str:
