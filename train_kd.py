@@ -45,7 +45,7 @@ def distilled(experiment: Experiment) -> Distiller:
     image, target = fabric.to_device(batch["image"]), fabric.to_device(batch["target"]).clamp(min=0)
     rows = guards.trial(distiller, image, target)
     if recipe.distillation_share is not None:
-        settings = (recipe.training.batch_size, recipe.seed, recipe.distillation_share)
+        settings = (recipe.training, recipe.seed, recipe.distillation_share)
         factor = balance(fabric, distiller, experiment.train, *settings)
         rows = guards.trial(distiller, image, target)
     line = "teacher: none, every term learns from the student itself"
@@ -61,9 +61,7 @@ def distilled(experiment: Experiment) -> Distiller:
         print(f"{line}\n\n{guards.table(rows)}\n")
         if recipe.distillation_share is not None:
             share = recipe.distillation_share
-            print(
-                f"weights of the terms times {factor:.4g}: their gradient is {share:g} times the task's at the start\n"
-            )
+            print(f"weights of the terms times {factor:.4g}: {share:g} times the task's gradient after a warm-up\n")
     return distiller
 
 

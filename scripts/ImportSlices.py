@@ -10,6 +10,7 @@ is not 0 is it. Slices of a case need not lie beside each other: scores by case 
 
 import argparse
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,6 +80,8 @@ def import_slices(args: argparse.Namespace) -> int:
     if absent := [patient for patient in patients if patient not in split_of]:
         raise ValueError(f"{args.split_file}: {len(absent)} patients are in no list, such as {absent[0]}: add them")
     partial = args.outpath.with_name(f".{args.outpath.name}.partial")
+    if partial.exists():  # of an import that was stopped
+        shutil.rmtree(partial)
     records: list[SliceRecord] = []
     for case in tqdm(patients, unit="case", desc="importing", disable=None):
         mine = [pair for pair in pairs if pair.case == case]

@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(plan: Plan, slots: Slots) -> list[Finished]:
     """Everything that is not done: the teacher, students alone, calibrations, methods. Returns what failed."""
-    methods_first = method_runs(plan, {})
+    methods_first = method_runs(plan)
     total = [*teacher_runs(plan), *plain_runs(plan), *calibration_runs(plan), *methods_first]
     problems: list[Finished] = []
     with tqdm(total=len(total), unit="run", disable=None) as bar:
@@ -116,7 +116,7 @@ def show(plan: Plan, problems: Sequence[Finished]) -> None:
     write_leaderboard(page, plan, lines, [f"{finished.run.name}: {finished.problem}" for finished in problems])
     print(table([_cells(line) for line in lines]))
     print(
-        f"\n{RULE}.\nmean Dice of the test cases; ± over seeds; share: of the gradient at the start, chosen on val; "
+        f"\n{RULE}.\nmean Dice of the test cases; ± over seeds; share: of the gradient early on, chosen on val; "
         "ms/image: of training"
     )
     for finished in problems:

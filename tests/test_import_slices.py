@@ -44,6 +44,13 @@ def test_gray_values_become_hounsfield_units_and_masks_labels(folder):
     assert sources == ["p_0_7.png", "p_0_8.png", "p_0_30.png"]  # by number, not by name
 
 
+def test_what_a_stopped_import_left_is_no_obstacle(folder):
+    (folder.parent / ".store.partial/p_0").mkdir(parents=True)
+    (folder.parent / ".store.partial/p_9").mkdir()
+    assert run(folder) == 0
+    assert not (folder.parent / ".store.partial").exists() and not (folder.parent / "store/p_9").exists()
+
+
 def test_patients_stay_in_one_split_and_training_reads_them(folder):
     assert run(folder, "--hounsfield", "0", "255", "--split", "0.6", "0.2", "0.2") == 0
     splits = [SliceDataset(folder.parent / "store", split, crop=32) for split in ("train", "val", "test")]

@@ -1,6 +1,7 @@
 """Leaderboards: fair runs, an equal budget for weights, honest intervals, and what a failure or a stop leaves."""
 
 import csv
+import fcntl
 import json
 import sys
 
@@ -43,7 +44,9 @@ def plan_of(folder, **changes):
 def test_runs_of_a_seed_differ_in_the_method_alone(tmp_path):
     plan = plan_of(tmp_path, flags=["--training.epochs=3"], teacher_cache_gb=2)
     plain = {run.name: set(run.command[2:]) for run in plain_runs(plan)}
-    methods = {run.name: set(run.command[2:]) for run in method_runs(plan, {("small", "emkd"): 0.3})}
+    methods = {
+        run.name: set(run.command[2:]) for run in method_runs(plan, {("small", name): 0.3 for name in plan.methods})
+    }
     assert set(plain) == {"small/plain/0", "small/plain/1"} and len(methods) == 4
     extra = methods["small/emkd/1"] - plain["small/plain/1"]
     kinds = {part.partition("=")[0] for part in extra if part.startswith("--")}
@@ -66,6 +69,31 @@ def test_the_share_with_the_best_val_score_is_chosen(tmp_path):
         lines = "\n".join(f"{epoch},{score}" for epoch, score in enumerate(scores, 1))
         (folder / "history.csv").write_text(f"epoch,dice\n{lines}\n")
     assert choose_shares(plan) == {("small", "hinton"): 1.0}
+
+
+def test_a_method_whose_calibration_is_not_complete_is_left_out(tmp_path):
+    plan = plan_of(tmp_path)
+    for share in (0.3, 1.0):  # 3 is missing
+        folder = tmp_path / f"board/small/hinton/share_{share:g}"
+        folder.mkdir(parents=True)
+        (folder / "history.csv").write_text("epoch,dice\n1,0.4\n")
+    assert choose_shares(plan) == {}
+    assert {run.name for run in method_runs(plan, {("small", "emkd"): 1.0})} == {"small/emkd/0", "small/emkd/1"}
+    assert len(method_runs(plan)) == 4
+
+
+def test_a_recipe_that_changed_is_another_run_and_a_comment_is_not(tmp_path):
+    method = tmp_path / "mine.yaml"
+    method.write_text("distillation: []  # a comment\n")
+    plan = plan_of(tmp_path, methods=[str(method)], calibration=None)
+    (tmp_path / "teacher").mkdir()
+    plan.teacher_checkpoint.write_bytes(b"weights")
+    (run, *_) = method_runs(plan)
+    before = fingerprint(plan, run)
+    method.write_text("# another\ndistillation: []\n")
+    assert fingerprint(plan, run) == before
+    method.write_text("distillation: [1]\n")
+    assert fingerprint(plan, run) != before
 
 
 @pytest.mark.parametrize(
@@ -135,6 +163,27 @@ def test_a_folder_of_another_command_or_teacher_is_never_taken(tmp_path):
     assert ran(tmp_path) == "a;"
 
 
+def test_a_run_that_another_process_still_trains_is_left_alone(tmp_path):
+    outliving = "import subprocess; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(10)'])"
+    run = counting(tmp_path, "a", f"{outliving}; sys.exit('its leaderboard died')")
+    assert "died" in run_all([run])["a"]  # what it started holds the log as a training does
+    assert "another process trains this run" in run_all([run])["a"]
+    assert ran(tmp_path) == "a;"
+
+
+def test_no_training_outlives_an_error_of_the_leaderboard(tmp_path):
+    slow = counting(tmp_path, "a", f"import time; time.sleep(5); open({str(tmp_path / 'late')!r}, 'w')")
+
+    def report(finished):
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        execute([slow, counting(tmp_path, "b")], lambda run: {"command": ""}, Slots(2), report)
+    with (tmp_path / "a/log.txt").open() as log:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody has it any more
+    assert not (tmp_path / "late").exists()
+
+
 def test_gpus_are_shared_out_and_cores_too():
     slots = Slots(3, ["0", "7"])
     assert [slots.environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in slots.free] == ["0", "7", "0"]
@@ -169,9 +218,10 @@ def test_a_student_may_choose_the_shares_of_all(tmp_path):
     students = {name: {"name": "unet", "widths": [4, 4, 4, 4, 4]} for name in ("small", "large")}
     plan = plan_of(tmp_path, methods=["hinton"], students=students, calibration=Calibration([0.5, 2.0], [], "large"))
     assert {run.name for run in calibration_runs(plan)} == {"large/hinton/share 0.5", "large/hinton/share 2"}
-    folder = tmp_path / "board/large/hinton/share_2"
-    folder.mkdir(parents=True)
-    (folder / "history.csv").write_text("epoch,dice\n1,0.4\n")
+    for share, dice in (("0.5", 0.3), ("2", 0.4)):
+        folder = tmp_path / f"board/large/hinton/share_{share}"
+        folder.mkdir(parents=True)
+        (folder / "history.csv").write_text(f"epoch,dice\n1,{dice}\n")
     assert choose_shares(plan) == {("small", "hinton"): 2.0, ("large", "hinton"): 2.0}
 
 
@@ -179,7 +229,7 @@ def test_flags_of_a_student_are_those_of_its_control_and_its_methods_and_come_la
     students = {name: {"name": "unet", "widths": [4, 4, 4, 4, 4]} for name in ("small", "large")}
     further = {"large": ["--training.epochs=2"]}
     plan = plan_of(tmp_path, students=students, flags=["--training.epochs=3"], student_flags=further)
-    for run in [*plain_runs(plan), *calibration_runs(plan), *method_runs(plan, {})]:
+    for run in [*plain_runs(plan), *calibration_runs(plan), *method_runs(plan)]:
         epochs = [part for part in run.command if part.startswith("--training.epochs")]
         assert epochs == ["--training.epochs=3", "--training.epochs=2"][: 2 if run.name.startswith("large") else 1]
 
@@ -213,6 +263,23 @@ def test_rows_pair_each_seed_with_its_own_and_name_what_is_missing(tmp_path):
     assert emkd["dice"] is None and "gain" not in emkd
 
 
+def test_what_another_plan_left_in_the_output_is_not_in_the_table(tmp_path):
+    plan = plan_of(tmp_path, methods=["hinton"], calibration=None)
+    write_scores(tmp_path / "teacher", [0.9] * 4)
+    for run in plain_runs(plan) + method_runs(plan, {("small", "hinton"): 3.0}):
+        write_scores(run.folder, [0.5] * 4)
+        record = {"identity": fingerprint_of(run), "done": True}
+        (run.folder / "leaderboard.json").write_text(json.dumps(record))
+    seeds = {share: rows(plan, {("small", "hinton"): share})[-1]["seeds"] for share in (3.0, 1.0)}
+    assert seeds == {3.0: 2, 1.0: 0}
+    longer = plan_of(tmp_path, methods=["hinton"], calibration=None, flags=["--training.epochs=9"])
+    assert [row["seeds"] for row in rows(longer, {("small", "hinton"): 3.0})] == [1, 0, 0]
+
+
+def fingerprint_of(run):
+    return {"command": list(run.command[1:]), "teacher_sha256": None}
+
+
 def test_from_a_plan_to_a_table_and_a_second_call_runs_nothing(slice_store, tmp_path, capsys):
     shared = ["--training.epochs=1", "--training.batch_size=6", "--training.precision=32-true", "--data.crop=32"]
     flags = [f"--data.root={slice_store}", *shared]
@@ -237,7 +304,9 @@ def test_from_a_plan_to_a_table_and_a_second_call_runs_nothing(slice_store, tmp_
 @pytest.mark.parametrize("file", sorted((ROOT / "configs/leaderboards").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_plan_of_the_repository_can_be_run(file):
     plan = read_plan(file)
-    assert len(plan.students) >= 2 and len(plan.methods) >= 12 and len(plan.seeds) >= 3
-    for run in (plain_runs(plan)[0], method_runs(plan, {})[0]):
+    assert len(plan.seeds) >= 3
+    if file.stem in ("hippocampus", "phantom", "liver"):
+        assert len(plan.students) >= 2 and len(plan.methods) >= 12
+    for run in (plain_runs(plan)[0], method_runs(plan)[0]):
         recipe_class = Recipe if "train.py" in run.command[1] else DistillationRecipe
         parse(recipe_class, "test", run.command[2:])

@@ -1,5 +1,7 @@
 """A teacher's answers read from disk are those it would give, and never another image's."""
 
+import os
+import time
 from functools import partial
 
 import pytest
@@ -106,6 +108,26 @@ def test_the_disk_is_bounded_and_a_damaged_file_is_written_again(tmp_path, teach
     assert torch.allclose(again(images(), ["logits"], ask)["logits"], ask(images(), ["logits"])["logits"], atol=1e-6)
     assert (again.hits, again.misses) == (1, 3)
     assert cache_in(tmp_path)(images(), ["logits"], ask) is not None and not list(tmp_path.rglob("*.partial"))
+
+
+@torch.no_grad()
+def test_processes_share_one_limit(tmp_path, teacher):
+    ask = partial(tap, teacher)
+    one = 3 * 8 * 8 * 4 + 80  # bytes of a file of an image's logits: header beside
+    caches = [cache_in(tmp_path, limit_gb=4.5 * one / 1e9) for _ in range(3)]  # all opened while nothing was there
+    for number, cache in enumerate(caches):
+        cache(images(seed=number), ["logits"], ask)
+    files = list(tmp_path.rglob("*.safetensors"))
+    assert len(files) == 4 and sum(file.stat().st_size for file in files) <= 4.5 * one
+
+
+def test_half_files_of_killed_processes_are_removed_and_young_ones_are_not(tmp_path):
+    folder = cache_in(tmp_path).folder
+    for name, age in ((".old.1.partial", 7200), (".young.2.partial", 60)):
+        (folder / name).write_bytes(b"half")
+        os.utime(folder / name, (time.time() - age,) * 2)
+    cache_in(tmp_path)
+    assert [file.name for file in folder.iterdir()] == [".young.2.partial"]
 
 
 def test_a_distillers_losses_are_the_same_with_a_cache(tmp_path, teacher):

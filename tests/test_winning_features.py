@@ -186,6 +186,19 @@ def test_region_normalized_hears_a_tumor_whatever_its_size_where_others_fall_sil
         assert build("hint")(student, teacher, None) < 0.2
 
 
+@pytest.mark.parametrize("name", ["region_affinity", "region_normalized"])
+def test_regions_need_a_mask_not_a_label_an_image(name):
+    with pytest.raises(ValueError, match=r"target \(2,\) has no regions.*mask \(B, 1, Y, X\)"):
+        build(name)(features(), features(seed=1), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("name", ["body_edge", "region_normalized"])
+def test_a_batch_without_labels_has_a_gradient_of_zero(name):
+    student = features(3).requires_grad_()
+    build(name)(student, features(3, seed=1), torch.full((2, 1, 8, 8), -1)).backward()
+    assert not student.grad.any()
+
+
 @pytest.mark.parametrize("name", ["cross_image", "wavelet"])
 def test_a_feature_of_one_pixel_is_refused(name):
     with pytest.raises(ValueError, match=r"one pixel.*tap an earlier place"):

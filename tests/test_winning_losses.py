@@ -52,6 +52,25 @@ def test_channel_wise_hears_a_small_tumor_that_a_mean_over_pixels_does_not():
     assert by_channel > 100 * by_pixel
 
 
+@pytest.mark.parametrize(("temperature", "share"), [(1.0, 0.99083), (2.0, 0.42136), (4.0, 0.05640)])
+def test_a_tumor_outweighs_the_background_of_its_channel_where_it_stands_out_by_enough_temperatures(temperature, share):
+    # 20 of 4096 pixels, logits 10 above the others: its share of the softmax is 20 e^(10 / T) / (20 e^(10 / T) + 4076).
+    # The gradient of a uniform student on it, summed, is temperature * (20 / 4096 - share) / 2 channels.
+    teacher = torch.zeros(1, 2, 64, 64)
+    teacher[:, 1, 30:34, 30:35] = 10.0
+    student = torch.zeros(1, 2, 64, 64, requires_grad=True)
+    build("channel_wise", temperature=temperature)(student, teacher).backward()
+    expected = temperature * (20 / 4096 - share) / 2
+    assert student.grad[:, 1, 30:34, 30:35].sum().item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_channel_wise_of_flat_channels_is_half_the_squared_difference_less_its_mean():
+    student, teacher = 0.1 * features(), 0.1 * features(seed=1)
+    difference = student - teacher
+    expected = (difference - difference.mean((2, 3), keepdim=True)).square().mean() / 2
+    torch.testing.assert_close(build("channel_wise")(student, teacher), expected, rtol=0.02, atol=0)
+
+
 def test_dice_semimetric_by_hand():
     # Class 1: teacher q = (0.8, 0.1), student p = (0.5, 0.3): |p - q| = 0.5, |p| + |q| = 1.7, p q = 0.43
     teacher, student = logits_of((0.2, 0.8), (0.9, 0.1)), logits_of((0.5, 0.5), (0.7, 0.3))
@@ -148,7 +167,8 @@ def test_logits_of_other_classes_are_refused(name):
         build(name)(features(3), features(4), torch.zeros(2, 1, 8, 8, dtype=torch.int64))
 
 
-MAPS = ["attention_feature", "channel_wise", "cross_image", "dice_semimetric", "region_normalized", "wavelet"]
+MAPS = ["attention_feature", "body_edge", "channel_wise", "cross_image", "dice_semimetric"]
+MAPS += ["region_affinity", "region_normalized", "wavelet"]
 
 
 @pytest.mark.parametrize("name", MAPS)

@@ -125,8 +125,8 @@ class DistillationRecipe(Recipe):
     Args:
         teacher: the teacher's checkpoint (best.ckpt).
         distillation: terms: [{name: LOSS, student: TAP, teacher: TAP, weight: NUMBER, ...}].
-        distillation_share: scale all terms alike so that at the start the gradient of their sum is this multiple of the
-            task loss's; null takes the weights as they are.
+        distillation_share: scale all terms alike so that their gradient norms add up to this multiple of the task
+            loss's, measured after 32 steps on the task alone that are then undone; null takes the weights as they are.
         teacher_cache: folder that keeps the teacher's answers by image, for flips and quarter turns (eight views a
             slice); it may be shared by runs. Empty asks the teacher at every step.
         teacher_cache_gb: most disk that folder may take.

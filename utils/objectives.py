@@ -93,8 +93,12 @@ class Distiller(nn.Module):
 
 
 def of_labeled(loss: nn.Module, target: Tensor, *features: dict[str, Tensor]) -> Tensor:
-    """The loss over the images of a batch that are labeled (target not -1); a zero with a gradient where none is."""
+    """The loss over the images of a batch that are labeled (target not -1).
+
+    Where none is: a zero with a gradient, for projectors too.
+    """
     rows = target.reshape(len(target), -1)[:, 0] >= 0
     if not rows.any():
-        return 0 * sum(feature.sum() for feature in features[0].values())
+        nothing = sum(feature[:0].sum() for feature in features[0].values())
+        return nothing + 0 * sum(parameter.sum() for parameter in loss.parameters())
     return loss(*({name: feature[rows] for name, feature in each.items()} for each in features), target[rows])

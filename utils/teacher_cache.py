@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -14,6 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 Ask = Callable[[Tensor, Sequence[str]], dict[str, Tensor]]
+GRANT = 0.02  # of the limit: what a process writes before it counts again what all have written
+STALE_S = 3600.0
 
 
 class TeacherCache:
@@ -30,14 +33,17 @@ class TeacherCache:
     Args:
         folder: Holds a folder for each teacher.
         identity: Of the teacher and of how it computes (its file's hash, precision, device): other words, other folder.
-        limit_gb: Of all files in `folder`; what does not fit is computed each time.
+        limit_gb: Of all files in `folder`, of all processes (each counts again after 2 % of it); what does not fit is
+            computed each time.
     """
 
     def __init__(self, folder: Path, identity: Sequence[str], limit_gb: float) -> None:
         name = hashlib.sha256("\n".join((*identity, torch.__version__)).encode()).hexdigest()[:16]
         self.folder = folder / name
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.free = limit_gb * 1e9 - sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+        self._home, self._limit = folder, limit_gb * 1e9
+        self._granted, self._full = 0.0, False
+        self._remove_abandoned()
         self.hits = self.misses = 0
         self._asking_s = self._reading_s = 0.0
 
@@ -52,6 +58,8 @@ class TeacherCache:
         if missing:
             started = time.perf_counter()
             computed = ask(image[missing], taps)
+            if image.is_cuda:
+                torch.cuda.synchronize(image.device)  # else the time is that of asking, not of the answer
             self._asking_s += time.perf_counter() - started
             for row, index in enumerate(missing):
                 answers[index] = {tap: feature[row] for tap, feature in computed.items()}
@@ -84,12 +92,27 @@ class TeacherCache:
         features = {tap: feature.detach().cpu().contiguous() for tap, feature in features.items()}
         known = self._known(file)
         size = sum(feature.numel() * feature.element_size() for feature in features.values())
-        if size > self.free:
+        if not self._has_room(size):
             return
         partial = file.with_name(f".{file.stem}.{os.getpid()}.partial")
         save_file(known | features, partial)
         partial.replace(file)
-        self.free -= size
+        self._granted -= size
+
+    def _has_room(self, size: int) -> bool:
+        """Whether `size` more bytes fit, by what all processes have written; once they do not, never again."""
+        if size > self._granted and not self._full:
+            used = sum(file.stat().st_size for file in self._home.rglob("*.safetensors"))
+            self._granted = min(self._limit - used, max(size, GRANT * self._limit))
+            self._full = size > self._granted
+        return not self._full
+
+    def _remove_abandoned(self) -> None:
+        """Remove half files of processes that were killed; a file that is being written is young."""
+        for partial in self._home.rglob(".*.partial"):
+            with suppress(FileNotFoundError):  # another process was faster
+                if time.time() - partial.stat().st_mtime > STALE_S:
+                    partial.unlink()
 
     def _known(self, file: Path) -> dict[str, Tensor]:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from datasets.store import write_json
 from utils.leaderboard.plan import Run
@@ -53,7 +54,7 @@ def execute(
 ) -> list[Finished]:
     """Run what is not done yet, and report each as it ends.
 
-    An interruption is passed on to the trainings, which save; they are waited for, and KeyboardInterrupt goes on.
+    An interruption (or any error here) is passed on to the trainings, which save; they are waited for, and it goes on.
     """
     ended: list[Finished] = []
 
@@ -82,7 +83,7 @@ def execute(
                     slots.free.append(slot)
                     end(_end(run, process.returncode, time.monotonic() - began))
             time.sleep(POLL_S if active else 0)
-    except KeyboardInterrupt:
+    except BaseException:
         for _, process, _ in active.values():
             process.send_signal(signal.SIGTERM)
         for _, process, _ in active.values():
@@ -92,13 +93,19 @@ def execute(
 
 
 def _start(run: Run, identity: dict[str, Any], environment: dict[str, str]) -> subprocess.Popen | None:
-    """Start or resume a run; None where it is done. Raises ValueError where its folder holds another run."""
+    """Start or resume a run; None where it is done.
+
+    Raises ValueError where its folder holds another run, or where another process trains this one.
+    """
     record = run.folder / RECORD
     command = list(run.command)
     if record.is_file():
         known = json.loads(record.read_text())
         if known["identity"] != identity:
-            changed = "teacher" if known["identity"]["command"] == identity["command"] else "command"
+            names = {"command": "command", "recipes_sha256": "recipe", "teacher_sha256": "teacher"}
+            changed = next(
+                (name for key, name in names.items() if known["identity"].get(key) != identity.get(key)), "plan"
+            )
             raise ValueError(f"{run.folder}: was made with another {changed}: delete it, or give another output")
         if known["done"]:
             return None
@@ -106,9 +113,20 @@ def _start(run: Run, identity: dict[str, Any], environment: dict[str, str]) -> s
     elif run.folder.exists():
         raise ValueError(f"{run.folder}: is there but not from a leaderboard: delete it, or give another output")
     run.folder.mkdir(parents=True, exist_ok=True)
-    write_json(record, {"identity": identity, "done": False})
     with (run.folder / LOG).open("a") as log:
+        _hold(log, run.folder)
+        write_json(record, {"identity": identity, "done": False})
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def _hold(log: TextIO, folder: Path) -> None:
+    """Lock the log: the training has it open as long as it lives, also when the leaderboard that started it is gone."""
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"{folder}: another process trains this run: wait for it, or stop it") from None
+    except OSError:
+        pass  # a file system that cannot
 
 
 def _end(run: Run, status: int, seconds: float) -> Finished:

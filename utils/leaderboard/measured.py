@@ -32,7 +32,7 @@ COLUMNS = (
     ("Ranked", "Dice of the same network's labels by RankSEG-RMA instead of the most probable ones; in no gain."),
     (
         "Weight",
-        "what a method's terms together weigh at the start: their gradient norm as a multiple of the task loss's.",
+        "what a method's terms together weigh early on: their gradient norm as a multiple of the task loss's.",
     ),
     (
         "ms/image",
@@ -62,9 +62,11 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
         ),
         (
             "Caution",
-            f"{total} intervals of 95 %: about {0.05 * total:.1f} would exclude zero if no method did anything. The "
-            "best method is picked by the figures that are shown, so its own is somewhat high. Bootstrap intervals of "
-            "few seeds or cases are somewhat narrow.",
+            f"{total} intervals of 95 %: {0.05 * total:.1f} or more would exclude zero if no method did anything. The "
+            "headline's method is that with the best Dice on val, mean over students and seeds; whichever gains most "
+            "on test is the luckiest of many, too. Bootstrap intervals of three seeds are too narrow: where no method "
+            "did anything, 5 to 25 % of simulated ones excluded zero, most where seeds differ more than cases. The "
+            "teacher is one training, whose luck is in no interval.",
         ),
         ("Data", _data(Path(plan.student_config))),
         (
@@ -79,7 +81,13 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
         ("Weights", _weights(plan)),
     ]
     if plan.teacher_cache_gb:
-        facts.append(("Teacher's answers", f"kept on disk, {plan.teacher_cache_gb:g} GB at most"))
+        facts.append(
+            (
+                "Teacher's answers",
+                f"kept on disk, {plan.teacher_cache_gb:g} GB at most, and shared by all runs: ms/image counts reading "
+                "them, and the teacher itself only in the runs that first asked it",
+            )
+        )
     return facts
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser
 
 from utils import checkpoints
@@ -23,7 +26,7 @@ class Calibration:
     """How the weight of each method is chosen: short runs, one for each share, and the best val score wins.
 
     Args:
-        shares: what a method's terms together weigh at the start, as a multiple of the task loss's gradient norm.
+        shares: what a method's terms together weigh early on, as a multiple of the task loss's gradient norm.
         flags: of these runs beside `Plan.flags`, e.g. fewer epochs.
         student: whose runs choose for all students; empty: each student's own.
         seed: of these runs; not among the leaderboard's, whose first weights nothing was chosen on.
@@ -174,16 +177,23 @@ def calibration_runs(plan: Plan) -> list[Run]:
     return runs
 
 
-def method_runs(plan: Plan, shares: dict[tuple[str, str], float]) -> list[Run]:
-    """Every student with every method, once a seed; where `shares` has none for the two, with the file's weights."""
+def method_runs(plan: Plan, shares: dict[tuple[str, str], float] | None = None) -> list[Run]:
+    """Every student with every method, once a seed.
+
+    shares: those that were chosen. Where weights are calibrated, a method without its share is left out; without
+    `shares` none is.
+    """
     runs = []
     for student in plan.students:
         for method in plan.methods:
+            share = (shares or {}).get((student, method))
+            if shares is not None and plan.calibration is not None and share is None:
+                continue
             for seed in plan.seeds:
                 folder = run_folder(plan, student, method, seed)
                 flags = _distillation_flags(plan, student, seed)
-                if (student, method) in shares:
-                    flags.append(f"--distillation_share={shares[student, method]:g}")
+                if share is not None:
+                    flags.append(f"--distillation_share={share:g}")
                 configs = [plan.student_config, str(method_file(method))]
                 command = _command("train_kd.py", configs, [*flags, "--mode=both"], folder)
                 runs.append(Run(f"{student}/{name_of(method)}/{seed}", folder, command))
@@ -220,7 +230,13 @@ def _command(script: str, configs: Sequence[str], flags: Sequence[str], folder: 
 
 
 def fingerprint(plan: Plan, run: Run) -> dict[str, Any]:
-    """What the result of a run depends on: its command, and the teacher where it has one."""
+    """What the result of a run depends on: its command, what its recipe files say, its teacher where it has one."""
     command = [*run.command[1:]]
+    recipes = [file for flag, file in pairwise(command) if flag == "--config"]
+    said = [yaml.safe_load(Path(file).read_text()) for file in recipes]  # comments may change
     taught = any(part.startswith("--teacher=") for part in command)
-    return {"command": command, "teacher_sha256": checkpoints.sha256(plan.teacher_checkpoint) if taught else None}
+    return {
+        "command": command,
+        "recipes_sha256": hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest(),
+        "teacher_sha256": checkpoints.sha256(plan.teacher_checkpoint) if taught else None,
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.comparison import case_dice
-from utils.leaderboard.plan import PLAIN, Plan, calibration_folder, name_of, run_folder
+from utils.leaderboard.execution import RECORD
+from utils.leaderboard.plan import PLAIN, Plan, calibration_folder, method_runs, name_of, plain_runs, run_folder
 from utils.report.curves import read_curves
 
 RESAMPLES = 10_000
@@ -77,7 +78,7 @@ def _quantiles(values: Sequence[float]) -> tuple[float, float]:
 
 
 def choose_shares(plan: Plan) -> dict[tuple[str, str], float]:
-    """The share with the best val score of each student and method; none where no calibration run finished."""
+    """The share with the best val score of each student and method; none where not all its runs have finished."""
     chosen = {}
     for student in plan.calibrated:
         for method in plan.methods:
@@ -86,7 +87,7 @@ def choose_shares(plan: Plan) -> dict[tuple[str, str], float]:
                 history = calibration_folder(plan, student, method, share) / "history.csv"
                 if values := _val_scores(history):
                     scores[share] = max(values)
-            if scores:
+            if len(scores) == len(plan.calibration.shares):
                 best = max(scores, key=scores.__getitem__)
                 taking = [student] if plan.calibrated == list(plan.students) else plan.students
                 chosen |= {(each, method): best for each in taking}
@@ -101,22 +102,28 @@ def _val_scores(history: Path) -> list[float]:
 
 
 def rows(plan: Plan, shares: Mapping[tuple[str, str], float]) -> list[dict[str, Any]]:
-    """A row for the teacher, and for each student plain and by method, best gain first; of the seeds that finished."""
+    """A row for the teacher, and for each student plain and by method, best gain first; of the seeds that finished.
+
+    What was trained by another plan of the same output is left out.
+    """
+    finished = _finished(plan, shares)
     teacher = read_dice(plan.teacher_checkpoint.parent / "test.json")
     cases = sorted(teacher)
     of_teacher = np.array([teacher[case] for case in cases])
     table = [_line("teacher", "", {0: list(of_teacher)}, [plan.teacher_checkpoint.parent], None)]
     for student in plan.students:
-        plain = _by_seed(plan, student, PLAIN, cases)
-        first = [_scored(plan, student, PLAIN, plain)]
+        plain = _by_seed(finished[student, PLAIN], cases)
+        first = [_scored(student, PLAIN, plain, finished[student, PLAIN])]
         for control in plan.controls:
-            line = _scored(plan, student, control, {}) | {"method": f"{PLAIN}: {control}"}
-            first.append(line | {"seeds": len(_finished(plan, student, control))})
+            folders = finished[student, control]
+            line = _scored(student, control, {}, folders) | {"method": f"{PLAIN}: {control}"}
+            first.append(line | {"seeds": len(folders)})
         lines = []
         for method in plan.methods:
-            mine = _by_seed(plan, student, method, cases)
+            folders = finished[student, method]
+            mine = _by_seed(folders, cases)
             seeds = sorted(mine.keys() & plain.keys())
-            line = _scored(plan, student, method, mine)
+            line = _scored(student, method, mine, folders)
             if (student, method) in shares:
                 line["share"] = shares[student, method]
             if seeds:
@@ -135,16 +142,29 @@ def verdict(gain: Interval) -> str:
     return "better" if gain.mean > 0 else "worse"
 
 
-def _finished(plan: Plan, student: str, method: str) -> dict[int, Path]:
-    """The folders of the runs that have read test, by seed."""
-    folders = {seed: run_folder(plan, student, method, seed) for seed in plan.seeds}
-    return {seed: folder for seed, folder in folders.items() if (folder / "test.json").is_file()}
+def _finished(plan: Plan, shares: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], dict[int, Path]]:
+    """The folders of the plan's runs that have read test, by student and method (or control), then seed."""
+    commands = {run.folder: list(run.command[2:]) for run in [*plain_runs(plan), *method_runs(plan, shares)]}
+
+    def is_finished(folder: Path) -> bool:
+        if folder not in commands or not (folder / "test.json").is_file():
+            return False
+        record = folder / RECORD
+        known = json.loads(record.read_text())["identity"]["command"][1:] if record.is_file() else commands[folder]
+        return known == commands[folder]
+
+    found = {}
+    for student in plan.students:
+        for method in (PLAIN, *plan.controls, *plan.methods):
+            folders = {seed: run_folder(plan, student, method, seed) for seed in plan.seeds}
+            found[student, method] = {seed: folder for seed, folder in folders.items() if is_finished(folder)}
+    return found
 
 
-def _by_seed(plan: Plan, student: str, method: str, cases: Sequence[str]) -> dict[int, list[float]]:
+def _by_seed(folders: Mapping[int, Path], cases: Sequence[str]) -> dict[int, list[float]]:
     """Dice of every case, by seed, of the runs that finished."""
     scores = {}
-    for seed, folder in _finished(plan, student, method).items():
+    for seed, folder in folders.items():
         mine = read_dice(folder / "test.json")
         if sorted(mine) != list(cases):
             raise ValueError(f"{folder}: other test cases than the teacher's: were the data sliced again?")
@@ -152,9 +172,10 @@ def _by_seed(plan: Plan, student: str, method: str, cases: Sequence[str]) -> dic
     return scores
 
 
-def _scored(plan: Plan, student: str, method: str, scores: Mapping[int, Sequence[float]]) -> dict[str, Any]:
-    folders = list(_finished(plan, student, method).values())
-    return _line(student, name_of(method), scores, folders, _milliseconds(plan, student, method))
+def _scored(
+    student: str, method: str, scores: Mapping[int, Sequence[float]], folders: Mapping[int, Path]
+) -> dict[str, Any]:
+    return _line(student, name_of(method), scores, list(folders.values()), _milliseconds(folders.values()))
 
 
 def _line(
@@ -187,12 +208,12 @@ def _beside(folders: Sequence[Path]) -> dict[str, float]:
     return {name: statistics.mean(values) for name, values in found.items() if values}
 
 
-def _milliseconds(plan: Plan, student: str, method: str) -> float | None:
+def _milliseconds(folders: Iterable[Path]) -> float | None:
     """Median milliseconds of training an image took: teacher, student, losses, backward, optimizer and loading."""
     rates: list[float] = []
-    for seed in plan.seeds:
-        with suppress(ValueError):  # a run that has not begun
-            rates += read_curves(run_folder(plan, student, method, seed))["train/images_per_second"].values
+    for folder in folders:
+        with suppress(ValueError):  # only its scores are here
+            rates += read_curves(folder)["train/images_per_second"].values
     return 1000 / statistics.median(rates) if rates else None
 
 

@@ -34,15 +34,16 @@ class AttentionFeatureLoss(nn.Module):
 
     AttnFD (Mansourian et al., CVIU 2025): |s / |s| - t / |t||^2 of features refined by a CBAM (Woo et al., ECCV 2018).
     0 when the features are equal up to a factor, 4 at most. It is a sum over what has been divided by its length, so it
-    does not depend on the size of image or feature. Channels are projected before the refinement, a student of another
-    size is resized bilinearly to the teacher's.
+    does not depend on the size of image or feature. A student of another size is resized bilinearly to the teacher's.
 
     Where the published code differs: its CBAMs (two layers over channels, a 7x7 convolution over positions) are learned
     and part of both networks, the teacher's too. Here attention has no parameters: networks stay what they are, and
     neither side can match by shutting what is hard to match. Its length is that of the whole batch's tensor, and it
-    divides by the batch once more; here each image has length 1. Its projector is a 1x1 convolution with batch
-    normalization, here `orthogonal` by default (VkD, Miles et al., CVPR 2024; see Projector), with VkD's
-    `teacher_normalization` if asked (then equal features do cost something).
+    divides by the batch once more; here each image has length 1 and the mean is taken once: a weight w there is about
+    w / B here for batches of B. It projects the student's channels after their refinement; here before, so that both
+    sides are refined over the same channels. Its projector is a 1x1 convolution with batch normalization, here
+    `orthogonal` by default (VkD, Miles et al., CVPR 2024; see Projector), with VkD's `teacher_normalization` if asked
+    (then equal features do cost something).
     """
 
     def __init__(self, projector: ProjectorKind = "orthogonal", teacher_normalization: Normalization = "none") -> None:

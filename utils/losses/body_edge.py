@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.losses.labels import check_classes, check_labels, match_labels
-from utils.losses.resize import match_size
+from utils.losses.resize import check_maps, match_size
 
 
 def edge_band(labels: Tensor, width: int) -> Tensor:
@@ -26,7 +26,9 @@ class BodyEdgeLoss(nn.Module):
     Edge: the mean of KL(teacher || student) over the pixels of the band along all borders of the target. Body: the mean
     over the pixels of a class beyond the band, averaged over the classes that have some. In one mean over all pixels
     both would drown: a tumor 20 pixels across is 1 pixel in 500 of a 384x384 slice, its border fewer. 0 when the two
-    are equal, and for a part that no image of the batch has; an image without labels (-1) has neither.
+    are equal, and for a part that no image of the batch has; an image without labels (-1) has neither. A region less
+    than 2 edge_width + 1 pixels across is all edge. The edge is one mean for all borders: with an organ and a tumor the
+    longer border of the organ weighs more.
 
     BPKD-style (Liu et al., WACV 2024: boundary-privileged knowledge distillation), a re-derivation: their training code
     is not public. There the body is compared channel by channel over positions (as channel_wise), here by soft targets
@@ -62,6 +64,7 @@ class BodyEdgeLoss(nn.Module):
 
     def forward(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
         """Logits: student (B, K, h, w), resized bilinearly to teacher (B, K, H, W); target (B, 1, Y, X), to nearest."""
+        check_maps(student, teacher)
         check_labels(teacher, target)
         check_classes(student, teacher)
         log_student, log_teacher = (

@@ -11,8 +11,11 @@ class ChannelWiseLoss(nn.Module):
     """temperature^2 times KL(teacher || student) of softmaxes over the positions of a channel, averaged over channels.
 
     CWD (Shu et al., ICCV 2021), for logits and features: temperature^2 / C sum_c KL. The softmax makes of each channel
-    a map of where it is most active, so the few pixels of a small tumor outweigh the background in the tumor's channel.
-    0 when the two are equal, or differ by a constant in each channel: which class wins at a pixel is the task loss's.
+    a map of where it is most active. n pixels of a tumor outweigh N of background in the tumor's channel where its
+    logits stand out by more than temperature ln(N / n): by 5 temperatures for 1 % of the pixels. Where a channel varies
+    by less than the temperature, as features after batch normalization do, every position counts the same, and this is
+    half the mean squared difference of the channels, each less its mean. 0 when the two are equal, or differ by a
+    constant in each channel: which class wins at a pixel is the task loss's.
 
     The published code is this with a mean over the batch (the formula has one image), and takes log(softmax), which is
     -inf where a probability underflows; this is finite. Code that builds on it brings in a 1x1 convolution where the

@@ -10,7 +10,7 @@ from utils.losses.resize import match_size
 def pearson_distance(student: Tensor, teacher: Tensor, dim: int) -> Tensor:
     """1 - the correlation along `dim`, averaged over the rest: half the squared distance of the centered unit vectors.
 
-    So it is 0 where both are constant, and 1/2 where one is.
+    So it is 0 where both are constant and 1/2 where one is; the published code has 1 for both. Elsewhere they agree.
     """
     student, teacher = (
         F.normalize(side - side.mean(dim, keepdim=True), dim=dim, eps=1e-6) for side in (student, teacher)

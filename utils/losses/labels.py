@@ -25,6 +25,15 @@ def check_classes(student: Tensor, teacher: Tensor) -> None:
         )
 
 
+def check_mask(target: Tensor) -> None:
+    """Raises ValueError unless target is a mask (B, 1, Y, X); one label an image would be taken for a row of pixels."""
+    if target.ndim != 4:
+        raise ValueError(
+            f"target {tuple(target.shape)} has no regions: this loss needs a mask (B, 1, Y, X) of every image; for one "
+            "label an image use soft_target or hint"
+        )
+
+
 def match_labels(target: Tensor, size: Sequence[int]) -> Tensor:
     """The nearest pixels of (B, 1, Y, X) at (H, W); equal sizes stay as they are, and (B,) becomes (B, 1)."""
     if target.ndim == 1:

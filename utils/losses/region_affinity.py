@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.losses.labels import check_mask
+from utils.losses.resize import check_maps
+
 
 def region_cosines(feature: Tensor, regions: Tensor) -> Tensor:
     """Cosine between the mean features of every two regions.
@@ -40,6 +43,8 @@ class RegionAffinityLoss(nn.Module):
 
     def forward(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
         """student (B, C, h, w), teacher (B, D, H, W), target (B, 1, Y, X) with integer labels."""
+        check_maps(student, teacher)
+        check_mask(target)
         num_classes = self.num_classes or int(target.max()) + 1
         labels = torch.arange(num_classes, device=target.device).view(1, -1, 1, 1)
         one_hot = (target == labels).float()

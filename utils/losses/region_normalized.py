@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.losses.labels import check_mask
 from utils.losses.projector import Projector, ProjectorKind
 from utils.losses.resize import check_maps, match_size
 
@@ -19,13 +20,14 @@ def unit_vectors(feature: Tensor) -> Tensor:
 class RegionNormalizedLoss(nn.Module):
     """Squared distance of the two features' directions: mean of each region, then of a class's regions, of classes.
 
-    Our own. At every position both features are vectors of length 1, their squared distance is 2 - 2 cos, from 0 to 4.
-    A region is what an image's target has of one class. The mean over a region weighs a position with the share of it
-    that the class covers (the target area-averaged to the feature); then it is averaged over the images that have the
-    class, and over the classes that the batch has. So a tumor of 3 pixels counts like one of 3000, and tumors together
-    like the background, in every batch that has one. A class that is nowhere is left out, and an image without labels
-    (-1). 0 when the features are equal up to a positive factor at each position. It does not depend on the size of
-    image, feature or batch.
+    The formula is ours. To divide a region by its area is older: FGD (Yang et al., CVPR 2022) does it for the boxes of
+    detection, ReCo-KD (arXiv 2601.08301) for the classes of a volume. At every position both features are vectors of
+    length 1, their squared distance is 2 - 2 cos, from 0 to 4. A region is what an image's target has of one class. The
+    mean over a region weighs a position with the share of it that the class covers (the target area-averaged to the
+    feature); then it is averaged over the images that have the class, and over the classes that the batch has. So a
+    tumor of 3 pixels counts like one of 3000, and tumors together like the background, in every batch that has one. A
+    class that is nowhere is left out, and an image without labels (-1). 0 when the features are equal up to a positive
+    factor at each position. It does not depend on the size of image, feature or batch.
 
     Why: region affinity (EMKD's RAD) falls silent for small tumors. Its code cuts regions out of a target resized to
     the nearest pixel of the feature, where a tumor of radius 2 is gone at 83 % of its places (384 to 48 pixels), and an
@@ -44,6 +46,7 @@ class RegionNormalizedLoss(nn.Module):
     def forward(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
         """student (B, C, h, w), resized bilinearly to teacher (B, D, H, W); target (B, 1, Y, X) with integer labels."""
         check_maps(student, teacher)
+        check_mask(target)
         student = match_size(self.projector(student, teacher.shape[1]), teacher.shape[2:])
         distance = (unit_vectors(student) - unit_vectors(teacher.detach())).square().sum(1, keepdim=True)
         labels = torch.arange(self.num_classes or int(target.max()) + 1, device=target.device).view(1, -1, 1, 1)

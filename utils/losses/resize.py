@@ -17,10 +17,13 @@ def check_maps(student: Tensor, teacher: Tensor) -> None:
 
 
 def match_size(feature: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear resize of (B, C, H, W) to (H, W), as in EMKD and HLFD; vectors and equal sizes stay as they are."""
+    """Bilinear resize of (B, C, H, W) to (H, W), as in EMKD and HLFD; vectors and equal sizes stay as they are.
+
+    In float32: a map that is resized in bfloat16 loses four digits.
+    """
     if feature.ndim != 4 or feature.shape[2:] == torch.Size(size):
         return feature
-    return F.interpolate(feature, size=tuple(size), mode="bilinear", align_corners=False)
+    return F.interpolate(feature.float(), size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def concatenate_features(features: Tensor | Sequence[Tensor]) -> Tensor:

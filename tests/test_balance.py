@@ -1,0 +1,107 @@
+"""What a method's terms weigh against the task: the share that is asked, the same for every first weight."""
+
+import copy
+import statistics
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.utils.data import Dataset, default_collate
+
+from networks import NETWORKS
+from utils.balance import MEASURED, WARM_UP, balance
+from utils.config import Training
+from utils.loading import epoch_batches
+from utils.losses import DISTILLATION_LOSSES, TASK_LOSSES
+from utils.objectives import Distiller, Supervised
+from utils.optimization import gradient_shares, make_optimizer
+from utils.terms import Task, Term
+
+SETTINGS = Training(batch_size=4, learning_rate=5e-3)
+
+
+class Blobs(Dataset):
+    """Bright squares in noise."""
+
+    sampling_weights = None
+    epoch = 3
+
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(index)
+        image, target = torch.randn(1, 32, 32, generator=generator), torch.zeros(1, 32, 32, dtype=torch.int64)
+        top = int(torch.randint(4, 20, (1,), generator=generator))
+        image[:, top : top + 8, 8:16] += 3
+        target[:, top : top + 8, 8:16] = 1
+        return {"image": image, "target": target}
+
+
+@pytest.fixture
+def fabric():
+    return Fabric(accelerator="cpu", devices=1, precision="32-true")
+
+
+def distiller(seed=0, temperature=4.0):
+    torch.manual_seed(seed)
+    student, teacher = (NETWORKS["unet"](widths=[4, 4, 4, 4, width]) for width in (4, 8))
+    loss = DISTILLATION_LOSSES["soft_target"](temperature=temperature)
+    term = Term(loss, student="logits", teacher="logits", weight=2.0)
+    return Distiller(student, teacher, Task(TASK_LOSSES["dice_ce"]()), {"soft": term})
+
+
+def test_the_share_holds_after_the_warm_up(fabric):
+    objective, dataset = distiller(), Blobs()
+    factor = balance(fabric, objective, dataset, SETTINGS, seed=0, share=3.0)
+    assert objective.weights["soft"] == pytest.approx(2 * factor)
+    order = epoch_batches(24, 4, 0, 0)
+    optimizer = make_optimizer(objective.network.parameters(), SETTINGS)
+    task = Supervised(objective.network, objective.task).train()
+    ratios = []
+    for step in range(WARM_UP + MEASURED):
+        batch = default_collate([dataset[index] for index in order[step % len(order)]])
+        if step < WARM_UP:
+            task(batch["image"], batch["target"])["task"].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        else:
+            shares = gradient_shares(fabric, objective.train(), batch["image"], batch["target"])
+            ratios.append(shares["soft"] / shares["task"])
+    assert statistics.median(ratios) == pytest.approx(3.0, rel=1e-3)
+
+
+def test_it_leaves_no_trace_but_the_weights(fabric):
+    objective = distiller().eval()
+    before, state = copy.deepcopy(objective.state_dict()), torch.random.get_rng_state()
+    balance(fabric, objective, Blobs(), SETTINGS, seed=0, share=1.0)
+    assert all(torch.equal(before[name], value) for name, value in objective.state_dict().items())
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert not objective.network.training and all(p.grad is None for p in objective.network.parameters())
+
+
+def test_the_weight_is_alike_whatever_the_first_weights(fabric):
+    factors = [balance(fabric, distiller(seed), Blobs(), SETTINGS, seed=0, share=1.0) for seed in range(4)]
+    assert max(factors) < 4 * min(factors)
+
+
+def test_what_terms_weigh_against_each_other_stays(fabric):
+    objective = distiller()
+    objective.terms.append(Term(DISTILLATION_LOSSES["soft_target"](temperature=1.0), "logits", "logits", 0.5))
+    objective.names.append("hard")
+    objective.weights["hard"] = 0.5
+    balance(fabric, objective, Blobs(), SETTINGS, seed=0, share=1.0)
+    assert objective.weights["soft"] == pytest.approx(4 * objective.weights["hard"])
+
+
+def test_terms_without_a_gradient_are_refused(fabric):
+    objective = distiller()
+
+    class Nothing(nn.Module):
+        def forward(self, student, teacher, target):
+            return 0 * student.sum()
+
+    objective.terms[0].loss = Nothing()
+    with pytest.raises(ValueError, match="no gradient to compare"):
+        balance(fabric, objective, Blobs(), SETTINGS, seed=0, share=1.0)
