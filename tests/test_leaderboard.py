@@ -207,6 +207,15 @@ def test_a_gain_of_noise_includes_zero_and_no_gap_has_no_share():
     assert np.isnan(closed.mean)
 
 
+def test_one_seed_fewer_is_drawn_than_there_are():
+    # gains -0.3, -0.1, 0.1, 0.3 by seed, the same for all cases. Three of four: all 0.3 in 1 of 64 draws (1.6 %), 0.3,
+    # 0.3 and 0.1 in 3 more (6.2 % in all), so the 97.5 % quantile is 0.7 / 3. Four of four would give 0.2.
+    theirs = np.full((4, 10), 0.5)
+    ours = theirs + np.array([-0.3, -0.1, 0.1, 0.3])[:, None]
+    gain, _ = paired(ours, theirs, theirs[0] + 0.4)
+    assert gain.high == pytest.approx(0.7 / 3) and gain.low == pytest.approx(-0.7 / 3)
+
+
 def write_scores(folder, dice):
     folder.mkdir(parents=True)
     cases = [{"case": f"c{number}", "class": "x", "dice": value} for number, value in enumerate(dice)]

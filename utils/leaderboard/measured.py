@@ -21,7 +21,7 @@ COLUMNS = (
     (
         "Gain",
         "the student's Dice minus that of the student alone of the same seed and case, mean over both; its interval "
-        "comes of 10,000 bootstrap draws of cases and seeds, with replacement.",
+        "comes of 10,000 bootstrap draws of cases and seeds, with replacement, one fewer of each than there are.",
     ),
     ("Verdict", "better or worse where that 95 % interval excludes zero, otherwise no measurable difference."),
     (
@@ -65,7 +65,7 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
             f"{total} intervals of 95 %: {0.05 * total:.1f} or more would exclude zero if no method did anything. The "
             "headline's method is that with the best Dice on val, mean over students and seeds; whichever gains most "
             "on test is the luckiest of many, too. Bootstrap intervals of three seeds are too narrow: where no method "
-            "did anything, 5 to 25 % of simulated ones excluded zero, most where seeds differ more than cases. The "
+            "did anything, 2 to 12 % of simulated ones excluded zero, most where seeds differ as much as cases. The "
             "teacher is one training, whose luck is in no interval.",
         ),
         ("Data", _data(Path(plan.student_config))),
