@@ -22,8 +22,8 @@ from utils.report.curves import read_curves
 RESAMPLES = 10_000
 RULE = (
     "gain: mean over seeds and test cases of a student's Dice minus that of the plain one of the same seed and case; "
-    "interval: 95 % bootstrap over cases and seeds, one fewer of each than there are; gap closed: gain over the gap between "
-    "teacher and plain student in the same draws"
+    "interval: 95 % bootstrap over cases and seeds, one fewer of each than there are; gap closed: gain over the gap "
+    "between teacher and plain student in the same draws"
 )
 
 
