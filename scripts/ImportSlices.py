@@ -92,7 +92,8 @@ def import_slices(args: argparse.Namespace) -> int:
     if not records:
         raise ValueError(f"{args.inpath}: none of {len(pairs)} slices could be read")
     write_index(partial, records)
-    write_json(partial / "split.json", {"seed": args.seed, "ratios": list(args.split), **split})
+    drawn = {"seed": None, "ratios": None} if args.split_file else {"seed": args.seed, "ratios": list(args.split)}
+    write_json(partial / "split.json", {**drawn, **split})
     manifest = {
         "dataset": args.inpath.name,
         "modality": "CT" if args.hounsfield else "MR",

@@ -121,6 +121,20 @@ def test_processes_share_one_limit(tmp_path, teacher):
     assert len(files) == 4 and sum(file.stat().st_size for file in files) <= 4.5 * one
 
 
+@torch.no_grad()
+def test_a_full_disk_is_told_once_and_ends_nothing(tmp_path, teacher, monkeypatch, caplog):
+    def full(_, file):
+        file.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("utils.teacher_cache.save_file", full)
+    cache = cache_in(tmp_path)
+    for _ in range(2):
+        answers = cache(images(), ["logits"], partial(tap, teacher))
+    assert torch.equal(answers["logits"], tap(teacher, images(), ["logits"])["logits"]) and teacher.seen == 12
+    assert caplog.text.count("No space left on device") == 1 and not [*tmp_path.rglob("*.*")]
+
+
 def test_half_files_of_killed_processes_are_removed_and_young_ones_are_not(tmp_path):
     folder = cache_in(tmp_path).folder
     for name, age in ((".old.1.partial", 7200), (".young.2.partial", 60)):

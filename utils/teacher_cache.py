@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 Ask = Callable[[Tensor, Sequence[str]], dict[str, Tensor]]
 GRANT = 0.02  # of the limit: what a process writes before it counts again what all have written
@@ -28,7 +31,8 @@ class TeacherCache:
     augmentation gives a new image each time: ask the teacher online then.
 
     Files appear whole or not at all, and several processes may share the folder. A file that cannot be read is written
-    again. Features are kept in the precision the teacher computed them in.
+    again; where none can be written any more (a full disk), the teacher is asked each time. Features are kept in the
+    precision the teacher computed them in.
 
     Args:
         folder: Holds a folder for each teacher.
@@ -95,8 +99,13 @@ class TeacherCache:
         if not self._has_room(size):
             return
         partial = file.with_name(f".{file.stem}.{os.getpid()}.partial")
-        save_file(known | features, partial)
-        partial.replace(file)
+        try:
+            save_file(known | features, partial)
+            partial.replace(file)
+        except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
+            partial.unlink(missing_ok=True)
+            self._full = True
+            log.warning("teacher cache %s: %s; goes on without keeping more answers", self.folder, error)
         self._granted -= size
 
     def _has_room(self, size: int) -> bool:
