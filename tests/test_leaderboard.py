@@ -216,10 +216,10 @@ def test_one_seed_fewer_is_drawn_than_there_are():
     assert gain.high == pytest.approx(0.7 / 3) and gain.low == pytest.approx(-0.7 / 3)
 
 
-def write_scores(folder, dice):
+def write_scores(folder, dice, name="x"):
     folder.mkdir(parents=True)
-    cases = [{"case": f"c{number}", "class": "x", "dice": value} for number, value in enumerate(dice)]
-    scores = {"dice/x": sum(dice) / len(dice), "ranked/dice": 0.75, "voe/x": 0.1}
+    cases = [{"case": f"c{number}", "class": name, "dice": value} for number, value in enumerate(dice)]
+    scores = {f"dice/{name}": sum(dice) / len(dice), "ranked/dice": 0.75, "voe/x": 0.1}
     (folder / "test.json").write_text(json.dumps({"rows": cases, "scores": scores}))
 
 
@@ -243,18 +243,21 @@ def test_flags_of_a_student_are_those_of_its_control_and_its_methods_and_come_la
         assert epochs == ["--training.epochs=3", "--training.epochs=2"][: 2 if run.name.startswith("large") else 1]
 
 
-def test_a_control_has_scores_and_no_gain_and_no_mean_dice(tmp_path):
-    plan = plan_of(tmp_path, methods=["hinton"], calibration=None, seeds=[0], controls={"less": ["--data.task=tumor"]})
+def test_a_control_has_no_gain_and_of_other_classes_no_mean_either(tmp_path):
+    controls = {"tumor": ["--data.task=tumor"], "longer": ["--training.epochs=9"]}
+    plan = plan_of(tmp_path, methods=["hinton"], calibration=None, seeds=[0], controls=controls)
     assert "--data.task=tumor" in plain_runs(plan)[1].command and "--data.task=tumor" not in plain_runs(plan)[0].command
     write_scores(tmp_path / "teacher", [0.9, 0.7])
-    write_scores(run_folder(plan, "small", "plain", 0), [0.5, 0.6])
-    write_scores(run_folder(plan, "small", "less", 0), [0.2, 0.4])
-    for method in ("plain", "less"):
-        (run_folder(plan, "small", method, 0) / "history.csv").write_text("epoch,dice\n1,0.4\n2,\n3,0.3\n")
-    control = next(row for row in rows(plan, {}) if row["method"] == "plain: less")
-    assert rows(plan, {})[1]["val_dice"] == 0.4 and control["val_dice"] is None  # the best epoch; another task's
-    assert control["dice"] is None and "gain" not in control and control["seeds"] == 1
-    assert control["dice/x"] == pytest.approx(0.3) and control["ranked"] == 0.75 and "voe/x" not in control
+    for control, dice, name in (("plain", 0.5, "x"), ("tumor", 0.3, "tumor"), ("longer", 0.6, "x")):
+        folder = run_folder(plan, "small", control, 0)
+        write_scores(folder, [dice, dice], name)
+        (folder / "history.csv").write_text("epoch,dice\n1,0.4\n2,\n3,0.3\n")
+    plain, tumor, longer = rows(plan, {})[1:4]
+    assert plain["val_dice"] == longer["val_dice"] == 0.4  # the best epoch
+    assert (longer["method"], longer["dice"]) == ("plain: longer", pytest.approx(0.6))
+    assert tumor["dice"] is None and tumor["val_dice"] is None and tumor["seeds"] == 1
+    assert tumor["dice/tumor"] == pytest.approx(0.3) and tumor["ranked"] == 0.75 and "voe/x" not in tumor
+    assert "gain" not in tumor and "gain" not in longer
 
 
 def test_rows_pair_each_seed_with_its_own_and_name_what_is_missing(tmp_path):
