@@ -59,6 +59,11 @@ def test_without_loss_type_the_default_method_is_taken(config, method):
     assert read(["--dataset", config.removesuffix("_student")], DistillationRecipe).distillation == terms_of(method)
 
 
+def test_the_default_is_the_method_that_won_at_the_share_it_won_with():
+    assert terms_of("configs/default_kd.yaml") == terms_of("configs/methods/dice_attention.yaml")
+    assert read([], DistillationRecipe).distillation_share == 3
+
+
 def test_terms_of_a_recipe_or_a_loss_type_are_not_joined_by_the_default(tmp_path):
     term = {"name": "soft_target", "student": "logits", "teacher": "logits", "weight": 2.0}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"distillation": [term]}))

@@ -10,9 +10,11 @@ from image_stores import write_image_folder, write_isic, write_medmnist
 
 import train
 import train_kd
+from scripts import leaderboard
 from utils.command_line import parse
 from utils.config import ROOT, DistillationRecipe, Recipe
 from utils.experiment import main
+from utils.leaderboard.plan import read_plan
 
 README = (ROOT / "README.md").read_text()
 RECIPES = {"train.py": (Recipe, train.supervised), "train_kd.py": (DistillationRecipe, train_kd.distilled)}
@@ -101,6 +103,18 @@ def test_the_commands_for_classification_run_in_their_order(tmp_path, monkeypatc
             run_script(words[1:], tmp_path)
         ran.append(words[1])
     assert {"train.py", "train_kd.py", "scripts/compare.py", "scripts/SampleISIC.py"} <= set(ran)
+
+
+def test_the_commands_for_methods_parse():
+    files = set()
+    for _, file, *arguments in blocks("Which method helps"):
+        if file == "train_kd.py":
+            parse(DistillationRecipe, "test", arguments)
+        else:
+            plan = leaderboard.build_parser().parse_args(arguments).plan
+            assert read_plan(ROOT / plan).seeds == [0, 1, 2]
+        files.add(file)
+    assert files == {"train_kd.py", "scripts/leaderboard.py"}
 
 
 def test_the_published_commands_parse():
