@@ -1,5 +1,7 @@
 """Recipes are checked whole, and the published spellings mean what they say."""
 
+import json
+
 import pytest
 import yaml
 
@@ -70,6 +72,9 @@ def test_terms_of_a_recipe_or_a_loss_type_are_not_joined_by_the_default(tmp_path
     recipe = read(["--config", str(tmp_path / "mine.yaml")], DistillationRecipe)
     assert recipe.distillation == [term] and recipe.distillation_share is None
     student = str(ROOT / "configs/kits19_student.yaml")
+    for flag in (["--distillation", json.dumps([term])], [f"--distillation={json.dumps([term])}"]):
+        recipe = read(["--config", student, *flag], DistillationRecipe)
+        assert recipe.distillation == [term] and recipe.distillation_share is None
     recipe = read(["--config", student, "--loss_type", "hinton"], DistillationRecipe)
     assert recipe.distillation == terms_of("configs/methods/hinton.yaml") and recipe.distillation_share is None
     assert not hasattr(read(["--config", student]), "distillation")  # train.py has none

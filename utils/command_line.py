@@ -130,7 +130,8 @@ def _expand(arguments: Sequence[str], recipe_class: type[Recipe]) -> list[str]:
         if not Path(file).is_file():
             known = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
             raise ValueError(f"no recipe at {file}{nearest(file, known)}")
-    if recipe_class is DistillationRecipe and not methods and not any(map(_has_terms, configs)):
+    given = any(flag.partition("=")[0] == "--distillation" for flag in flags) or any(map(_has_terms, configs))
+    if recipe_class is DistillationRecipe and not methods and not given:
         methods = [str(_default_method(configs))]
     return [f"--config={file}" for file in configs + methods] + flags
 

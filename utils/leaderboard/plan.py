@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -232,11 +233,23 @@ def _command(script: str, configs: Sequence[str], flags: Sequence[str], folder: 
 def fingerprint(plan: Plan, run: Run) -> dict[str, Any]:
     """What the result of a run depends on: its command, what its recipe files say, its teacher where it has one."""
     command = [*run.command[1:]]
-    recipes = [file for flag, file in pairwise(command) if flag == "--config"]
-    said = [yaml.safe_load(Path(file).read_text()) for file in recipes]  # comments may change
-    taught = any(part.startswith("--teacher=") for part in command)
+    said = [_said(Path(file)) for flag, file in pairwise(command) if flag == "--config"]
+    taught, teacher = any(part.startswith("--teacher=") for part in command), plan.teacher_checkpoint
     return {
         "command": command,
         "recipes_sha256": hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest(),
-        "teacher_sha256": checkpoints.sha256(plan.teacher_checkpoint) if taught else None,
+        "teacher_sha256": _sha256(teacher, teacher.stat().st_mtime_ns) if taught else None,
     }
+
+
+def _said(recipe: Path) -> Any:
+    """What a recipe says; comments may change. Raises ValueError where it is no YAML."""
+    try:
+        return yaml.safe_load(recipe.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{recipe}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+@cache
+def _sha256(file: Path, _modified: int) -> str:
+    return checkpoints.sha256(file)

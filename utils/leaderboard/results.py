@@ -16,7 +16,18 @@ from numpy.typing import NDArray
 
 from utils.comparison import case_dice
 from utils.leaderboard.execution import RECORD
-from utils.leaderboard.plan import PLAIN, Plan, calibration_folder, method_runs, name_of, plain_runs, run_folder
+from utils.leaderboard.plan import (
+    PLAIN,
+    Plan,
+    Run,
+    calibration_folder,
+    calibration_runs,
+    fingerprint,
+    method_runs,
+    name_of,
+    plain_runs,
+    run_folder,
+)
 from utils.report.curves import read_curves
 
 RESAMPLES = 10_000
@@ -83,12 +94,13 @@ def _quantiles(values: Sequence[float]) -> tuple[float, float]:
 def choose_shares(plan: Plan) -> dict[tuple[str, str], float]:
     """The share with the best val score of each student and method; none where not all its runs have finished."""
     chosen = {}
+    runs = {run.folder: run for run in calibration_runs(plan)}
     for student in plan.calibrated:
         for method in plan.methods:
             scores = {}
             for share in plan.calibration.shares:
-                history = calibration_folder(plan, student, method, share) / "history.csv"
-                if values := _val_scores(history):
+                folder = calibration_folder(plan, student, method, share)
+                if _is_of(plan, runs[folder], done=True) and (values := _val_scores(folder / "history.csv")):
                     scores[share] = max(values)
             if len(scores) == len(plan.calibration.shares):
                 best = max(scores, key=scores.__getitem__)
@@ -131,7 +143,7 @@ def rows(plan: Plan, shares: Mapping[tuple[str, str], float]) -> list[dict[str, 
             line = _scored(student, method, mine, folders)
             if (student, method) in shares:
                 line["share"] = shares[student, method]
-            if seeds:
+            if len(seeds) * len(cases) > 1:  # one score has no interval
                 ours, theirs = (np.array([scores[seed] for seed in seeds]) for scores in (mine, plain))
                 gain, closed = paired(ours, theirs, of_teacher)
                 line |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high, "verdict": verdict(gain)}
@@ -149,14 +161,10 @@ def verdict(gain: Interval) -> str:
 
 def _finished(plan: Plan, shares: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], dict[int, Path]]:
     """The folders of the plan's runs that have read test, by student and method (or control), then seed."""
-    commands = {run.folder: list(run.command[2:]) for run in [*plain_runs(plan), *method_runs(plan, shares)]}
+    runs = {run.folder: run for run in [*plain_runs(plan), *method_runs(plan, shares)]}
 
     def is_finished(folder: Path) -> bool:
-        if folder not in commands or not (folder / "test.json").is_file():
-            return False
-        record = folder / RECORD
-        known = json.loads(record.read_text())["identity"]["command"][1:] if record.is_file() else commands[folder]
-        return known == commands[folder]
+        return folder in runs and (folder / "test.json").is_file() and _is_of(plan, runs[folder])
 
     found = {}
     for student in plan.students:
@@ -164,6 +172,17 @@ def _finished(plan: Plan, shares: Mapping[tuple[str, str], float]) -> dict[tuple
             folders = {seed: run_folder(plan, student, method, seed) for seed in plan.seeds}
             found[student, method] = {seed: folder for seed, folder in folders.items() if is_finished(folder)}
     return found
+
+
+def _is_of(plan: Plan, run: Run, done: bool = False) -> bool:
+    """Whether what lies in a run's folder was made by its command, recipes and teacher (and has ended well)."""
+    file = run.folder / RECORD
+    if not file.is_file():
+        return True  # only its scores are here
+    record = json.loads(file.read_text())
+    # without the script's own path: the repository may have moved
+    known, asked = ({**each, "command": each["command"][1:]} for each in (record["identity"], fingerprint(plan, run)))
+    return known == asked and (record["done"] or not done)
 
 
 def _by_seed(folders: Mapping[int, Path], cases: Sequence[str]) -> dict[int, list[float]]:
