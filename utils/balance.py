@@ -25,7 +25,8 @@ def balance(
     At a student's first, random weights that ratio says little: it differs severalfold from seed to seed, and for some
     losses by a hundred from what it is some steps later. So it is measured after 32 steps on the task loss alone, as
     the median of the four batches that follow. Then the first weights are put back: it leaves no trace but the factor.
-    What the terms weigh against each other stays as the method has it.
+    Seeds still differ, by a factor of five where a loss is steep. What the terms weigh against each other stays as the
+    method has it.
     """
     was_training = distiller.training
     distiller.train()
