@@ -89,7 +89,11 @@ def test_another_teacher_is_never_read(tmp_path, teacher):
 def test_a_tap_that_is_asked_for_later_is_added(tmp_path, teacher):
     cache, ask = cache_in(tmp_path), partial(tap, teacher)
     cache(images(), ["logits"], ask)
+    before = {file: file.stat().st_ino for file in tmp_path.rglob("*.safetensors")}
     cache(images(), ["encoder1"], ask)
+    cache(images(), ["encoder1", "logits"], ask)
+    # another process may be reading them
+    assert len(before) == 4 and all(file.stat().st_ino == inode for file, inode in before.items())
     teacher.seen = 0
     assert set(cache(images(), ["encoder1", "logits"], ask)) == {"encoder1", "logits"}
     assert teacher.seen == 0

@@ -54,11 +54,11 @@ class TeacherCache:
     def __call__(self, image: Tensor, taps: Sequence[str], ask: Ask) -> dict[str, Tensor]:
         """Features by tap, each (B, ...), of images (B, C, H, W); `ask` computes those that are not there."""
         started = time.perf_counter()
-        files = [self._file(each) for each in image.detach().cpu()]
-        answers = [self._read(file, taps) for file in files]
+        names = [_name(each) for each in image.detach().cpu()]
+        answers = [{tap: self._read(name, tap) for tap in taps} for name in names]
         self._reading_s += time.perf_counter() - started
-        missing = [index for index, answer in enumerate(answers) if answer is None]
-        self.hits, self.misses = self.hits + len(files) - len(missing), self.misses + len(missing)
+        missing = [index for index, answer in enumerate(answers) if None in answer.values()]
+        self.hits, self.misses = self.hits + len(names) - len(missing), self.misses + len(missing)
         if missing:
             started = time.perf_counter()
             computed = ask(image[missing], taps)
@@ -66,8 +66,10 @@ class TeacherCache:
                 torch.cuda.synchronize(image.device)  # else the time is that of asking, not of the answer
             self._asking_s += time.perf_counter() - started
             for row, index in enumerate(missing):
-                answers[index] = {tap: feature[row] for tap, feature in computed.items()}
-                self._write(files[index], answers[index])
+                for tap in taps:
+                    if answers[index][tap] is None:
+                        self._write(names[index], tap, computed[tap][row])
+                    answers[index][tap] = computed[tap][row]
         return {tap: torch.stack([answer[tap].to(image.device) for answer in answers]) for tap in taps}
 
     def summary(self) -> str:
@@ -78,29 +80,31 @@ class TeacherCache:
         each = self._asking_s / self.misses
         return f"{line}, read in {self._reading_s:.1f} s; asking costs {each * 1e3:.1f} ms, so {self.hits * each:.1f} s"
 
-    def _file(self, image: Tensor) -> Path:
-        name = hashlib.blake2b(f"{tuple(image.shape)} {image.dtype}".encode(), digest_size=16)
-        name.update(image.contiguous().view(torch.uint8).numpy())
-        return self.folder / f"{name.hexdigest()}.safetensors"
+    def _file(self, name: str, tap: str) -> Path:
+        return self.folder / f"{name}.{tap}.safetensors"
 
-    def _read(self, file: Path, taps: Sequence[str]) -> dict[str, Tensor] | None:
-        """The features of one image, or None where one of them is not there."""
+    def _read(self, name: str, tap: str) -> Tensor | None:
+        """A feature of one image, or None where it is not there."""
         try:
-            with safe_open(file, "pt") as content:
-                return {tap: content.get_tensor(tap) for tap in taps}
+            with safe_open(self._file(name, tap), "pt") as content:
+                return content.get_tensor(tap)
         except (FileNotFoundError, SafetensorError):
             return None
 
-    def _write(self, file: Path, features: dict[str, Tensor]) -> None:
-        """Write the features, with those of other taps that are there already, unless the disk's share is used up."""
-        features = {tap: feature.detach().cpu().contiguous() for tap, feature in features.items()}
-        known = self._known(file)
-        size = sum(feature.numel() * feature.element_size() for feature in features.values())
+    def _write(self, name: str, tap: str, feature: Tensor) -> None:
+        """Write a feature, unless the disk's share is used up.
+
+        Each has a file of its own, which is never written with other content: `safe_open` opens a file twice, for its
+        header and for its data, and another process may replace it in between.
+        """
+        feature = feature.detach().cpu().contiguous()
+        size = feature.numel() * feature.element_size()
         if not self._has_room(size):
             return
+        file = self._file(name, tap)
         partial = file.with_name(f".{file.stem}.{os.getpid()}.partial")
         try:
-            save_file(known | features, partial)
+            save_file({tap: feature}, partial)
             partial.replace(file)
         except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
             partial.unlink(missing_ok=True)
@@ -123,9 +127,8 @@ class TeacherCache:
                 if time.time() - partial.stat().st_mtime > STALE_S:
                     partial.unlink()
 
-    def _known(self, file: Path) -> dict[str, Tensor]:
-        try:
-            with safe_open(file, "pt") as content:
-                return {tap: content.get_tensor(tap) for tap in content.keys()}  # noqa: SIM118
-        except (FileNotFoundError, SafetensorError):
-            return {}
+
+def _name(image: Tensor) -> str:
+    name = hashlib.blake2b(f"{tuple(image.shape)} {image.dtype}".encode(), digest_size=16)
+    name.update(image.contiguous().view(torch.uint8).numpy())
+    return name.hexdigest()
