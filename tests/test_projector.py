@@ -18,7 +18,7 @@ def features(channels: int = 4, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("name", PROJECTED)
 def test_no_projector_between_different_channels_is_refused_with_both_numbers(name):
     with pytest.raises(ValueError, match=r"4 and 6 channels.*projector: learned"):
-        DISTILLATION_LOSSES[name](projector="none")(features(4), features(6), None)
+        DISTILLATION_LOSSES[name](projector="none")(features(4), features(6), TARGET)
 
 
 @pytest.mark.parametrize(("kind", "channels", "text"), [

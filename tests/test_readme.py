@@ -105,16 +105,11 @@ def test_the_commands_for_classification_run_in_their_order(tmp_path, monkeypatc
     assert {"train.py", "train_kd.py", "scripts/compare.py", "scripts/SampleISIC.py"} <= set(ran)
 
 
-def test_the_commands_for_methods_parse():
-    files = set()
-    for _, file, *arguments in blocks("Which method helps"):
-        if file == "train_kd.py":
-            parse(DistillationRecipe, "test", arguments)
-        else:
-            plan = leaderboard.build_parser().parse_args(arguments).plan
-            assert read_plan(ROOT / plan).seeds == [0, 1, 2]
-        files.add(file)
-    assert files == {"train_kd.py", "scripts/leaderboard.py"}
+def test_the_plans_of_the_leaderboards_can_be_read():
+    commands = list(blocks("Which method helps"))
+    assert {file for _, file, *_ in commands} == {"scripts/leaderboard.py"}
+    for _, _, *arguments in commands:
+        assert read_plan(ROOT / leaderboard.build_parser().parse_args(arguments).plan).seeds == [0, 1, 2]
 
 
 def test_the_published_commands_parse():
