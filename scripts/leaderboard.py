@@ -27,18 +27,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.guards import table
 from utils.leaderboard.execution import Finished, Slots, execute
+from utils.leaderboard.identity import fingerprint
 from utils.leaderboard.page import write_leaderboard
 from utils.leaderboard.plan import (
     Plan,
     Run,
     calibration_runs,
-    fingerprint,
     method_runs,
     plain_runs,
     read_plan,
     teacher_runs,
 )
-from utils.leaderboard.results import RULE, choose_shares, rows, write_csv
+from utils.leaderboard.results import RULE, choose_shares, read_dice, rows, write_csv
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -83,9 +83,17 @@ def train(plan: Plan, slots: Slots) -> list[Finished]:
 
         if any(finished.problem for finished in phase(teacher_runs(plan))):
             raise ValueError(f"the teacher could not be trained: {problems[0].problem}")
+        check_teacher(plan)
         phase([*plain_runs(plan), *calibration_runs(plan)])
         phase(method_runs(plan, choose_shares(plan)))
     return problems
+
+
+def check_teacher(plan: Plan) -> None:
+    """Raises ValueError where the teacher is not there or has not read test: there would be no table."""
+    if not plan.teacher_checkpoint.is_file():
+        raise ValueError(f"teacher {plan.teacher_checkpoint}: no such file: train it first, with train.py --mode both")
+    read_dice(plan.teacher_checkpoint.parent / "test.json")
 
 
 class _Clock:

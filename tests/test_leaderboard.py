@@ -3,22 +3,24 @@
 import csv
 import fcntl
 import sys
+from dataclasses import asdict, replace
 
 import pytest
 import yaml
 from leaderboard_plans import plan_of
 
 import train
+from datasets.store import read_index
 from scripts import leaderboard
 from utils.command_line import parse
 from utils.config import ROOT, DistillationRecipe, Recipe
 from utils.experiment import main
 from utils.leaderboard.execution import Slots, execute
+from utils.leaderboard.identity import difference, fingerprint
 from utils.leaderboard.plan import (
     Calibration,
     Run,
     calibration_runs,
-    fingerprint,
     method_runs,
     plain_runs,
     read_plan,
@@ -60,6 +62,38 @@ def test_a_recipe_that_changed_is_another_run_and_a_comment_is_not(tmp_path):
     assert fingerprint(plan, run) != before
 
 
+def test_data_that_were_sliced_again_make_another_run_and_a_moved_repository_does_not(slice_store, tmp_path):
+    plan = plan_of(tmp_path, flags=["--data.root=nowhere", f"--data.root={slice_store}"])
+    (run, *_) = plain_runs(plan)
+    before = fingerprint(plan, run)
+    moved = replace(run, command=(run.command[0], "/elsewhere/train.py", *run.command[2:]))
+    assert difference(before, fingerprint(plan, moved)) is None
+    index = slice_store / "index.csv"
+    (slice_store / read_index(slice_store)[0].file).write_bytes(b"")
+    index.write_bytes(index.read_bytes())
+    assert difference(before, fingerprint(plan, run)) == "data"
+
+
+def test_a_method_with_weights_of_its_own_is_neither_calibrated_nor_scaled(tmp_path):
+    plan = plan_of(tmp_path, own_weights=["emkd"])
+    assert {run.name.split("/")[1] for run in calibration_runs(plan)} == {"hinton"}
+    (run, *_) = [run for run in method_runs(plan, {}) if "emkd" in run.name]  # hinton waits for its share
+    assert not any(part.startswith("--distillation_share") for part in run.command)
+    assert not [run for run in method_runs(plan, {}) if "hinton" in run.name]
+
+
+def test_a_teacher_that_is_missing_or_untested_is_told_before_any_run(tmp_path, capsys):
+    plan = asdict(plan_of(tmp_path))
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    assert leaderboard.main([str(tmp_path / "plan.yaml")]) == 2
+    assert "teacher/best.ckpt: no such file" in capsys.readouterr().err
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher/best.ckpt").write_bytes(b"")
+    assert leaderboard.main([str(tmp_path / "plan.yaml")]) == 2
+    assert "--mode test" in capsys.readouterr().err
+    assert not (tmp_path / "board").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -69,6 +103,7 @@ def test_a_recipe_that_changed_is_another_run_and_a_comment_is_not(tmp_path):
         ({"seeds": [1000]}, "calibration.seed 1000"),
         ({"students": {}}, "at least one"),
         ({"student_flags": {"smal": []}}, "smal is not among the students; did you mean 'small'"),
+        ({"own_weights": ["emk"]}, "own_weights: emk is not among the methods; did you mean 'emkd'"),
         ({"controls": {"emkd": []}}, "emkd is the name of a method"),
         ({"calibration": Calibration(student="smal")}, "calibration.student: smal"),
     ],
@@ -123,8 +158,11 @@ def test_a_folder_of_another_command_or_teacher_is_never_taken(tmp_path):
     run_all(runs)
     assert "another command" in run_all(runs, identity="other")["a"]
     (tmp_path / "b").mkdir()
+    (tmp_path / "b/best.ckpt").write_bytes(b"")
     assert "not from a leaderboard" in run_all([counting(tmp_path, "b")])["b"]
-    assert ran(tmp_path) == "a;"
+    (tmp_path / "c").mkdir()  # all that was left of a start that was killed
+    assert run_all([counting(tmp_path, "c")]) == {"c": None}
+    assert ran(tmp_path) == "a;c;"
 
 
 def test_a_run_that_another_process_still_trains_is_left_alone(tmp_path):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from leaderboard_plans import plan_of, write_scores
 
+from utils.leaderboard.identity import fingerprint
 from utils.leaderboard.plan import (
     Calibration,
     calibration_runs,
-    fingerprint,
     method_runs,
     plain_runs,
     run_folder,

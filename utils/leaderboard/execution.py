@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from datasets.store import write_json
+from utils.leaderboard.identity import difference
 from utils.leaderboard.plan import Run
 
 RECORD, LOG = "leaderboard.json", "log.txt"
@@ -101,16 +102,12 @@ def _start(run: Run, identity: dict[str, Any], environment: dict[str, str]) -> s
     command = list(run.command)
     if record.is_file():
         known = json.loads(record.read_text())
-        if known["identity"] != identity:
-            names = {"command": "command", "recipes_sha256": "recipe", "teacher_sha256": "teacher"}
-            changed = next(
-                (name for key, name in names.items() if known["identity"].get(key) != identity.get(key)), "plan"
-            )
+        if changed := difference(known["identity"], identity):
             raise ValueError(f"{run.folder}: was made with another {changed}: delete it, or give another output")
         if known["done"]:
             return None
         command.append("--resume")
-    elif run.folder.exists():
+    elif run.folder.exists() and {file.name for file in run.folder.iterdir()} - {LOG}:
         raise ValueError(f"{run.folder}: is there but not from a leaderboard: delete it, or give another output")
     run.folder.mkdir(parents=True, exist_ok=True)
     with (run.folder / LOG).open("a") as log:

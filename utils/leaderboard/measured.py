@@ -115,6 +115,7 @@ def _weights(plan: Plan) -> str:
         f"chosen on val, {whose}: one run a method with each of {', '.join(f'{share:g}' for share in chosen.shares)} "
         f"times the task loss's gradient norm, on seed {chosen.seed}, which is none of the seeds above; the best score "
         f"on val wins. Their further flags: {_flags(chosen.flags)}"
+        + (f". As in their files: {', '.join(map(_code, plan.own_weights))}" if plan.own_weights else "")
     )
 
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser
 
-from utils import checkpoints
 from utils.command_line import METHODS
 from utils.config import ROOT, nearest
 
@@ -48,6 +43,7 @@ class Plan:
         student_config: recipe of the students: data, schedule, task loss, metric.
         students: network sections by name: {enet: {name: enet}, ...}.
         methods: files of configs/methods, or paths of such files.
+        own_weights: those of `methods` that keep the weights their files give, e.g. published ones; not calibrated.
         teacher: its best.ckpt, or
         teacher_config: its recipe, from which it is trained first.
         teacher_flags: flags of that training.
@@ -64,6 +60,7 @@ class Plan:
     student_config: str
     students: dict[str, dict[str, Any]]
     methods: list[str]
+    own_weights: list[str] = field(default_factory=list)
     teacher: str = ""
     teacher_config: str = ""
     teacher_flags: list[str] = field(default_factory=list)
@@ -88,6 +85,9 @@ class Plan:
         for method in self.methods:
             if not method_file(method).is_file():
                 raise ValueError(f"method {method}: no such file in configs/methods{nearest(method, known)}")
+        for method in self.own_weights:
+            if method not in self.methods:
+                raise ValueError(f"own_weights: {method} is not among the methods{nearest(method, self.methods)}")
         if taken := sorted({PLAIN, *map(name_of, self.methods)} & self.controls.keys()):
             raise ValueError(f"controls: {taken[0]} is the name of a method: choose another")
         if self.calibration is not None:
@@ -111,6 +111,11 @@ class Plan:
         if self.calibration is None:
             return []
         return [self.calibration.student] if self.calibration.student else list(self.students)
+
+    @property
+    def weighed(self) -> list[str]:
+        """The methods whose share is chosen."""
+        return [method for method in self.methods if method not in self.own_weights] if self.calibration else []
 
     @property
     def teacher_checkpoint(self) -> Path:
@@ -168,7 +173,7 @@ def calibration_runs(plan: Plan) -> list[Run]:
     """Every calibrated student with every method and share, on the calibration's seed; they never read test."""
     runs = []
     for student in plan.calibrated:
-        for method in plan.methods:
+        for method in plan.weighed:
             for share in plan.calibration.shares:
                 folder = calibration_folder(plan, student, method, share)
                 flags = [*_distillation_flags(plan, student, plan.calibration.seed), *plan.calibration.flags]
@@ -181,14 +186,13 @@ def calibration_runs(plan: Plan) -> list[Run]:
 def method_runs(plan: Plan, shares: dict[tuple[str, str], float] | None = None) -> list[Run]:
     """Every student with every method, once a seed.
 
-    shares: those that were chosen. Where weights are calibrated, a method without its share is left out; without
-    `shares` none is.
+    shares: those that were chosen. A method that is weighed and has none yet is left out; without `shares` none is.
     """
     runs = []
     for student in plan.students:
         for method in plan.methods:
             share = (shares or {}).get((student, method))
-            if shares is not None and plan.calibration is not None and share is None:
+            if shares is not None and method in plan.weighed and share is None:
                 continue
             for seed in plan.seeds:
                 folder = run_folder(plan, student, method, seed)
@@ -228,28 +232,3 @@ def _distillation_flags(plan: Plan, student: str, seed: int) -> list[str]:
 def _command(script: str, configs: Sequence[str], flags: Sequence[str], folder: Path) -> tuple[str, ...]:
     named = [part for config in configs for part in ("--config", config)]
     return (sys.executable, str(ROOT / script), *named, *flags, f"--output={folder}")
-
-
-def fingerprint(plan: Plan, run: Run) -> dict[str, Any]:
-    """What the result of a run depends on: its command, what its recipe files say, its teacher where it has one."""
-    command = [*run.command[1:]]
-    said = [_said(Path(file)) for flag, file in pairwise(command) if flag == "--config"]
-    taught, teacher = any(part.startswith("--teacher=") for part in command), plan.teacher_checkpoint
-    return {
-        "command": command,
-        "recipes_sha256": hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest(),
-        "teacher_sha256": _sha256(teacher, teacher.stat().st_mtime_ns) if taught else None,
-    }
-
-
-def _said(recipe: Path) -> Any:
-    """What a recipe says; comments may change. Raises ValueError where it is no YAML."""
-    try:
-        return yaml.safe_load(recipe.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{recipe}: not valid YAML: {' '.join(str(error).split())}") from None
-
-
-@cache
-def _sha256(file: Path, _modified: int) -> str:
-    return checkpoints.sha256(file)

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from utils.comparison import case_dice
 from utils.leaderboard.execution import RECORD
+from utils.leaderboard.identity import difference, fingerprint
 from utils.leaderboard.plan import (
     PLAIN,
     Plan,
     Run,
     calibration_folder,
     calibration_runs,
-    fingerprint,
     method_runs,
     name_of,
     plain_runs,
@@ -54,7 +54,7 @@ class Interval:
 def read_dice(file: Path) -> dict[str, float]:
     """Mean Dice over classes of each test case of a run. Raises ValueError where test was not read."""
     if not file.is_file():
-        raise ValueError(f"{file}: not found: the run has not finished")
+        raise ValueError(f"{file}: not found: the run has not finished, or not read test (train.py --mode test)")
     return case_dice([json.loads(file.read_text())["rows"]])
 
 
@@ -96,7 +96,7 @@ def choose_shares(plan: Plan) -> dict[tuple[str, str], float]:
     chosen = {}
     runs = {run.folder: run for run in calibration_runs(plan)}
     for student in plan.calibrated:
-        for method in plan.methods:
+        for method in plan.weighed:
             scores = {}
             for share in plan.calibration.shares:
                 folder = calibration_folder(plan, student, method, share)
@@ -175,14 +175,12 @@ def _finished(plan: Plan, shares: Mapping[tuple[str, str], float]) -> dict[tuple
 
 
 def _is_of(plan: Plan, run: Run, done: bool = False) -> bool:
-    """Whether what lies in a run's folder was made by its command, recipes and teacher (and has ended well)."""
+    """Whether what lies in a run's folder was made by its command, recipes, data and teacher (and ended well)."""
     file = run.folder / RECORD
     if not file.is_file():
         return True  # only its scores are here
     record = json.loads(file.read_text())
-    # without the script's own path: the repository may have moved
-    known, asked = ({**each, "command": each["command"][1:]} for each in (record["identity"], fingerprint(plan, run)))
-    return known == asked and (record["done"] or not done)
+    return not difference(record["identity"], fingerprint(plan, run)) and (record["done"] or not done)
 
 
 def _by_seed(folders: Mapping[int, Path], cases: Sequence[str]) -> dict[int, list[float]]:
