@@ -61,6 +61,13 @@ def test_without_loss_type_the_default_method_is_taken(config, method):
     assert read(["--dataset", config.removesuffix("_student")], DistillationRecipe).distillation == terms_of(method)
 
 
+def test_a_recipe_that_classifies_gets_a_default_that_can_be_used_whatever_its_name(tmp_path):
+    mine = tmp_path / "moles.yaml"
+    mine.write_text(yaml.safe_dump({"data": {"name": "image_folder", "root": "moles"}}))
+    recipe = read(["--config", str(mine)], DistillationRecipe)
+    assert recipe.distillation == terms_of("configs/methods/hinton.yaml")
+
+
 def test_the_default_is_the_method_that_won_at_the_share_it_won_with():
     assert terms_of("configs/default_kd.yaml") == terms_of("configs/methods/dice_attention.yaml")
     assert read([], DistillationRecipe).distillation_share == 3

@@ -69,19 +69,27 @@ def _method(name: str) -> Path:
     return METHODS / f"{name}.yaml"
 
 
-def _has_terms(file: str) -> bool:
+def _content(file: str) -> dict[str, Any]:
+    """What a recipe file says; nothing where it is no recipe: the parser tells what is wrong with it."""
     try:
         content = yaml.safe_load(Path(file).read_text())
-    except yaml.YAMLError:  # the parser tells what is wrong with it
-        return True
-    return isinstance(content, dict) and "distillation" in content
+    except yaml.YAMLError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _default_method(configs: Sequence[str]) -> Path:
-    """What is taken without --loss_type: the published one of a dataset that classifies, else DEFAULT_KD."""
+    """What is taken without --loss_type: of a dataset that classifies the published one or hinton, else DEFAULT_KD."""
     datasets = [Path(file).stem.removesuffix("_student") for file in configs]
     known = [DEFAULT_METHODS[name] for name in datasets if name in DEFAULT_METHODS]
-    return METHODS / f"{known[0]}.yaml" if known else DEFAULT_KD
+    if known or any(map(_classifies, configs)):
+        return METHODS / f"{known[0] if known else 'hinton'}.yaml"
+    return DEFAULT_KD
+
+
+def _classifies(file: str) -> bool:
+    data = _content(file).get("data")
+    return isinstance(data, dict) and data.get("name", "slices") != "slices"
 
 
 def _expand(arguments: Sequence[str], recipe_class: type[Recipe]) -> list[str]:
@@ -130,7 +138,8 @@ def _expand(arguments: Sequence[str], recipe_class: type[Recipe]) -> list[str]:
         if not Path(file).is_file():
             known = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
             raise ValueError(f"no recipe at {file}{nearest(file, known)}")
-    given = any(flag.partition("=")[0] == "--distillation" for flag in flags) or any(map(_has_terms, configs))
+    given = any(flag.partition("=")[0] == "--distillation" for flag in flags)
+    given = given or any("distillation" in _content(file) for file in configs)
     if recipe_class is DistillationRecipe and not methods and not given:
         methods = [str(_default_method(configs))]
     return [f"--config={file}" for file in configs + methods] + flags
@@ -152,7 +161,7 @@ def parse(recipe_class: type[Recipe], description: str, arguments: Sequence[str]
         allow_abbrev=False,
         epilog="Published spellings also work: --dataset kits|lits, " + ", ".join(_published(recipe_class)) + ".\n"
         "--loss_type METHOD is configs/methods/METHOD.yaml: " + ", ".join(_methods()) + "; without it, where no\n"
-        "recipe names terms, configs/default_kd.yaml (classification: the method of its dataset).",
+        "recipe names terms, configs/default_kd.yaml (classification: the method of its dataset, or hinton).",
     )
     parser.add_argument("--config", action="config", help="recipe file; may be given more than once")
     parser.add_class_arguments(recipe_class)
