@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def read_curves(folder: Path) -> dict[str, Curve]:
     """Every scalar of a run by its tag. Raises ValueError where the folder (or one in it) holds no event file."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every run that was resumed
     folders = sorted({file.parent for file in folder.rglob("events.out.tfevents.*")})
     if not folders:
         raise ValueError(f"{folder}: has no TensorBoard event file, so no curves")
