@@ -38,7 +38,7 @@ from utils.leaderboard.plan import (
     read_plan,
     teacher_runs,
 )
-from utils.leaderboard.results import RULE, choose_shares, read_dice, rows, write_csv
+from utils.leaderboard.results import RULE, choose_shares, rows, teacher_dice, write_csv
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -83,17 +83,12 @@ def train(plan: Plan, slots: Slots) -> list[Finished]:
 
         if any(finished.problem for finished in phase(teacher_runs(plan))):
             raise ValueError(f"the teacher could not be trained: {problems[0].problem}")
-        check_teacher(plan)
+        if not plan.teacher_checkpoint.is_file():
+            raise ValueError(f"{plan.teacher_checkpoint}: no such teacher: train it first, with train.py --mode both")
+        teacher_dice(plan)  # without it there would be no table
         phase([*plain_runs(plan), *calibration_runs(plan)])
         phase(method_runs(plan, choose_shares(plan)))
     return problems
-
-
-def check_teacher(plan: Plan) -> None:
-    """Raises ValueError where the teacher is not there or has not read test: there would be no table."""
-    if not plan.teacher_checkpoint.is_file():
-        raise ValueError(f"teacher {plan.teacher_checkpoint}: no such file: train it first, with train.py --mode both")
-    read_dice(plan.teacher_checkpoint.parent / "test.json")
 
 
 class _Clock:

@@ -2,8 +2,9 @@
 
 import csv
 import fcntl
+import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pytest
 import yaml
@@ -62,16 +63,35 @@ def test_a_recipe_that_changed_is_another_run_and_a_comment_is_not(tmp_path):
     assert fingerprint(plan, run) != before
 
 
-def test_data_that_were_sliced_again_make_another_run_and_a_moved_repository_does_not(slice_store, tmp_path):
+def test_data_of_other_contents_make_another_run(slice_store, tmp_path):
     plan = plan_of(tmp_path, flags=["--data.root=nowhere", f"--data.root={slice_store}"])
     (run, *_) = plain_runs(plan)
     before = fingerprint(plan, run)
-    moved = replace(run, command=(run.command[0], "/elsewhere/train.py", *run.command[2:]))
-    assert difference(before, fingerprint(plan, moved)) is None
+    assert difference(before, fingerprint(plan, run)) is None
+    file = slice_store / read_index(slice_store)[0].file
+    file.write_bytes(bytes(reversed(file.read_bytes())))  # of the same size
     index = slice_store / "index.csv"
-    (slice_store / read_index(slice_store)[0].file).write_bytes(b"")
     index.write_bytes(index.read_bytes())
     assert difference(before, fingerprint(plan, run)) == "data"
+    index.unlink()  # of a table nothing is lost with the data
+    assert difference(before, fingerprint(plan, run)) is None
+
+
+def test_a_moved_repository_keeps_its_runs(tmp_path, monkeypatch):
+    def fingerprints():
+        plan = plan_of(tmp_path, student_config="configs/kits19_student.yaml")
+        runs = [*plain_runs(plan), *calibration_runs(plan), *method_runs(plan)]
+        return [fingerprint(plan, run) for run in runs]
+
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher/best.ckpt").write_bytes(b"weights")
+    monkeypatch.chdir(ROOT)
+    before = fingerprints()
+    moved = tmp_path / "moved"
+    moved.symlink_to(ROOT)
+    for name, place in {"plan.ROOT": moved, "plan.METHODS": moved / "configs/methods", "identity.ROOT": moved}.items():
+        monkeypatch.setattr(f"utils.leaderboard.{name}", place)
+    assert fingerprints() == before and len(before) == 2 + 6 + 4
 
 
 def test_a_method_with_weights_of_its_own_is_neither_calibrated_nor_scaled(tmp_path):
@@ -86,11 +106,17 @@ def test_a_teacher_that_is_missing_or_untested_is_told_before_any_run(tmp_path, 
     plan = asdict(plan_of(tmp_path))
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
     assert leaderboard.main([str(tmp_path / "plan.yaml")]) == 2
-    assert "teacher/best.ckpt: no such file" in capsys.readouterr().err
+    assert "teacher/best.ckpt: no such teacher" in capsys.readouterr().err
     (tmp_path / "teacher").mkdir()
     (tmp_path / "teacher/best.ckpt").write_bytes(b"")
-    assert leaderboard.main([str(tmp_path / "plan.yaml")]) == 2
-    assert "--mode test" in capsys.readouterr().err
+    scores, kidney = tmp_path / "teacher/test.json", {"case": "a", "class": "kidney", "dice": 1.0}
+    for found in (None, {"rows": [{"case": "a"}]}, {"rows": [kidney], "checkpoint_sha256": "old"}):
+        if found:
+            scores.write_text(json.dumps(found))
+        assert leaderboard.main([str(tmp_path / "plan.yaml")]) == 2
+        said = capsys.readouterr().err
+        assert "test.json" in said and said.count("\n") == 1
+    assert "another best.ckpt: read test again" in said
     assert not (tmp_path / "board").exists()
 
 

@@ -12,21 +12,21 @@ from typing import Any
 
 import yaml
 
-from datasets.store import read_index
 from utils import checkpoints
+from utils.config import ROOT
 from utils.leaderboard.plan import Plan, Run
 
 NAMES = {"command": "command", "recipes_sha256": "recipe", "data_sha256": "data", "teacher_sha256": "teacher"}
 
 
 def fingerprint(plan: Plan, run: Run) -> dict[str, Any]:
-    """A run's command, what its recipe files say, its slices' index and sizes, and its teacher where it has one."""
-    script, *flags = run.command[1:]
-    recipes = [_said(Path(file)) for flag, file in pairwise(flags) if flag == "--config"]
-    index = _data_root(recipes, flags) / "index.csv"
-    taught, teacher = any(part.startswith("--teacher=") for part in flags), plan.teacher_checkpoint
+    """A run's command, what its recipe files say, its slices where they are there, and its teacher where it has one."""
+    command = [part.removeprefix(f"{ROOT}/") for part in run.command[1:]]  # the repository may move
+    recipes = [_said(Path(file)) for flag, file in pairwise(run.command) if flag == "--config"]
+    index = _data_root(recipes, command) / "index.csv"
+    taught, teacher = any(part.startswith("--teacher=") for part in command), plan.teacher_checkpoint
     return {
-        "command": [Path(script).name, *flags],  # the repository may move
+        "command": command,
         "recipes_sha256": hashlib.sha256(json.dumps(recipes, sort_keys=True).encode()).hexdigest(),
         "data_sha256": _slices(index, index.stat().st_mtime_ns) if index.is_file() else None,
         "teacher_sha256": _sha256(teacher, teacher.stat().st_mtime_ns) if taught else None,
@@ -34,15 +34,30 @@ def fingerprint(plan: Plan, run: Run) -> dict[str, Any]:
 
 
 def difference(known: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
-    """What two fingerprints do not share, in a word; None where they are the same."""
-    return next((name for key, name in NAMES.items() if known.get(key) != asked.get(key)), None)
+    """What two fingerprints do not share, in a word; None where they are the same. Data that are gone are no other."""
+    for key, name in NAMES.items():
+        unknown = key == "data_sha256" and None in (known.get(key), asked.get(key))
+        if not unknown and known.get(key) != asked.get(key):
+            return name
+    return None
 
 
 def _data_root(recipes: Sequence[Any], flags: Sequence[str]) -> Path:
     """The data's folder: the last flag that names it, otherwise the last recipe."""
-    roots = [recipe["data"]["root"] for recipe in recipes if "root" in (recipe or {}).get("data", {})]
+    sections = [(recipe or {}).get("data") or {} for recipe in recipes]
+    roots = [section["root"] for section in sections if "root" in section]
     roots += [flag.partition("=")[2] for flag in flags if flag.startswith("--data.root=")]
     return Path(roots[-1] if roots else "")
+
+
+@cache
+def _slices(index: Path, _modified: int) -> str:
+    """Of the index and all files of slices, images and labels."""
+    digest = hashlib.sha256(index.read_bytes())
+    for file in sorted(file for kind in ("npz", "png") for file in index.parent.glob(f"*/*.{kind}")):
+        digest.update(file.relative_to(index.parent).as_posix().encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _said(recipe: Path) -> Any:
@@ -51,13 +66,6 @@ def _said(recipe: Path) -> Any:
         return yaml.safe_load(recipe.read_text())
     except yaml.YAMLError as error:
         raise ValueError(f"{recipe}: not valid YAML: {' '.join(str(error).split())}") from None
-
-
-@cache
-def _slices(index: Path, _modified: int) -> str:
-    """Of the index and the sizes of the files it lists, which are compressed: other contents have another size."""
-    sizes = [(index.parent / record.file).stat().st_size for record in read_index(index.parent)]
-    return hashlib.sha256(index.read_bytes() + json.dumps(sizes).encode()).hexdigest()
 
 
 @cache

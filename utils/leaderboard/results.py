@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from utils import checkpoints
 from utils.comparison import case_dice
 from utils.leaderboard.execution import RECORD
 from utils.leaderboard.identity import difference, fingerprint
@@ -55,7 +56,21 @@ def read_dice(file: Path) -> dict[str, float]:
     """Mean Dice over classes of each test case of a run. Raises ValueError where test was not read."""
     if not file.is_file():
         raise ValueError(f"{file}: not found: the run has not finished, or not read test (train.py --mode test)")
-    return case_dice([json.loads(file.read_text())["rows"]])
+    cases = json.loads(file.read_text())["rows"]
+    if not all("dice" in case for case in cases):
+        raise ValueError(f"{file}: has no Dice: a leaderboard compares segmentations")
+    return case_dice([cases])
+
+
+def teacher_dice(plan: Plan) -> dict[str, float]:
+    """Dice of each test case of the teacher. Raises ValueError where it has not read test, or before it changed."""
+    checkpoint = plan.teacher_checkpoint
+    file = checkpoint.parent / "test.json"
+    scores = read_dice(file)
+    tested = json.loads(file.read_text()).get("checkpoint_sha256")
+    if tested and checkpoint.is_file() and tested != checkpoints.sha256(checkpoint):
+        raise ValueError(f"{file}: is of another {checkpoint.name}: read test again, with train.py --mode test")
+    return scores
 
 
 def paired(
@@ -122,7 +137,7 @@ def rows(plan: Plan, shares: Mapping[tuple[str, str], float]) -> list[dict[str, 
     What was trained by another plan of the same output is left out.
     """
     finished = _finished(plan, shares)
-    teacher = read_dice(plan.teacher_checkpoint.parent / "test.json")
+    teacher = teacher_dice(plan)
     cases = sorted(teacher)
     of_teacher = np.array([teacher[case] for case in cases])
     table = [_line("teacher", "", {0: list(of_teacher)}, [plan.teacher_checkpoint.parent], None)]
