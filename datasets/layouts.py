@@ -47,7 +47,7 @@ class RawDataset:
 
 
 def find_kits(root: Path) -> RawDataset:
-    """KiTS19/21/23: case_XXXXX/{imaging,segmentation}.nii.gz and kits.json, in `root` or in its folder `data`."""
+    """KiTS19/21/23: case_NNNNN/{imaging,segmentation}.nii.gz and kits.json, in `root` or in its folder `data`."""
     home = root if any(root.glob("case_*")) else root / "data"
     cases, findings = [], []
     for folder in sorted(path for path in home.glob("case_*") if path.is_dir()):
@@ -129,7 +129,7 @@ def find_msd(root: Path) -> RawDataset:
 
 
 def find_acdc(root: Path) -> RawDataset:
-    """ACDC: patientXXX/patientXXX_frameXX[_gt].nii.gz with Info.cfg, anywhere below `root`; two frames a patient.
+    """ACDC: patientNNN/patientNNN_frameNN[_gt].nii.gz with Info.cfg, anywhere below `root`; two frames a patient.
 
     Sliced along the third axis of the file: the stack is short-axis, and no anatomical axis lies along it.
     """

@@ -60,7 +60,7 @@ def write_lits_case(folder: Path, number: int, phantom: Phantom) -> None:
 def render_label_file(
     path: Path, seed: int, classes: str, size: int | None, every: int, slice_spacing: float | None
 ) -> tuple[Phantom, nib.Nifti1Header]:
-    """Renders a CT around the label volume at `path` (case_XXXXX/segmentation.nii.gz); returns it and its file's
+    """Renders a CT around the label volume at `path` (case_NNNNN/segmentation.nii.gz); returns it and its file's
     header.
 
     `slice_spacing` in mm sets `every` for files with thinner slices. Raises ValueError for a file that is no label
@@ -126,7 +126,7 @@ def case_number(case: str) -> int:
     """The number in a case's name: 15 for case_00015. Raises ValueError for a name without one."""
     found = re.fullmatch(r"case_(\d+)", case)
     if not found:
-        raise ValueError(f"{case!r} is no KiTS case: name the folder case_XXXXX")
+        raise ValueError(f"{case!r} is no KiTS case: name the folder case_NNNNN")
     return int(found.group(1))
 
 

@@ -180,7 +180,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--outpath", "--out_path", type=Path, required=True, help="folder to write to")
-    add("--layout", choices=("kits", "lits"), default="kits", help="kits: case_XXXXX/*.nii.gz; lits: volume-N.nii")
+    add("--layout", choices=("kits", "lits"), default="kits", help="kits: case_NNNNN/*.nii.gz; lits: volume-N.nii")
     add("--cases", type=_positive, help="how many cases (default 16; with --labels: all)")
     add("--size", type=_positive, help="rows and columns (default 128; with --labels: those of the label file)")
     add("--slices", type=_positive, default=32, help="slices of a drawn case (default 32)")

@@ -63,8 +63,9 @@ def test_a_recipe_that_changed_is_another_run_and_a_comment_is_not(tmp_path):
     assert fingerprint(plan, run) != before
 
 
-def test_data_of_other_contents_make_another_run(slice_store, tmp_path):
-    plan = plan_of(tmp_path, flags=["--data.root=nowhere", f"--data.root={slice_store}"])
+@pytest.mark.parametrize("root", ["--data.root={}", "--data.root {}"])
+def test_data_of_other_contents_make_another_run(slice_store, tmp_path, root):
+    plan = plan_of(tmp_path, flags=["--data.root=nowhere", *root.format(slice_store).split()])
     (run, *_) = plain_runs(plan)
     before = fingerprint(plan, run)
     assert difference(before, fingerprint(plan, run)) is None

@@ -43,10 +43,13 @@ def difference(known: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None
 
 
 def _data_root(recipes: Sequence[Any], flags: Sequence[str]) -> Path:
-    """The data's folder: the last flag that names it, otherwise the last recipe."""
+    """The data's folder: the last flag that names it (--data.root X or --data.root=X), otherwise the last recipe."""
     sections = [(recipe or {}).get("data") or {} for recipe in recipes]
     roots = [section["root"] for section in sections if "root" in section]
-    roots += [flag.partition("=")[2] for flag in flags if flag.startswith("--data.root=")]
+    for part, following in pairwise([*flags, ""]):
+        flag, separator, value = part.partition("=")
+        if flag == "--data.root":
+            roots.append(value if separator else following)
     return Path(roots[-1] if roots else "")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from utils.leaderboard.forest import gain_axis, show_student
 from utils.leaderboard.measured import show_measured
 from utils.leaderboard.plan import Plan
-from utils.leaderboard.results import read_dice
+from utils.leaderboard.results import teacher_dice
 from utils.leaderboard.verdicts import (
     KINDS,
     Row,
@@ -51,7 +51,7 @@ def write_leaderboard(file: Path, plan: Plan, table: Sequence[Mapping[str, Any]]
 def _subtitle(plan: Plan) -> str:
     cases = None
     with suppress(ValueError, OSError):  # its test scores may lie elsewhere
-        cases = len(read_dice(plan.teacher_checkpoint.parent / "test.json"))
+        cases = len(teacher_dice(plan))
     parts = [_counted(len(plan.methods), "method"), _counted(len(plan.students), "student")]
     parts += [_counted(len(plan.seeds), "seed"), *([_counted(cases, "test case")] if cases else [])]
     return ", ".join(parts)

@@ -34,8 +34,8 @@ class AttentionFeatureLoss(nn.Module):
 
     AttnFD (Mansourian et al., arXiv 2403.05451): |s / |s| - t / |t||^2 of features refined by a CBAM (Woo et al., ECCV
     2018). 0 when the features are equal up to a factor, 4 at most. It is a sum over what has been divided by its
-    length, so it does not depend on the size of image or feature. A student of another size is resized
-    bilinearly to the teacher's.
+    length, so it does not depend on the size of image or feature. A student of another size is resized bilinearly to
+    the teacher's.
 
     Where the published code differs: its CBAMs (two layers over channels, a 7x7 convolution over positions) are learned
     and part of both networks, the teacher's too. Here attention has no parameters: networks stay what they are, and
