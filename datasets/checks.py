@@ -1,29 +1,16 @@
 """What can be wrong with a raw case, said in one line each: file, what, remedy."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from datasets.findings import Finding
 from datasets.geometry import orient
 from datasets.nifti import Header
 from datasets.volumes import Image, Label
 
 SPACING_TOLERANCE = 0.02  # relative; kits.json and headers are rounded differently
 AFFINE_TOLERANCE = 1e-3  # of a voxel, times the longest side
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing found in one file. A bad one keeps the case out of the store, any other is only told."""
-
-    file: Path
-    what: str
-    remedy: str
-    bad: bool = True
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.what}: {self.remedy}"
 
 
 def check_grid(image_file: Path, label_file: Path, image: Header, label: Header, channel: int | None) -> list[Finding]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from datasets.checks import Finding
+from datasets.findings import Finding
 
 TUMOR_WORDS = ("tumor", "tumour", "cancer", "lesion")
 

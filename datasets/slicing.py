@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from isal import isal_zlib
 
-from datasets.checks import Finding, check_grid, check_image, check_label, check_slice_size, check_spacing
+from datasets.checks import check_grid, check_image, check_label, check_slice_size, check_spacing
+from datasets.findings import Finding
 from datasets.geometry import iterate_slices, orient, to_slices
 from datasets.layouts import RawCase, RawDataset
 from datasets.nifti import Header, UnreadableVolumeError, read_header

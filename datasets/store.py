@@ -12,13 +12,15 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from isal import isal_zlib
 from PIL import Image, PngImagePlugin
+
+from datasets.files import write_text
 
 COLUMNS = ("case", "patient", "slice", "file", "split", "labels", "mean", "std", "p005", "p995")
 PNG_OFFSET = "offset"  # the text chunk of a slice's PNG: what to subtract from its 16-bit values
@@ -48,7 +50,7 @@ def read_index(root: Path | str) -> list[SliceRecord]:
     path = root / "index.csv"
     if not path.is_file():
         raise ValueError(f"{path}: not found: {root} is no slice store; make one with scripts/SliceMaker.py")
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         reader = csv.DictReader(file)
         missing = set(COLUMNS) - set(reader.fieldnames or ())
         if missing:
@@ -78,10 +80,9 @@ def write_index(root: Path, records: Iterable[SliceRecord]) -> None:
         labels = " ".join(str(value) for value in record.labels)
         place = (record.case, record.patient, record.slice, record.file, record.split, labels)
         lines.append((*place, *(f"{value:.9g}" for value in (record.mean, record.std, record.p005, record.p995))))
-    partial = root / ".index.csv.partial"
-    with partial.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(lines)
-    partial.replace(root / "index.csv")
+    text = StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    write_text(root / "index.csv", text.getvalue())
 
 
 def read_manifest(root: Path | str) -> dict[str, Any]:
@@ -94,9 +95,7 @@ def read_manifest(root: Path | str) -> dict[str, Any]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Replace a JSON file in one step."""
-    partial = path.with_name(f".{path.name}.partial")  # one name, so that what a killed run left is replaced
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_slice(path: Path | str) -> tuple[np.ndarray, np.ndarray]:

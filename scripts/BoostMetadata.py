@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.store import write_json
 from utils import checkpoints
+from utils.command import run_command
 from utils.comparison import spread
 from utils.config import Training
 from utils.guards import table as aligned
@@ -77,18 +78,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    try:
-        boost(args)
-    except (ValueError, OSError) as error:
-        print(f"BoostMetadata: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("BoostMetadata: interrupted; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    return run_command("BoostMetadata", lambda: boost(args))
 
 
-def boost(args: argparse.Namespace) -> None:
+def boost(args: argparse.Namespace) -> int:
     """Embed, cross-validate, read test if it was not, write, and print the summary."""
     settings = Boosting(args.booster, args.iterations, args.learning_rate, args.depth, args.seed)
     if args.resamples < 20 or args.batch_size < 1:
@@ -101,7 +94,7 @@ def boost(args: argparse.Namespace) -> None:
     if known is not None:
         print("test was read before with these settings:")
         summarize(known, args.outpath)
-        return
+        return 0
     if student["recipe"]["data"].get("name") != "isic":
         raise ValueError(f"{file}: was trained on {student['recipe']['data'].get('name')}, not on isic's metadata")
     data = student["recipe"]["data"] | ({"root": str(args.root)} if args.root else {})
@@ -119,6 +112,7 @@ def boost(args: argparse.Namespace) -> None:
     write_predictions(args.outpath / "predictions.csv", rows)
     write_json(args.outpath / "boosting.json", report)
     summarize(report, args.outpath)
+    return 0
 
 
 def cross_validate(settings: Boosting, val: Lesions, folds: int) -> tuple[dict[str, Any], list[list[Any]]]:

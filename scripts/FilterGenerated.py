@@ -41,6 +41,7 @@ from datasets.decoding import decode
 from datasets.image_transforms import Preparation
 from datasets.raw_images import image_files
 from networks import NETWORKS
+from utils.command import run_command
 from utils.config import Training, build
 from utils.launch import launch
 from utils.skin.embeddings import classifier, embed
@@ -76,14 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    try:
-        return filter_generated(args)
-    except (ValueError, OSError) as error:
-        print(f"FilterGenerated: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("FilterGenerated: interrupted; nothing is kept yet, run it again", file=sys.stderr)
-        return 130
+    interrupted = "interrupted; nothing is kept yet, run it again"
+    return run_command("FilterGenerated", lambda: filter_generated(args), interrupted)
 
 
 def filter_generated(args: argparse.Namespace) -> int:

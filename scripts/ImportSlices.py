@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.splits import SPLITS, read_split, split_patients, split_sha256
 from datasets.store import SliceRecord, write_index, write_json, write_slice
+from utils.command import run_command
 
 NAME = re.compile(r"(?P<case>.+)_(?P<number>\d+)\.png")
 
@@ -56,11 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    try:
-        return import_slices(args)
-    except ValueError as error:
-        print(f"ImportSlices: {error}", file=sys.stderr)
-        return 2
+    return run_command("ImportSlices", lambda: import_slices(args), "interrupted; no store was written, run it again")
 
 
 def import_slices(args: argparse.Namespace) -> int:

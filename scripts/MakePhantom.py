@@ -1,7 +1,6 @@
 """Makes a seeded CT phantom of the abdomen in the KiTS or LiTS layout, ready for SliceMaker.py."""
 
 import argparse
-import json
 import multiprocessing
 import os
 import sys
@@ -26,6 +25,8 @@ from datasets.phantom_files import (
     write_lits_case,
 )
 from datasets.splits import split_patients
+from datasets.store import write_json
+from utils.command import run_command
 
 EXAMPLES = """examples:
   python scripts/MakePhantom.py --outpath raw/phantom --cases 16
@@ -221,19 +222,19 @@ def _positive(text: str) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Makes the phantom; 0 when every case was made, 1 otherwise."""
     arguments = parse(argv)
-    try:
-        jobs, split = plan(arguments), None
-        if arguments.repeats > 1:
-            jobs, split = rerender(jobs, arguments.repeats, arguments.split, arguments.seed)
-    except ValueError as error:
-        print(f"MakePhantom.py: {error}", file=sys.stderr)
-        return 2
+    return run_command("MakePhantom", lambda: make_phantom(arguments), "interrupted; run it again")
+
+
+def make_phantom(arguments: argparse.Namespace) -> int:
+    """Makes the phantom; 0 when every case was made, 1 otherwise."""
+    jobs, split = plan(arguments), None
+    if arguments.repeats > 1:
+        jobs, split = rerender(jobs, arguments.repeats, arguments.split, arguments.seed)
     start = time.time()
     arguments.outpath.mkdir(parents=True, exist_ok=True)
     if split is not None:
-        (arguments.outpath / "split.json").write_text(json.dumps(split, indent=1) + "\n")
+        write_json(arguments.outpath / "split.json", split)
     outcomes = []
     for outcome in run(jobs, min(arguments.jobs, len(jobs))):
         outcomes.append(outcome)

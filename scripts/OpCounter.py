@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from networks import CLASSIFICATION, NETWORKS, SEGMENTATION
 from utils.checkpoints import load, rebuild
+from utils.command import run_command
 from utils.complexity import complexity, latency
 
 
@@ -35,7 +36,7 @@ class Row:
     milliseconds: str
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     counted = sorted(set(NETWORKS) - {"timm"})
     parser.add_argument("--network", nargs="+", choices=counted, metavar="NAME", help="default: all but timm")
@@ -60,14 +61,15 @@ def main() -> int:
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where --time measures"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.size is not None and (arguments.size < 32 or arguments.size % 32):
         parser.error(f"--size must be a positive multiple of 32, not {arguments.size}")
-    try:
-        tables = [measure(names, arguments) for names in grouped(arguments, counted)]
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 1
+    return run_command("OpCounter", lambda: count(arguments, counted))
+
+
+def count(arguments: argparse.Namespace, counted: list[str]) -> int:
+    """Print a table of the networks' sizes, one for segmentation and one for classification."""
+    tables = [measure(names, arguments) for names in grouped(arguments, counted)]
     for index, rows in enumerate(tables):
         if index:
             print()

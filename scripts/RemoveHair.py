@@ -39,6 +39,7 @@ from datasets.decoding import decode
 from datasets.hair import CONTRAST, find_hair, paint_over
 from datasets.isic import METADATA
 from datasets.raw_images import RawImages
+from utils.command import run_command
 from utils.skin.sheets import cell, write_sheet
 
 COLUMNS = ("image", "hair", "contrast")
@@ -61,14 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    try:
-        return remove_hair(args)
-    except (ValueError, OSError) as error:
-        print(f"RemoveHair: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("RemoveHair: interrupted; the same command continues where it stopped", file=sys.stderr)
-        return 130
+    interrupted = "interrupted; the same command continues where it stopped"
+    return run_command("RemoveHair", lambda: remove_hair(args), interrupted)
 
 
 def remove_hair(args: argparse.Namespace) -> int:

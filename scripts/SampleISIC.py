@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.isic import DEFAULT_RATIOS, Lesion, deal, read_lesions, write_index
 from datasets.splits import SPLITS
+from utils.command import run_command
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,17 +40,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    try:
-        if args.out.exists() and not args.overwrite:
-            raise ValueError(f"{args.out} is there: what was trained on it needs it; name another, or pass --overwrite")
-        lesions = read_lesions(args.root)
-        asked = {"train": args.train_negatives, "val": args.val_negatives}
-        negatives = {name: count for name, count in asked.items() if count}
-        dealt = deal(lesions, args.ratios, args.fold, args.folds, negatives, args.seed)
-        write_index(args.out, dealt)
-    except ValueError as error:
-        print(f"SampleISIC: {error}", file=sys.stderr)
-        return 2
+    return run_command("SampleISIC", lambda: sample(args))
+
+
+def sample(args: argparse.Namespace) -> int:
+    """Deal the lesions, write the index, and print what it holds."""
+    if args.out.exists() and not args.overwrite:
+        raise ValueError(f"{args.out} is there: what was trained on it needs it; name another, or pass --overwrite")
+    lesions = read_lesions(args.root)
+    asked = {"train": args.train_negatives, "val": args.val_negatives}
+    negatives = {name: count for name, count in asked.items() if count}
+    dealt = deal(lesions, args.ratios, args.fold, args.folds, negatives, args.seed)
+    write_index(args.out, dealt)
     summarize(lesions, dealt, args.out)
     return 0
 

@@ -26,11 +26,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.checks import Finding
+from datasets.findings import Finding
 from datasets.layouts import LAYOUTS, RawDataset, find_cases
 from datasets.slicing import Job, Outcome, duplicates, rebuild_index, remove_partial, slice_case
 from datasets.splits import SPLITS, read_split, split_patients, split_sha256
 from datasets.store import read_manifest, write_json
+from utils.command import run_command
 
 DEFAULT_RATIOS = (0.7, 0.1, 0.2)
 
@@ -71,15 +72,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    try:
-        raw = find_cases(args.dataset, args.inpath)
-        return check(args, raw) if args.check else make_slices(args, raw)
-    except ValueError as error:
-        print(f"SliceMaker: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("SliceMaker: interrupted; the same command continues where it stopped", file=sys.stderr)
-        return 130
+    interrupted = "interrupted; the same command continues where it stopped"
+    return run_command("SliceMaker", lambda: slice_or_check(args), interrupted)
+
+
+def slice_or_check(args: argparse.Namespace) -> int:
+    """Find the cases, then look at them or slice them."""
+    raw = find_cases(args.dataset, args.inpath)
+    return check(args, raw) if args.check else make_slices(args, raw)
 
 
 def check(args: argparse.Namespace, raw: RawDataset) -> int:

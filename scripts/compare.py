@@ -16,6 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from utils import checkpoints
+from utils.command import run_command
 from utils.comparison import (
     accuracy,
     auroc,
@@ -112,43 +113,48 @@ def _refuse_other_cases(same: bool, name: str, other: str) -> None:
         raise ValueError(f"{name} and {other} were not scored on the same test cases; use the same split for both")
 
 
-def main() -> int:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="+", metavar="NAME=RUN[,RUN...]")
     parser.add_argument("--against", metavar="NAME", help="the group that those after it are compared with")
     parser.add_argument("--size", type=int, help="side of the image for MACs and ms (default: the recipe's)")
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
-    arguments = parser.parse_args()
-    try:
-        groups = {}
-        for group in arguments.groups:
-            name, separator, folders = group.partition("=")
-            if not separator:
-                raise ValueError(f"{group!r} is not NAME=RUN[,RUN...]")
-            groups[name] = [read_run(folder) for folder in folders.split(",")]
-        if arguments.against is not None and arguments.against not in groups:
-            raise ValueError(f"--against {arguments.against}: no such group; one of {', '.join(groups)}")
-        first = next(iter(groups.values()))[0]
-        splits = {run["split_sha256"] for runs in groups.values() for run in runs}
-        classes = {tuple(run["content"]["preprocessing"]["class_names"]) for runs in groups.values() for run in runs}
-        rules = {run["empty_mask_rule"] for runs in groups.values() for run in runs}
-        for what, found in (("splits", splits), ("classes", classes), ("metrics", rules)):
-            if len(found) > 1:
-                raise ValueError(f"the runs have different {what}; they cannot be compared")
-        rows = [describe(name, runs, arguments.size) for name, runs in groups.items()]
-        print(markdown(rows) if arguments.markdown else table(rows))
-        print(
-            f"\n{'Scores' if classifies(first) else 'Volume Dice, all slices,'} of {first['cases']} test cases; "
-            f"{first['empty_mask_rule']}\n"
-            "± is the standard deviation over seeds. GMACs and ms: one image, batch 1, fp32, this CPU."
-        )
-        if arguments.against is not None:
-            names = list(groups)
-            for name in names[names.index(arguments.against) + 1 :]:
-                print("\n".join(differences(name, groups[name], arguments.against, groups[arguments.against])))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    return run_command("compare", lambda: compare(arguments))
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Print the table of the groups, and how they differ from the one they are compared with."""
+    groups = {}
+    for group in arguments.groups:
+        name, separator, folders = group.partition("=")
+        if not separator:
+            raise ValueError(f"{group!r} is not NAME=RUN[,RUN...]")
+        groups[name] = [read_run(folder) for folder in folders.split(",")]
+    if arguments.against is not None and arguments.against not in groups:
+        raise ValueError(f"--against {arguments.against}: no such group; one of {', '.join(groups)}")
+    first = next(iter(groups.values()))[0]
+    splits = {run["split_sha256"] for runs in groups.values() for run in runs}
+    classes = {tuple(run["content"]["preprocessing"]["class_names"]) for runs in groups.values() for run in runs}
+    rules = {run["empty_mask_rule"] for runs in groups.values() for run in runs}
+    for what, found in (("splits", splits), ("classes", classes), ("metrics", rules)):
+        if len(found) > 1:
+            raise ValueError(f"the runs have different {what}; they cannot be compared")
+    rows = [describe(name, runs, arguments.size) for name, runs in groups.items()]
+    print(markdown(rows) if arguments.markdown else table(rows))
+    print(
+        f"\n{'Scores' if classifies(first) else 'Volume Dice, all slices,'} of {first['cases']} test cases; "
+        f"{first['empty_mask_rule']}\n"
+        "± is the standard deviation over seeds. GMACs and ms: one image, batch 1, fp32, this CPU."
+    )
+    if arguments.against is not None:
+        names = list(groups)
+        for name in names[names.index(arguments.against) + 1 :]:
+            print("\n".join(differences(name, groups[name], arguments.against, groups[arguments.against])))
     return 0
 
 

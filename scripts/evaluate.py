@@ -23,6 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 # Worker processes import this file again: what needs torch, MONAI or scipy.stats is imported where it is used.
+from utils.command import run_command
 from utils.scoring.cases import Classes
 from utils.scoring.challenges import OFFICIAL
 from utils.scoring.evaluation import evaluate_cases, settings_of, some
@@ -77,18 +78,12 @@ def main(argv: list[str] | None = None) -> int:
     if (arguments.split is None) != (arguments.checkpoint is None):
         parser.error("--checkpoint and --split belong together")
     way = (compare_files, evaluate_files, evaluate_checkpoint)[ways.index(True)]
-    try:
+
+    def evaluate() -> int:
         check_flags(arguments)
         return way(arguments)
-    except ValueError as error:
-        print(f"evaluate: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"evaluate: {error.filename or arguments.output}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("evaluate: interrupted, nothing was written", file=sys.stderr)
-        return 130
+
+    return run_command("evaluate", evaluate)
 
 
 def check_flags(arguments: argparse.Namespace) -> None:

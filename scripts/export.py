@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from utils.command import run_command
 from utils.exporting.artifact import UNSPECIFIED
 from utils.exporting.assembly import FORMATS, Request, export
 from utils.exporting.summary import summarize
@@ -41,34 +42,29 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    try:
-        for name in ("calibration", "val_cases"):
-            value = getattr(args, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name} {value}: give 1 or more")
-        request = Request(
-            checkpoint=args.checkpoint,
-            output=args.output,
-            formats=tuple(args.formats or FORMATS),
-            formats_required=args.formats is not None,
-            calibration=args.calibration,
-            val_cases=args.val_cases,
-            data=args.data,
-            name=args.name,
-            license=args.license,
-            overwrite=args.overwrite,
-        )
-        print(summarize(export(request), args.output))
-        return 0
-    except ValueError as error:
-        print(f"export: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"export: {error.filename or args.output}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("export: interrupted, nothing was written", file=sys.stderr)
-        return 130
+    return run_command("export", lambda: export_checkpoint(args))
+
+
+def export_checkpoint(args: argparse.Namespace) -> int:
+    """Export as the flags say, and print the summary."""
+    for name in ("calibration", "val_cases"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} {value}: give 1 or more")
+    request = Request(
+        checkpoint=args.checkpoint,
+        output=args.output,
+        formats=tuple(args.formats or FORMATS),
+        formats_required=args.formats is not None,
+        calibration=args.calibration,
+        val_cases=args.val_cases,
+        data=args.data,
+        name=args.name,
+        license=args.license,
+        overwrite=args.overwrite,
+    )
+    print(summarize(export(request), args.output))
+    return 0
 
 
 if __name__ == "__main__":

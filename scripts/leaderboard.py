@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from utils.command import run_command
 from utils.guards import table
 from utils.leaderboard.execution import Finished, Slots, execute
 from utils.leaderboard.identity import fingerprint
@@ -53,19 +54,17 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        if args.jobs is not None and args.jobs < 1:
-            raise ValueError(f"--jobs {args.jobs}: give 1 or more")
-        plan = read_plan(args.plan)
-        problems = [] if args.table else train(plan, Slots(args.jobs or len(args.gpus) or 1, args.gpus))
-        show(plan, problems)
-        return 1 if problems else 0
-    except (ValueError, OSError) as error:
-        print(f"leaderboard: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("leaderboard: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    return run_command("leaderboard", lambda: measure(args), "stopped; the same command goes on from here")
+
+
+def measure(args: argparse.Namespace) -> int:
+    """Train what is missing, and print the table; 1 where a run failed."""
+    if args.jobs is not None and args.jobs < 1:
+        raise ValueError(f"--jobs {args.jobs}: give 1 or more")
+    plan = read_plan(args.plan)
+    problems = [] if args.table else train(plan, Slots(args.jobs or len(args.gpus) or 1, args.gpus))
+    show(plan, problems)
+    return 1 if problems else 0
 
 
 def train(plan: Plan, slots: Slots) -> list[Finished]:

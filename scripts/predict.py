@@ -30,6 +30,8 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from datasets.files import alone_in
+from utils.command import run_command
 from utils.config import Training
 from utils.guards import table
 from utils.launch import launch, resolve_precision
@@ -37,7 +39,7 @@ from utils.memory import memory_limit
 from utils.prediction.images import TABLE, classify_files, find_images, write_table
 from utils.prediction.inputs import Case, find_volumes
 from utils.prediction.models import Model, load_models
-from utils.prediction.outputs import LABELS, PROBABILITIES, RECORD, SERIES, Predictions, alone_in
+from utils.prediction.outputs import LABELS, PROBABILITIES, RECORD, SERIES, Predictions
 from utils.prediction.predictor import Predictor
 from utils.prediction.read_ahead import run_ahead
 from utils.prediction.volumes import Options, VolumeSteps, peak_memory
@@ -82,21 +84,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    try:
-        check_flags(args)
-        models = load_models(args.checkpoint)
-        predictor = make_predictor(args, models)
-        with alone_in(args.output):
-            return (predict_images if models[0].takes_images else predict_volumes)(args, predictor)
-    except ValueError as error:
-        print(f"predict: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"predict: {error.filename or args.output}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("predict: interrupted; the same command continues where it stopped", file=sys.stderr)
-        return 130
+    interrupted = "interrupted; the same command continues where it stopped"
+    return run_command("predict", lambda: predict(args), interrupted)
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Load the checkpoints, and predict volumes or images, as the checkpoints do."""
+    check_flags(args)
+    models = load_models(args.checkpoint)
+    predictor = make_predictor(args, models)
+    with alone_in(args.output):
+        return (predict_images if models[0].takes_images else predict_volumes)(args, predictor)
 
 
 def check_flags(args: argparse.Namespace) -> None:

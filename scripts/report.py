@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from utils.command import run_command
 from utils.report.assembly import make_report
 from utils.report.facts import Wanted
 
@@ -41,27 +42,26 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    try:
-        check_flags(args)
-        wanted = Wanted(
-            runs=args.runs,
-            output=args.output,
-            exports=args.exports,
-            data=args.data,
-            volume=args.volume,
-            latency=not args.no_latency,
-            repeats=args.repeats,
-            cases=args.cases,
-            title=args.title,
-            command=["scripts/report.py", *(sys.argv[1:] if argv is None else argv)],
-        )
-        notes = make_report(wanted, tell=lambda line: print(f"report: {line}", file=sys.stderr))
-    except (ValueError, OSError) as error:
-        print(f"report: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("report: interrupted, nothing was written", file=sys.stderr)
-        return 130
+    command = ["scripts/report.py", *(sys.argv[1:] if argv is None else argv)]
+    return run_command("report", lambda: report(args, command))
+
+
+def report(args: argparse.Namespace, command: list[str]) -> int:
+    """Make the page, and print its path; 1 where a part of it could not be made."""
+    check_flags(args)
+    wanted = Wanted(
+        runs=args.runs,
+        output=args.output,
+        exports=args.exports,
+        data=args.data,
+        volume=args.volume,
+        latency=not args.no_latency,
+        repeats=args.repeats,
+        cases=args.cases,
+        title=args.title,
+        command=command,
+    )
+    notes = make_report(wanted, tell=lambda line: print(f"report: {line}", file=sys.stderr))
     print(args.output)
     return 1 if notes else 0
 

@@ -8,8 +8,8 @@ import pytest
 from raw_cases import KITS, hounsfield, save
 from tiny_checkpoints import folder, labels_of, predict, record, thresholds, voxels
 
+from datasets.files import alone_in
 from utils.prediction import inputs
-from utils.prediction.outputs import alone_in
 
 __all__ = ["folder", "thresholds"]  # fixtures
 
@@ -93,7 +93,7 @@ def test_two_processes_do_not_write_to_one_folder(folder, tmp_path, thresholds, 
     with alone_in(tmp_path / "out"):
         assert predict(thresholds, folder, tmp_path / "out") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "another predict.py" in line and not list(tmp_path.glob("out/*"))
+    assert "another command" in line and not list(tmp_path.glob("out/*"))
     assert predict(thresholds, folder, tmp_path / "out") == 0
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +15,6 @@ from utils.prediction.predictor import Clock
 
 RECORD = "predictions.json"
 LABELS, PROBABILITIES, SERIES = ".nii.gz", "_probabilities.nii.gz", ".mha"
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Make a folder and hold it for this process: two that write the same case would take each other's half files.
-
-    Raises ValueError while another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{folder}: another predict.py writes to it: wait, or choose another --output") from None
-        except OSError:
-            pass  # a file system that cannot
-        yield
-    finally:
-        os.close(descriptor)
 
 
 class Predictions:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from datasets.files import write_text
 from utils.scoring.volumes import HIGHER_IS_BETTER
 
 LESION_COLUMNS = ("case", "patient", "class", "outcome", "target_ml", "prediction_ml", "iou")
@@ -63,11 +64,7 @@ def write_csv(file: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.unlink(missing_ok=True)  # of an interrupted run
-    with temporary.open("x", encoding="utf-8", errors="surrogateescape") as file:  # as file names are
-        file.write(text)
-    temporary.replace(path)
+    write_text(path, text)
 
 
 def read_scores(path: Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from datasets.checks import AFFINE_TOLERANCE, Finding
+from datasets.checks import AFFINE_TOLERANCE
+from datasets.findings import Finding
 from datasets.nifti import Header, UnreadableVolumeError, read_header
 from datasets.volumes import read_label
 from utils.memory import memory_limit

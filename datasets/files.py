@@ -1,0 +1,210 @@
+"""Files and folders for every command: search a folder, write a file whole or not at all, hold a folder alone."""
+
+import errno
+import fcntl
+import os
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from datasets.findings import Finding
+
+NIFTI_ENDINGS = (".nii.gz", ".nii")
+REMEDIES = {
+    errno.ENOSPC: "free some disk space and run the command again",
+    errno.EDQUOT: "free some of your disk quota and run the command again",
+    errno.EACCES: "ask for the permission (chmod), or choose another place",
+    errno.EPERM: "ask for the permission (chmod), or choose another place",
+    errno.EROFS: "choose a place that can be written",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "a part of this path is a file: choose another place",
+    errno.EEXIST: "a file is in its place: choose another place",
+    errno.EISDIR: "a folder is in its place: choose another place",
+    errno.ELOOP: "its links go round in circles: remove one of them",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "allow more open files (ulimit -n), or use fewer workers",
+}
+
+
+def ending(path: Path) -> str:
+    """The ending of a file name in lower case, `.nii.gz` as one: `.NII.GZ` and `.nii.gz` are equal."""
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
+
+
+def stem(path: Path) -> str:
+    """The name of a file without its ending, as `ending` has it."""
+    return path.name[: len(path.name) - len(ending(path))]
+
+
+class Scan:
+    """The files below a folder, and all that was passed over with the reason.
+
+    `files`: those not passed over so far, in order. `findings`: closed folders, files that may not be read, and dead
+    links, each bad; links back into what was read already, not bad.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files: list[Path] = []
+        self.findings: list[Finding] = []
+        self._passed: dict[str, list[Path]] = defaultdict(list)
+
+    def keep(self, wanted: Callable[[Path], bool], why: str) -> list[Path]:
+        """Keep the files that are wanted and return them; the others are passed over, with `why` as the reason."""
+        kept = []
+        for file in self.files:
+            kept.append(file) if wanted(file) else self.pass_over(file, why)
+        self.files = kept
+        return kept
+
+    def pass_over(self, path: Path, why: str) -> None:
+        """Count one file or folder as passed over. why: what they have in common, such as `ending`."""
+        self._passed[why].append(path)
+
+    @property
+    def summary(self) -> str | None:
+        """One line about what was passed over, or None: `passed over: 3 by ending (2 .txt, 1 .csv), ...`."""
+        parts = []
+        for why, paths in self._passed.items():
+            detail = f"such as {paths[0].relative_to(self.root)}" if len(paths) > 1 else f"{paths[0].name}"
+            if why == "ending":
+                counts = Counter(ending(path) or "none" for path in paths).most_common()
+                some = [f"{count} {name}" for name, count in counts[:4]]
+                detail = ", ".join([*some, f"{len(counts) - 4} other endings"] if len(counts) > 4 else some)
+            parts.append(f"{len(paths)} by {why} ({detail})")
+        return f"{self.root}: passed over: {', '.join(parts)}" if parts else None
+
+
+def scan(root: Path, depth: int | None = None) -> Scan:
+    """List the files below a folder, in order; every command that looks for files does it with this.
+
+    Links to folders are followed, and a folder is read once however many links lead to it: under its own path if it has
+    one below `root`. Names that begin with a dot (`._a.nii.gz` from a Mac) are passed over as hidden, folders more than
+    `depth` levels down (0: only the files of `root` itself) as too deep. A closed folder, a file that may not be read
+    and a dead link are findings. Raises OSError when `root` itself cannot be read.
+    """
+    found = Scan(root)
+    seen = {_identity(root)}
+    real, linked = deque([(root, 0)]), deque()
+    while real or linked:
+        folder, level = (real or linked).popleft()
+        if folder is not root and folder.is_symlink():
+            identity = _identity(folder)
+            if identity in seen:
+                what, remedy = "leads to a folder that is read already", "nothing to do: its files are read once"
+                found.findings.append(Finding(folder, what, remedy, bad=False))
+                continue
+            seen.add(identity)
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            if folder is root:
+                raise
+            found.findings.append(Finding(folder, f"cannot be read ({error.strerror})", remedy_of(error)))
+            continue
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.name.startswith("."):
+                found.pass_over(path, "hidden name")
+            elif entry.is_symlink() and (problem := _dead(path)):
+                found.findings.append(problem)
+            elif path.is_dir():
+                if depth is not None and level >= depth:
+                    found.pass_over(path, "depth")
+                elif entry.is_symlink():
+                    linked.append((path, level + 1))
+                else:
+                    seen.add(_identity(path))
+                    real.append((path, level + 1))
+            elif not path.is_file():
+                found.pass_over(path, "kind (no regular file)")
+            elif not os.access(path, os.R_OK):
+                what = f"cannot be read ({os.strerror(errno.EACCES)})"
+                found.findings.append(Finding(path, what, REMEDIES[errno.EACCES]))
+            else:
+                found.files.append(path)
+    found.files.sort()
+    return found
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _dead(link: Path) -> Finding | None:
+    """The finding about a link that leads nowhere, or None."""
+    try:
+        link.stat()
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            what = f"is a link to {link.readlink()}, which is not there"
+            return Finding(link, what, "fetch its content (git annex get, datalad get), or remove the link")
+        return Finding(link, f"is a link that cannot be followed ({error.strerror})", remedy_of(error))
+    return None
+
+
+def remedy_of(error: OSError) -> str:
+    """What a person can do about an error of the operating system."""
+    return REMEDIES.get(error.errno, "check the disk and the permissions")
+
+
+def describe(error: OSError, place: Path | str | None = None) -> str:
+    """An error of the operating system as one line: path, what, remedy. place: the path where the error names none."""
+    path = error.filename if error.filename is not None else place
+    return f"{path if path is not None else 'input or output'}: {error.strerror or error}: {remedy_of(error)}"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file whole or not at all: yields a name beside `path`, renamed to `path` when the block ends.
+
+    When the block fails, what was written is removed and `path` stays as it was; an OSError without a path
+    (a full disk) gets this one. The name is fixed, so that what a killed run left is replaced.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.unlink(missing_ok=True)
+        yield partial
+        partial.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(partial)):
+            error.filename = str(path)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file in one step. UTF-8; names that are not UTF-8 are written as the file system has them."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make a folder and hold it for this process: two commands that write the same files would mix them.
+
+    Where the block ends, or fails, with the folder made here and empty, it is removed again. Raises ValueError while
+    another process holds it.
+    """
+    there = folder.is_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{folder}: another command is writing to it: wait until it has ended, or choose another folder"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
+        if not there:
+            with suppress(OSError):
+                folder.rmdir()  # fails where it holds something

@@ -1,0 +1,40 @@
+"""How every command ends: an exit status, and one line on stderr for whatever stopped it."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from datasets.files import describe
+
+
+def run_command(name: str, work: Callable[[], int], interrupted: str = "interrupted; nothing was written") -> int:
+    """Run a command and return its exit status.
+
+    A wrong value (ValueError), an error of the operating system and too little memory end in one line and status 2;
+    Ctrl-C in `interrupted` and 130. Names that are not UTF-8 are printed escaped, and never end a command. A reader
+    that closes the pipe (`| head`) ends it silently with 141, as other programs end.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        status = work()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again
+        return 141
+    except ValueError as error:
+        return _end(name, str(error))
+    except OSError as error:
+        return _end(name, describe(error))
+    except MemoryError:
+        return _end(name, "out of memory: use a smaller batch, fewer jobs, or a machine with more")
+    except KeyboardInterrupt:
+        print(f"{name}: {interrupted}", file=sys.stderr)
+        return 130
+
+
+def _end(name: str, what: str) -> int:
+    print(f"{name}: {' '.join(what.split())}", file=sys.stderr)
+    return 2
