@@ -190,3 +190,18 @@ def test_what_ran_can_be_given_again(tmp_path):
     again = read([f"--config={tmp_path / 'config.yaml'}"], DistillationRecipe)
     assert as_dict(again) == as_dict(recipe)
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--tckpt", "t.ckpt", "--smodel", "resnet_18"], ["method: default_kd", "--loss_type emkd_as_published"]),
+        (["--model", "HDKD", "--teacher-path", "t.ckpt"], ["method: hdkd", "--loss_type hdkd_as_published"]),
+        (["--dataset", "dermamnist", "--teacher", "t.ckpt"], ["method: skin_lesion", "default for this data"]),
+        (["--tckpt", "t.ckpt", "--smodel", "resnet_18", "--loss_type", "emkd_as_published"], []),
+    ],
+)
+def test_a_default_method_is_printed_with_the_way_to_the_published_one(arguments, said, capsys):
+    parse(DistillationRecipe, "", arguments)
+    printed = capsys.readouterr().err
+    assert all(part in printed for part in said) and printed.count("\n") == bool(said)

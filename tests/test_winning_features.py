@@ -4,6 +4,7 @@ What all distillation losses have in common is in test_losses.py, losses on logi
 """
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -114,13 +115,14 @@ def test_the_haar_bands_by_hand():
 
 
 def test_wavelet_by_hand():
-    # The difference is 4 in one of 4x4 pixels: level 1 has one block of 4 with bands 1, 1, 1 -> 3 / 4; its mean 1 is
-    # one of 2x2 at level 2: bands 1/4 each -> 3 / 16. Mean 15 / 32; without the diagonal 2 / 3 of it.
+    # The difference is 4 in one of 4x4 pixels: level 1 has one block of 4 with bands 1, 1, 1 -> 3 / 4; its orthonormal
+    # coarse band, twice the mean 1, is one of 2x2 at level 2: bands 2 / 4 each -> 3 / 4. Without the diagonal 2 / 3 of
+    # it.
     student, teacher = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)
     student[..., 2, 1] = 4.0
-    assert build("wavelet", levels=2)(student, teacher).item() == pytest.approx(15 / 32)
-    assert build("wavelet")(student, teacher).item() == pytest.approx(15 / 32)  # there is no third level
-    assert build("wavelet", diagonal=False)(student, teacher).item() == pytest.approx(10 / 32)
+    assert build("wavelet", levels=2)(student, teacher).item() == pytest.approx(3 / 4)
+    assert build("wavelet")(student, teacher).item() == pytest.approx(3 / 4)  # there is no third level
+    assert build("wavelet", diagonal=False)(student, teacher).item() == pytest.approx(1 / 2)
     assert build("wavelet", levels=1)(student, teacher).item() == pytest.approx(3 / 4)
     # which band is the diagonal one: a checkerboard is nothing else, (1, -1; -1, 1) has bands 0, 0, 1
     board = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).view(1, 1, 2, 2)
@@ -128,14 +130,37 @@ def test_wavelet_by_hand():
     assert build("wavelet", diagonal=False)(board, torch.zeros_like(board)).item() == pytest.approx(0, abs=1e-12)
 
 
-def test_wavelet_is_the_part_of_the_squared_difference_that_its_blocks_do_not_share():
-    # orthogonal bands: all levels together are the mean square beyond the mean of 8x8 blocks
+def test_wavelet_levels_weigh_as_in_an_orthonormal_transform():
+    # level l holds what the means of blocks of side 2^(l-1) and 2^l do not share; it counts 4^(l-1) times
     student, teacher = features(3, 16), features(3, 16, seed=1)
     difference = student - teacher
-    coarse = F.interpolate(F.avg_pool2d(difference, 8), scale_factor=8)
-    expected = (difference - coarse).square().mean() / 3
+    means = [F.interpolate(F.avg_pool2d(difference, side), scale_factor=side) for side in (1, 2, 4, 8)]
+    levels = [(fine - coarse).square().mean() for fine, coarse in pairwise(means)]
+    expected = (levels[0] + 4 * levels[1] + 16 * levels[2]) / 3
     torch.testing.assert_close(build("wavelet", levels=3)(student, teacher), expected)
     torch.testing.assert_close(build("wavelet", levels=3)(student + 7, teacher), expected, rtol=1e-4, atol=0)
+
+
+def test_wavelet_equals_a_transform_by_orthonormal_matrices():
+    # H X H^T with rows (1, 1) / sqrt 2 and (1, -1) / sqrt 2, the coarse quarter set to 0 and transformed back, level by
+    # level on the coarse quarter, as the published module does it
+    difference, losses = features(2, 8) - features(2, 8, seed=1), []
+    coarse = difference.double()
+    while coarse.shape[-1] > 1:
+        half = coarse.shape[-1] // 2
+        rows = torch.zeros(2 * half, 2 * half, dtype=torch.float64)
+        for index in range(half):
+            rows[index, 2 * index : 2 * index + 2] = torch.tensor([1.0, 1.0]) / 2**0.5
+            rows[half + index, 2 * index : 2 * index + 2] = torch.tensor([1.0, -1.0]) / 2**0.5
+        bands = rows @ coarse @ rows.T
+        coarse = bands[..., :half, :half].clone()
+        bands[..., :half, :half] = 0
+        losses.append((rows.T @ bands @ rows).square().mean())
+    loss = build("wavelet", levels=3)(features(2, 8), features(2, 8, seed=1))
+    assert loss.item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+
+
+def test_wavelet_takes_odd_sides():
     odd = build("wavelet")(features(3, 7), features(3, 7, seed=1))
     assert torch.isfinite(odd) and odd > 0
 

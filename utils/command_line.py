@@ -16,7 +16,7 @@ from utils.config import ROOT, DistillationRecipe, Recipe, Training, nearest
 METHODS = ROOT / "configs" / "methods"
 SWITCHES = ("--resume", "--allow_leak")
 DEFAULT_KD = ROOT / "configs" / "default_kd.yaml"
-# Classification, by dataset; elsewhere DEFAULT_KD.
+# Methods of classification by dataset; everywhere else DEFAULT_KD.
 DEFAULT_METHODS = {"hdkd": "hdkd", "dermamnist": "skin_lesion", "dermamnist_hdkd": "hdkd", "isic": "combined"}
 HDKD = {"teacher_model": "teacher", "student_model": "student", "HDKD": "student"}  # its command names no dataset
 
@@ -79,12 +79,24 @@ def _content(file: str) -> dict[str, Any]:
 
 
 def _default_method(configs: Sequence[str]) -> Path:
-    """What is taken without --loss_type: of a dataset that classifies the published one or hinton, else DEFAULT_KD."""
+    """The method without --loss_type: the dataset's published one, hinton for other images, else DEFAULT_KD."""
     datasets = [Path(file).stem.removesuffix("_student") for file in configs]
     known = [DEFAULT_METHODS[name] for name in datasets if name in DEFAULT_METHODS]
     if known or any(map(_classifies, configs)):
         return METHODS / f"{known[0] if known else 'hinton'}.yaml"
     return DEFAULT_KD
+
+
+def _why_default(method: Path) -> str:
+    """Says which method trains without --loss_type, why, and how to get the published ones."""
+    if method == DEFAULT_KD:
+        why = "it gained most in this project's comparison (README, Which method helps)"
+        others = ["emkd_as_published", "hlfd_as_published"]
+    else:
+        why = "it is the default for this data"
+        others = [name for name in _methods() if name.endswith("_as_published") and name.startswith(method.stem)]
+    published = f"; as published: {' or '.join(f'--loss_type {name}' for name in others)}" if others else ""
+    return f"method: {method.stem}, because no --loss_type was given: {why}{published}"
 
 
 def _classifies(file: str) -> bool:
@@ -142,6 +154,7 @@ def _expand(arguments: Sequence[str], recipe_class: type[Recipe]) -> list[str]:
     given = given or any("distillation" in _content(file) for file in configs)
     if recipe_class is DistillationRecipe and not methods and not given:
         methods = [str(_default_method(configs))]
+        print(_why_default(Path(methods[0])), file=sys.stderr)
     return [f"--config={file}" for file in configs + methods] + flags
 
 

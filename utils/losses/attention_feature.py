@@ -37,14 +37,17 @@ class AttentionFeatureLoss(nn.Module):
     length, so it does not depend on the size of image or feature. A student of another size is resized bilinearly to
     the teacher's.
 
-    Where the published code differs: its CBAMs (two layers over channels, a 7x7 convolution over positions) are learned
-    and part of both networks, the teacher's too. Here attention has no parameters: networks stay what they are, and
-    neither side can match by shutting what is hard to match. Its length is that of the whole batch's tensor, and it
-    divides by the batch once more; here each image has length 1 and the mean is taken once: a weight w there is about
-    w / B here for batches of B. It projects the student's channels after their refinement; here before, so that both
-    sides are refined over the same channels. Its projector is a 1x1 convolution with batch normalization, here
-    `orthogonal` by default (VkD, Miles et al., CVPR 2024; see Projector), with VkD's `teacher_normalization` if asked
-    (then equal features do cost something).
+    Where the released code differs: its CBAMs (two layers over channels, a 7x7 convolution over positions) have
+    parameters, most of which its training never changes. The teacher's 21 get no gradient and stay random, as does the
+    student's channel attention, which is in no optimizer; only the student's spatial convolution and its normalization
+    are trained, and the projectors in the first epoch alone, with the student frozen. The teacher runs in training
+    mode. Here attention has no parameters at all, the projector learns throughout, and the teacher is in evaluation
+    mode. Its places are the backbone's last stage, the ASPP's output and the decoder's output; see the recipe for ours.
+    Its length is that of the whole batch's tensor, and it divides by the batch once more; here each image has length 1
+    and the mean is taken once: a weight w there is about w / B here for batches of B. It projects the student's
+    channels after their refinement; here before, so that both sides are refined over the same channels. Its projector
+    is a 1x1 convolution with batch normalization, here `orthogonal` by default (VkD, Miles et al., CVPR 2024; see
+    Projector), with VkD's `teacher_normalization` if asked (then equal features do cost something).
     """
 
     def __init__(self, projector: ProjectorKind = "orthogonal", teacher_normalization: Normalization = "none") -> None:

@@ -15,11 +15,12 @@ class CrossImageLoss(nn.Module):
     images, an image with itself among them, as published. A batch of one image has that pair only: the relation within
     the image. 0 when the features are equal up to a factor per pixel. Channels may differ, as cosines are compared.
 
-    The published code compares all pixels, (B H W)^2 cosines (16 times fewer where its 2x2 pooling is switched on).
-    Here both features are averaged to the same `grid` x `grid` nodes (fewer where a map is smaller), so sizes may
-    differ and memory is bounded: B^2 grid^4 numbers, 4 MB in fp32 for 16 images. The images are those of one process,
-    as in the code, where gathering from all is commented out; the memory of past pixels and regions is not here. The
-    value depends on which images share a batch, not how many.
+    The published code compares all pixels, (B H W)^2 cosines, and since 2022 pools features of 256 pixels a side and
+    more by 4x4 (256 times fewer cosines; before that by 2x2, 16 times fewer). Here both features are averaged to the
+    same `grid` x `grid` nodes (fewer where a map is smaller), so sizes may differ and memory is bounded: B^2 grid^4
+    numbers, 4 MB in fp32 for 16 images. The images are those of one process, as in the code, where gathering from all
+    is commented out; the memory of past pixels and regions is not here. The value depends on which images share a
+    batch, not how many.
     """
 
     def __init__(self, temperature: float = 0.1, grid: int = 8) -> None:

@@ -19,9 +19,9 @@ class DiceSemimetricLoss(nn.Module):
     Both are soft Dice where q is 0 or 1. Where it is not, soft Dice is least at p = 0 or 1, against the teacher; these
     are 0 at p = q and only there.
 
-    The published code (JDT) has dml1, counts the background (`include_background=True`) and adds 0.001 pixels to both
-    sides of the ratio. Here `smooth` is a share of all pixels, so that the value does not depend on their number, and
-    0 stays the least.
+    The published code (JDT) has dml1, counts the background (`include_background=True`) and adds `smooth` pixels to
+    both sides of the ratio: 0.001 by the class's default, 1.0 in all its training configurations. Here `smooth` is a
+    share of all pixels, so that the value does not depend on their number, and 0 stays the least.
     """
 
     def __init__(self, form: Form = "dml1", include_background: bool = False, smooth: float = 1e-6) -> None:

@@ -20,10 +20,12 @@ def check_normalization(kind: str) -> None:
 def normalized(feature: Tensor, kind: Normalization) -> Tensor:
     """The feature (B, C, ...) as VkD (Miles et al., CVPR 2024) gives it to the student.
 
-    - `standardize`: mean 0 and variance 1 over the channels of each position (a layer norm without parameters), VkD's
-      choice for classification and detection.
+    - `standardize`: mean 0 and variance 1 over the channels of each position (a layer norm without parameters). VkD's
+      code does this for classification, to pooled features. For detection it standardizes each channel over all
+      positions of the batch instead, and the student's feature as well as the teacher's; that is not offered here.
     - `whiten`: channels without correlation, each of variance 1 over all positions of the batch, and otherwise as near
-      to the feature as can be (ZCA); VkD's choice for generation. Directions that hardly vary stay small.
+      to the feature as can be (ZCA). The paper has it for generation, whose code was not released. Directions that
+      hardly vary stay small.
     """
     if kind == "none":
         return feature

@@ -26,13 +26,16 @@ class WaveletLoss(nn.Module):
 
     Detail-consistent distillation (DCD, arXiv 2605.26382, MICCAI 2026): a wavelet transform, the coarse band dropped,
     back to the image, mean squared error. The transform is linear and its bands are orthogonal, so this is the mean
-    square of the bands of the difference; nothing is transformed back. 0 when the features are equal, or differ by what
-    varies over more than 2^levels pixels only: brightness and large shapes are left to other terms.
+    square of the bands of the difference; nothing is transformed back. As in the released code the transform is
+    orthonormal: a coarse band is twice the mean of its blocks, so that level l counts 4^(l - 1) times the mean square
+    of its differences of block means (1 : 4 : 16; in 3D, as published, 1 : 8 : 64). 0 when the features are equal, or
+    differ only by what varies over more than 2^levels pixels: brightness and large shapes are left to other terms.
 
-    The paper has 3 levels of db4 in 3D; here it is Haar in 2D, which needs no library and no padding. Its released
-    configuration drops the band that is high along all axes as well: `diagonal=False`. Its schedule and its average of
-    the student's past weights are not here. A student of other channels is projected, of another size resized
-    bilinearly; a map too small for a level goes without it.
+    Where the released code differs: it has 3 levels of db4 in 3D; here it is Haar in 2D, which needs no library. It
+    pads with zeros, so that two features that differ by a constant differ along their borders; an odd side repeats its
+    last pixels here, and a constant costs nothing. Its configuration drops the band that is high along all axes as
+    well: `diagonal=False`. Its schedule and its average of the student's past weights are not here. A student of other
+    channels is projected, of another size resized bilinearly; a map too small for a level goes without it.
     """
 
     def __init__(self, levels: int = 3, diagonal: bool = True, projector: ProjectorKind = "learned") -> None:
@@ -53,6 +56,7 @@ class WaveletLoss(nn.Module):
             difference, details = haar(difference)
             bands = details if self.diagonal else details[:2]
             scales.append(sum(band.square().mean() for band in bands))
+            difference = 2 * difference  # the orthonormal coarse band: haar returns means
         if not scales:
             raise ValueError("a feature of one pixel has no detail: tap an earlier place")
         return sum(scales) / len(scales)

@@ -17,8 +17,10 @@ def rank_labels(probabilities: NDArray[np.floating], pruned: float = 0.5) -> NDA
 
     A class whose highest probability is not above `pruned` is left out, as in the authors' package; the formula itself,
     which gives 0 to an empty prediction even where there is nothing, would always predict some voxel. Voxels that
-    several classes keep go to the class that loses most without them, 2 p - Dice over n + sum of p, which is how the
-    package resolves them. There the background is a class of its own; here it is what no class keeps.
+    several classes keep go to the class that loses most without them, 2 p - Dice over n + sum of p. The package takes
+    Dice and n of the voxels that one class alone keeps; here they are those of all that the class keeps: with three
+    classes 0.26 percent of the voxels of random probabilities come out otherwise, all of them claimed by two classes.
+    In the package the background is a class of its own; here it is what no class keeps.
 
     Args:
         probabilities: (K, ...) in 0..1, the background first: (K, H, W) or (K, Z, Y, X).
