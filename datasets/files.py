@@ -1,10 +1,10 @@
-"""Files and folders for every command: search a folder, write a file whole or not at all, hold a folder alone."""
+"""Files and folders for every command: search a folder, write a file whole or not at all, hold a folder, keep apart."""
 
 import errno
 import fcntl
 import os
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -184,27 +184,86 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path, shared: bool = False) -> Iterator[None]:
     """Make a folder and hold it for this process: two commands that write the same files would mix them.
 
-    Where the block ends, or fails, with the folder made here and empty, it is removed again. Raises ValueError while
-    another process holds it.
+    Where the block ends, or fails, with the folder made here and empty, it is removed again. shared: beside others that
+    hold it so. Raises ValueError while another process holds it, and OSError where it cannot be written.
     """
     there = folder.is_dir()
     folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB):
             raise ValueError(
                 f"{folder}: another command is writing to it: wait until it has ended, or choose another folder"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
+            )
         yield
     finally:
         os.close(descriptor)
         if not there:
             with suppress(OSError):
                 folder.rmdir()  # fails where it holds something
+
+
+@contextmanager
+def holding(file: Path, wait: bool) -> Iterator[bool]:
+    """Hold an empty file that stands for a part of a folder; yields whether it is held, and removes it at the end.
+
+    wait: until the process that holds it has ended; without it, yields False while there is one.
+    """
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        held = _locked(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if not held or (file.exists() and file.stat().st_ino == os.fstat(descriptor).st_ino):
+            break
+        os.close(descriptor)  # its holder has removed it meanwhile
+    try:
+        yield held
+    finally:
+        if held and not os.fstat(descriptor).st_size:
+            file.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _locked(descriptor: int, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks
+    return True
+
+
+def keep_apart(output: Path, inputs: Iterable[Path]) -> None:
+    """Raise ValueError where a folder to write is an input, lies in one or holds one, under whatever name or link."""
+    above_output = _identities(Path(os.path.realpath(output)))
+    itself = above_output[:1] if output.exists() else []
+    chains: dict[Path, list[tuple[int, int]]] = {}  # most files lie in few folders
+    for path in inputs:
+        real = Path(os.path.realpath(path))
+        folder = real if real.is_dir() else real.parent
+        if folder not in chains:
+            chains[folder] = _identities(folder)
+        above_input = chains[folder]
+        if folder is real and itself == above_input[:1]:
+            how = "is the input"
+        elif itself and itself[0] in above_input:
+            how = "holds the input"
+        elif folder is real and above_input[0] in above_output:
+            how = "lies in the input"
+        else:
+            continue
+        raise ValueError(f"{output}: {how} {path}, which must not be written to: choose a folder apart from it")
+
+
+def _identities(path: Path) -> list[tuple[int, int]]:
+    """Of a path and every folder above it, as far as they are there: links and bind mounts do not matter."""
+    found = []
+    for place in (path, *path.parents):
+        with suppress(OSError):
+            found.append(_identity(place))
+    return found

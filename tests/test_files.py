@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from datasets.files import alone_in, describe, ending, replacing, scan, stem, write_text
+from datasets.files import alone_in, describe, ending, holding, keep_apart, replacing, scan, stem, write_text
 from utils.command import run_command
 from utils.config import ROOT
 
@@ -129,3 +129,52 @@ def test_a_name_that_is_not_utf8_does_not_end_a_command_nor_does_a_closed_pipe()
     line = f'{sys.executable} -c "{code}" | head -c 4; echo ${{PIPESTATUS[0]}}'
     done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("long141\n", "")
+
+
+def test_a_shared_hold_and_a_lone_one_exclude_each_other(tmp_path):
+    refused = pytest.raises(ValueError, match="another command is writing to it")
+    with alone_in(tmp_path, shared=True), alone_in(tmp_path, shared=True), refused, alone_in(tmp_path):
+        pass
+    with alone_in(tmp_path), refused, alone_in(tmp_path, shared=True):
+        pass
+
+
+def test_a_held_file_is_held_by_one_and_removed(tmp_path):
+    file = tmp_path / ".lock"
+    with holding(file, wait=False) as first, holding(file, wait=False) as second:
+        assert (first, second) == (True, False)
+    assert not file.exists()
+    with holding(file, wait=True) as again:
+        assert again
+    file.write_text("somebody's")
+    with holding(file, wait=False) as held:
+        assert held
+    assert file.read_text() == "somebody's"
+
+
+@pytest.mark.parametrize(
+    ("output", "how"),
+    [
+        ("raw", "is the input"),
+        ("raw/../raw/.", "is the input"),
+        ("link", "is the input"),
+        ("raw/out", "lies in the input"),
+        ("link/new/out", "lies in the input"),
+        ("raw/batch", "lies in the input"),
+        ("", "holds the input"),
+        ("elsewhere", "holds the input"),  # a file of raw is a link into it
+        ("out", None),
+        ("raw_out", None),
+    ],
+)
+def test_an_output_folder_is_kept_apart_from_the_inputs(tmp_path, output, how):
+    touch(tmp_path / "raw/batch/a.nii")
+    touch(tmp_path / "elsewhere/deep/b.nii")
+    (tmp_path / "link").symlink_to(tmp_path / "raw")
+    (tmp_path / "raw/b.nii").symlink_to(tmp_path / "elsewhere/deep/b.nii")
+    inputs = [tmp_path / "raw", tmp_path / "raw/batch/a.nii", tmp_path / "raw/b.nii"]
+    if how is None:
+        keep_apart(tmp_path / output, inputs)
+        return
+    with pytest.raises(ValueError, match=f"{how} .*choose a folder apart from it"):
+        keep_apart(tmp_path / output, inputs)
