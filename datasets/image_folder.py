@@ -79,11 +79,16 @@ def image_folder(
         smote_mb=smote_mb,
         cache_mb=cache_mb,
         seed=seed,
+        content=_content,
     )
 
 
 def _read(record: ImageRecord) -> np.ndarray:
     return decode(Path(record.source), record.source)
+
+
+def _content(record: ImageRecord) -> bytes:
+    return Path(record.source).read_bytes()
 
 
 class _Patients:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from datasets.fingerprints import Digests, image_digests
 from datasets.image_transforms import NO_AUGMENTATION, Augmentation, as_json, generator_of, preparation
 from datasets.smote import check_memory, oversample, read_distribution
 from datasets.splits import SPLITS, split_sha256
@@ -51,6 +53,7 @@ class LabeledImages(Dataset):
         cache_mb: Keep the resized images in memory if all of this split fits in so many megabytes (per process started
             with DDP; forked loader workers share it); 0 reads them each time.
         seed: Of augmentation and SMOTE.
+        content: Returns the bytes that a record's image is decoded from, for `digests`; None: its pixels are taken.
 
     Raises ValueError for a split without images, a patient in two splits, and arguments out of range.
     """
@@ -74,6 +77,7 @@ class LabeledImages(Dataset):
         smote_mb: int = 4096,
         cache_mb: int = 1024,
         seed: int = 0,
+        content: Callable[[ImageRecord], bytes] | None = None,
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"split {split!r} is unknown: choose from {', '.join(SPLITS)}")
@@ -89,7 +93,8 @@ class LabeledImages(Dataset):
         _check_patients(self._split_patients)
         self.split_sha256 = split_sha256(self._split_patients)
         self.preparation = preparation(image_size, in_channels, normalization)
-        self.records, self._read = list(records), read
+        self.records, self._read, self._content = list(records), read, content or read
+        self._stored = len(self.records)
         size = len(self.records) * image_size**2 * in_channels
         self._images = self._decoded() if size <= cache_mb * 2**20 else None
         if split == "train" and smote is not None:
@@ -128,6 +133,13 @@ class LabeledImages(Dataset):
     def preprocessing(self) -> dict[str, Any]:
         """All that is needed to feed a new image to a network trained on this, as plain JSON values."""
         return {"kind": "image", "class_names": self.class_names, **as_json(self.preparation)}
+
+    @cached_property
+    def digests(self) -> Digests:
+        """What each image of this split holds and its class, without those made up; see `datasets.fingerprints`."""
+        stored = self.records[: self._stored]
+        targets = [self.class_names[record.label] for record in stored]
+        return image_digests([record.case for record in stored], lambda n: self._content(stored[n]), targets)
 
     def split_patients(self, split: str) -> list[str]:
         """Patients of `split`."""

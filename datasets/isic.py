@@ -95,6 +95,7 @@ def isic(
         smote_mb=smote_mb,
         cache_mb=cache_mb,
         seed=seed,
+        content=images.content,
     )
 
 
@@ -226,10 +227,14 @@ class LesionImages:
             raise ValueError(f"{root}: has neither train-image.hdf5 nor train-image/image: unpack the images there")
 
     def __call__(self, record: ImageRecord) -> np.ndarray:
+        place = f"{self.file}: {record.case}" if self.file.is_file() else str(self.folder / f"{record.case}.jpg")
+        return decode(self.content(record), place)
+
+    def content(self, record: ImageRecord) -> bytes:
+        """The bytes of a lesion's JPEG."""
         if self.file.is_file():
-            return decode(np.asarray(self._hdf5()[record.case][()]).tobytes(), f"{self.file}: {record.case}")
-        file = self.folder / f"{record.case}.jpg"
-        return decode(file, str(file))
+            return np.asarray(self._hdf5()[record.case][()]).tobytes()
+        return (self.folder / f"{record.case}.jpg").read_bytes()
 
     def check(self, records: Sequence[ImageRecord]) -> None:
         """Raises ValueError when images are missing."""

@@ -1,7 +1,7 @@
 """Slices written by scripts/SliceMaker.py as samples for a segmentation network."""
 
-import json
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from datasets.fingerprints import Digests, slice_digests
 from datasets.selection import thinned, unlabeled_patients
 from datasets.store import SliceRecord, read_index, read_manifest, read_slice
 from datasets.transforms import (
@@ -103,17 +104,20 @@ class SliceDataset(Dataset):
         labels = {int(value): name for value, name in manifest["labels"].items()}
         self.class_names, classes = _classes(self.task, labels, manifest["tumor_labels"], manifest["dataset"])
         self.num_classes = len(self.class_names) + 1
+        self._meaning = {value: self.class_names[number - 1] for value, number in classes.items()}
         self._lookup = np.zeros(256, dtype=np.uint8)
         for value, number in classes.items():
             self._lookup[value] = number
 
         index = read_index(self.root)
         _check_index(index, labels, self.root)
+        self._patients = {name: sorted({r.patient for r in index if r.split == name}) for name in SPLITS}
         records = sorted((r for r in index if r.split == split), key=lambda r: (r.case, r.slice))
         if not records:
             raise ValueError(f"{self.root / 'index.csv'} has no {split} slices: slice again with another --split")
         self.cases = list(dict.fromkeys(r.case for r in records))
-        self.patients = sorted({r.patient for r in records})
+        self.patients = self._patients[split]
+        self._all_records = records
         self.unlabeled: frozenset[str] = frozenset()
         if split == "train":
             self.unlabeled = unlabeled_patients(self.patients, labeled)
@@ -154,9 +158,14 @@ class SliceDataset(Dataset):
             "multiple": STRIDE,
         }
 
+    @cached_property
+    def digests(self) -> Digests:
+        """What each case of this split holds, all of its slices; see `datasets.fingerprints`."""
+        return slice_digests(self._all_records, self._meaning)
+
     def split_patients(self, split: str) -> list[str]:
-        """Patients of `split` according to the store's split.json."""
-        return list(json.loads((self.root / "split.json").read_text())[_choice("split", split, SPLITS)])
+        """Patients of `split` in the index: those whose slices are here."""
+        return list(self._patients[_choice("split", split, SPLITS)])
 
     def case_indices(self) -> dict[str, list[int]]:
         """Indices of each case's samples, from its lowest slice to its highest."""

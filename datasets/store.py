@@ -131,7 +131,7 @@ def _zip(arrays: list[tuple[str, np.ndarray]], compress: bool) -> bytes:
     """The bytes of an npz file. numpy.savez spends more on its zip writer than on the disk, and compresses slowly."""
     pieces, directory, offset = [], [], 0
     for name, array in arrays:
-        header = _npy_header(array.dtype.str, array.shape)
+        header = npy_header(array.dtype.str, array.shape)
         data = memoryview(np.ascontiguousarray(array)).cast("B")
         checksum, size = isal_zlib.crc32(data, isal_zlib.crc32(header)), len(header) + len(data)
         body = [header, data]
@@ -151,7 +151,8 @@ def _zip(arrays: list[tuple[str, np.ndarray]], compress: bool) -> bytes:
 
 
 @lru_cache
-def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """The bytes that an npz holds before an array's own."""
     buffer = BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"descr": dtype, "fortran_order": False, "shape": shape})
     return buffer.getvalue()

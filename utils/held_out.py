@@ -1,8 +1,9 @@
-"""The test split: read once for a checkpoint, and what it said."""
+"""The test split: read once for a checkpoint and its data, and what it said."""
 
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import torch
 from lightning_fabric import Fabric
 from PIL import Image
 from torch import nn
+from torch.utils.data import Dataset
 
 from datasets import DATASETS
+from datasets.files import replacing, write_text
+from datasets.fingerprints import fingerprint, listed
 from utils import checkpoints
 from utils.config import Recipe, build
 from utils.guards import table
@@ -27,65 +31,139 @@ PLACES = ("root", "file", "index", "patients")
 
 
 def test(recipe: Recipe) -> int:
-    """Scores best.ckpt on the test split, once: a second call shows what the first one wrote to OUTPUT/test.json."""
+    """Scores best.ckpt on the test split, once: a second call shows what the first one wrote to OUTPUT/test.json.
+
+    Where best.ckpt or the data have changed since, the test split is read again, and the earlier result kept under
+    another name. Raises ValueError when a test patient was trained or selected on.
+    """
     output = Path(recipe.output)
     file = output / "test.json"
     best = output / "best.ckpt"
     checkpoint = checkpoints.load(best)
     digest = checkpoints.sha256(best)
-    known = json.loads(file.read_text()) if file.is_file() else None
     moved = {key: recipe.data[key] for key in PLACES if key in recipe.data}  # the data may lie elsewhere now
     data = checkpoint["recipe"]["data"] | moved
-    if known is None or (known["checkpoint_sha256"], known["data"]) != (digest, data):
-        fabric = launch(recipe.training)
+    known = _stored(file)
+    try:
         dataset = build(DATASETS, data, "data", split="test", seed=recipe.seed)
-        seen = sorted((set(checkpoint["split"]["train"]) | set(checkpoint["split"]["val"])) & set(dataset.patients))
-        if seen:
-            raise ValueError(
-                f"{best}: was trained or selected on test patients {', '.join(seen[:5])}; nothing was scored"
-            )
-        network = fabric.to_device(checkpoints.rebuild(checkpoint))
-        if recipe.training.channels_last:
-            network = network.to(memory_format=torch.channels_last)
-        metrics = make_metrics(recipe.metric, dataset.class_names)
-        if isinstance(metrics[0], VolumeDice):
-            metrics.append(RankedDice(dataset.class_names))
-        scores, rows = evaluate(
-            fabric,
-            network,
-            dataset,
-            metrics,
-            batch_size=recipe.training.batch_size,
-            workers=recipe.training.workers,
-            channels_last=recipe.training.channels_last,
-            description="test",
-        )
+        content = fingerprint(dataset.digests, dataset.class_names)
+    except (ValueError, OSError):
+        if known is None or _changed(known, digest, data, None, None):
+            raise
+        dataset = content = None
+    changed = None if known is None else _changed(known, digest, data, dataset, content)
+    if known is not None and changed is None:
+        print(f"test: stored on {known['tested']}, not read again; {_standing(known, dataset)}")
+    else:
+        fabric = launch(recipe.training)
+        _refuse_seen(checkpoint, dataset, best)
+        earlier = file.with_name(f"test_{known['tested'].replace(':', '')}.json") if known else None
+        if earlier is not None and fabric.is_global_zero:
+            print(f"test: read again, since {changed}; the earlier result is kept in {earlier}")
         known = {
             "checkpoint": str(best),
             "checkpoint_sha256": digest,
+            "tested": datetime.now().astimezone().isoformat(timespec="seconds"),
             "data": data,
             "split_sha256": dataset.split_sha256,
-            "cases": len(dataset.cases),
-            "empty_mask_rule": metrics[0].empty_mask_rule,
-            "scores": scores,
-            "rows": rows,
+            "data_fingerprint": content,
+            "target_digests": {case: target for case, (_, target) in dataset.digests.items()},
+            **_scored(recipe, checkpoint, dataset, fabric, output),
         }
         if not fabric.is_global_zero:
             return 0
-        teacher = _teacher(checkpoint, fabric)
-        pictures = draw(
-            fabric, network, teacher, dataset, telling(dataset, PICTURED), rows, recipe.training.channels_last
-        )
-        for name, picture in pictures.items():
-            image = Image.fromarray((picture * 255).astype(np.uint8))
-            image.save(output / f"test_{name.replace(', ', '_')}.png")
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(known, indent=1))
-        temporary.replace(file)
+        if earlier is not None:
+            file.rename(earlier)
+        write_text(file, json.dumps(known, indent=1))
     print(f"test: {known['cases']} cases, {best}\n{known['empty_mask_rule']}")
     print(table([{"score": name, "value": f"{value:.4f}"} for name, value in known["scores"].items()]))
     print(f"every case: {file}; pictures: {output / 'test_*.png'}")
     return 0
+
+
+def _stored(file: Path) -> dict[str, Any] | None:
+    """The content of test.json, with the time it was written at; None where there is none."""
+    if not file.is_file():
+        return None
+    try:
+        known = json.loads(file.read_text())
+        written = datetime.fromtimestamp(file.stat().st_mtime).astimezone().isoformat(timespec="seconds")
+        return {"tested": written, **known, "checkpoint_sha256": known["checkpoint_sha256"], "data": known["data"]}
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{file}: is not what --mode test writes: move it away, and test again") from None
+
+
+def _changed(
+    known: dict[str, Any], digest: str, data: dict[str, Any], dataset: Dataset | None, content: str | None
+) -> str | None:
+    """What has changed since a result was stored; None where nothing has, as far as can be seen."""
+    if known["checkpoint_sha256"] != digest:
+        return f"best.ckpt has changed since {known['tested']}"
+    then, now = ({key: value for key, value in each.items() if key not in PLACES} for each in (known["data"], data))
+    if then != now:
+        return f"the data section is another than on {known['tested']}"
+    if content is None or "data_fingerprint" not in known or known["data_fingerprint"] == content:
+        return None
+    targets = {case: target for case, (_, target) in dataset.digests.items()}
+    before = known["target_digests"]
+    cases = sorted(case for case in targets.keys() | before.keys() if targets.get(case) != before.get(case))
+    if cases:
+        return f"targets have changed since {known['tested']} (of {listed(cases)})"
+    return f"test images have changed since {known['tested']}"
+
+
+def _standing(known: dict[str, Any], dataset: Dataset | None) -> str:
+    """What is known about the data of a stored result."""
+    if dataset is None:
+        return "the data cannot be read now, so they were not compared with those of then"
+    if "data_fingerprint" not in known:
+        return "it does not record what the data held, so they were not compared with those of now"
+    return f"the data are the same as then (fingerprint {known['data_fingerprint'][:12]})"
+
+
+def _refuse_seen(checkpoint: dict[str, Any], dataset: Dataset, best: Path) -> None:
+    """Raises ValueError when test patients were trained or selected on."""
+    seen = (set(checkpoint["split"]["train"]) | set(checkpoint["split"]["val"])) & set(dataset.patients)
+    if seen:
+        raise ValueError(
+            f"{best}: was trained or selected on test patients {listed(sorted(seen))}: the data were split again; "
+            "nothing was scored. Give the data as they were, or train again"
+        )
+
+
+def _scored(
+    recipe: Recipe, checkpoint: dict[str, Any], dataset: Dataset, fabric: Fabric, output: Path
+) -> dict[str, Any]:
+    """The scores of the test split; draws OUTPUT/test_*.png."""
+    settings = recipe.training
+    network = fabric.to_device(checkpoints.rebuild(checkpoint))
+    if settings.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    metrics = make_metrics(recipe.metric, dataset.class_names)
+    if isinstance(metrics[0], VolumeDice):
+        metrics.append(RankedDice(dataset.class_names))
+    scores, rows = evaluate(
+        fabric,
+        network,
+        dataset,
+        metrics,
+        batch_size=settings.batch_size,
+        workers=settings.workers,
+        channels_last=settings.channels_last,
+        description="test",
+    )
+    if fabric.is_global_zero:
+        chosen = telling(dataset, PICTURED)
+        pictures = draw(fabric, network, _teacher(checkpoint, fabric), dataset, chosen, rows, settings.channels_last)
+        for name, picture in pictures.items():
+            with replacing(output / f"test_{name.replace(', ', '_')}.png") as partial:
+                Image.fromarray((picture * 255).astype(np.uint8)).save(partial, "PNG")
+    return {
+        "cases": len(dataset.cases),
+        "empty_mask_rule": metrics[0].empty_mask_rule,
+        "scores": scores,
+        "rows": rows,
+    }
 
 
 def _teacher(checkpoint: dict[str, Any], fabric: Fabric) -> nn.Module | None:

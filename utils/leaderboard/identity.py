@@ -12,11 +12,12 @@ from typing import Any
 
 import yaml
 
+from datasets.fingerprints import store_fingerprint
 from utils import checkpoints
 from utils.config import ROOT
 from utils.leaderboard.plan import Plan, Run
 
-NAMES = {"command": "command", "recipes_sha256": "recipe", "data_sha256": "data", "teacher_sha256": "teacher"}
+NAMES = {"command": "command", "recipes_sha256": "recipe", "data_fingerprint": "data", "teacher_sha256": "teacher"}
 
 
 def fingerprint(plan: Plan, run: Run) -> dict[str, Any]:
@@ -28,15 +29,15 @@ def fingerprint(plan: Plan, run: Run) -> dict[str, Any]:
     return {
         "command": command,
         "recipes_sha256": hashlib.sha256(json.dumps(recipes, sort_keys=True).encode()).hexdigest(),
-        "data_sha256": _slices(index, index.stat().st_mtime_ns) if index.is_file() else None,
+        "data_fingerprint": _data(index, index.stat().st_mtime_ns) if index.is_file() else None,
         "teacher_sha256": _sha256(teacher, teacher.stat().st_mtime_ns) if taught else None,
     }
 
 
 def difference(known: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
-    """What two fingerprints do not share, in a word; None where they are the same. Data that are gone are no other."""
+    """What two fingerprints do not share, in a word; None where they are the same, or the data are gone."""
     for key, name in NAMES.items():
-        unknown = key == "data_sha256" and None in (known.get(key), asked.get(key))
+        unknown = key == "data_fingerprint" and None in (known.get(key), asked.get(key))
         if not unknown and known.get(key) != asked.get(key):
             return name
     return None
@@ -54,13 +55,12 @@ def _data_root(recipes: Sequence[Any], flags: Sequence[str]) -> Path:
 
 
 @cache
-def _slices(index: Path, _modified: int) -> str:
-    """Of the index and all files of slices, images and labels."""
-    digest = hashlib.sha256(index.read_bytes())
-    for file in sorted(file for kind in ("npz", "png") for file in index.parent.glob(f"*/*.{kind}")):
-        digest.update(file.relative_to(index.parent).as_posix().encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+def _data(index: Path, _modified: int) -> str:
+    """Of the slices of an index; of damaged ones, which no run can be trained on, what is wrong with them."""
+    try:
+        return store_fingerprint(index.parent)
+    except ValueError as error:
+        return str(error)
 
 
 def _said(recipe: Path) -> Any:
