@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING
 import nibabel
 import numpy as np
 
+from datasets.dicom_files import SeriesFiles
 from datasets.nifti import Header, UnreadableVolumeError, grid_header
 from datasets.volumes import Image, gather
 
 if TYPE_CHECKING:
     from SimpleITK import ImageFileReader
 
-MAGIC_OFFSET, MAGIC = 128, b"DICM"
 POSITION, ORIENTATION, PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
 SERIES, MODALITY = "0020|000e", "0008|0060"
 GAP_TOLERANCE, ROUNDED_MM = 0.1, 0.1  # of the spacing; positions are written with as little as one decimal
 ONE_SERIES = "put the slices of one series into a folder of their own"
+ONE_FRAME = "convert it to NIfTI (dcm2niix), or export it as one file a slice"
 
 
 @contextmanager
@@ -53,7 +54,6 @@ class Series:
     spacing: tuple[float, float, float]
     direction: np.ndarray
     modality: str
-    left_out: int
 
     @property
     def header(self) -> Header:
@@ -74,43 +74,31 @@ class _Slice:
     origin: np.ndarray
 
 
-def is_dicom(file: Path) -> bool:
-    """Whether a file begins as DICOM files do; DICOMDIR, a list of other files, is none."""
-    if file.name.upper() == "DICOMDIR" or not file.is_file():
-        return False
-    try:
-        with file.open("rb") as content:
-            content.seek(MAGIC_OFFSET)
-            return content.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
-
-
 @keep_locale()
-def find_series(folder: Path) -> Series:
-    """Read the headers of the one series in `folder`, not its pixels.
+def open_series(found: SeriesFiles) -> Series:
+    """Read the headers of a series, not its pixels.
 
-    Raises UnreadableVolumeError for a folder with several series, and for slices that do not make a regular grid.
+    Raises UnreadableVolumeError for files that may be slices and cannot be read, for several series in one, and for
+    slices that do not make a regular grid.
     """
-    candidates = sorted(file for file in folder.iterdir() if not (file.is_dir() or file.name.startswith(".")))
-    files = [file for file in candidates if is_dicom(file)]
-    if not files:
-        raise UnreadableVolumeError(folder, "holds no DICOM file", "give the folder of one series")
-    slices = [_read_header(file) for file in files]
-    _refuse_mixture(folder, slices)
+    if found.doubts:
+        first, more = found.doubts[0], len(found.doubts) - 1
+        what = f"{first.what}, it may be a slice" + (f" (and {more} more like it)" if more else "")
+        raise UnreadableVolumeError(first.file, what, first.remedy)
+    slices = [_read_header(file) for file in sorted(found.files)]
+    _refuse_mixture(found.folder, slices)
     first = slices[0]
     normal = np.reshape(first.direction, (3, 3))[:, 2]
     slices.sort(key=lambda part: float(part.origin @ normal))
-    spacing = _slice_spacing(folder, slices, normal)
+    spacing = _slice_spacing(found.folder, slices, normal)
     return Series(
-        folder=folder,
+        folder=found.folder,
         files=tuple(part.file for part in slices),
         size=(*first.size, len(slices)),
         origin=tuple(float(value) for value in slices[0].origin),
         spacing=(*first.pixel_spacing, spacing),
         direction=np.reshape(first.direction, (3, 3)),
         modality=first.modality,
-        left_out=len(candidates) - len(files),
     )
 
 
@@ -145,10 +133,12 @@ def _read_header(file: Path) -> _Slice:
         (PIXEL_SPACING, "PixelSpacing"),
     ):
         if not value(tag):
-            what = "several frames in one file" if len(size) > 2 and size[2] > 1 else f"no {name}, no slice of a volume"
-            raise UnreadableVolumeError(file, what, "give a series of one file a slice")
+            if len(size) > 2 and size[2] > 1:
+                raise UnreadableVolumeError(file, "several frames in one file", ONE_FRAME)
+            what = f"no {name}, no slice of a volume"
+            raise UnreadableVolumeError(file, what, "give the slices that were acquired, and move this file away")
     if len(size) > 2 and size[2] > 1:
-        raise UnreadableVolumeError(file, f"{size[2]} frames in one file", "give a series of one file a slice")
+        raise UnreadableVolumeError(file, f"{size[2]} frames in one file", ONE_FRAME)
     if reader.GetNumberOfComponents() != 1:
         raise UnreadableVolumeError(file, "a color image", "give the gray images that were acquired")
     direction, spacing, origin = reader.GetDirection(), reader.GetSpacing(), np.array(reader.GetOrigin())
@@ -174,11 +164,15 @@ def _refuse_mixture(folder: Path, slices: list[_Slice]) -> None:
         ):
             same = ours == theirs if isinstance(ours, str) else np.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
             if not same:
-                what = f"slices of different {name} mixed ({first.file.name}, {part.file.name})"
+                what = f"slices of different {name} mixed ({_names(folder, first, part)})"
                 raise UnreadableVolumeError(folder, what, ONE_SERIES)
     if len(slices) < 2:
         what = "one slice only, its spacing cannot be known"
         raise UnreadableVolumeError(folder, what, "give the whole series")
+
+
+def _names(folder: Path, first: _Slice, second: _Slice) -> str:
+    return f"{first.file.relative_to(folder)} and {second.file.relative_to(folder)}"
 
 
 def _slice_spacing(folder: Path, slices: list[_Slice], normal: np.ndarray) -> float:
@@ -189,15 +183,15 @@ def _slice_spacing(folder: Path, slices: list[_Slice], normal: np.ndarray) -> fl
     usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])
     narrow = int(np.argmin(gaps))
     if gaps[narrow] <= max(GAP_TOLERANCE * usual, 1e-4):
-        names = f"{slices[narrow].file.name} and {slices[narrow + 1].file.name}"
-        raise UnreadableVolumeError(folder, f"two slices at one position ({names})", ONE_SERIES)
+        what = f"two slices at one position ({_names(folder, *slices[narrow : narrow + 2])})"
+        raise UnreadableVolumeError(folder, what, f"keep one of them, or {ONE_SERIES}")
     heights = places - places[0]
     even = np.linspace(0.0, heights[-1], len(places))  # small differences of the same sign add up
     tolerance = max(GAP_TOLERANCE * usual, ROUNDED_MM)
     if np.abs(gaps - usual).max() > tolerance or np.abs(heights - even).max() > tolerance:
         wide = int(np.argmax(gaps))
         missing = round(float(gaps[wide]) / usual) - 1
-        names = f"{slices[wide].file.name} and {slices[wide + 1].file.name}"
+        names = _names(folder, *slices[wide : wide + 2])
         if missing > 0 and abs(gaps[wide] / usual - missing - 1) <= GAP_TOLERANCE:
             count = f"{missing} slice{'s' * (missing > 1)}"
             raise UnreadableVolumeError(folder, f"{count} missing between {names}", "export the whole series")

@@ -42,14 +42,16 @@ class Scan:
     """The files below a folder, and all that was passed over with the reason.
 
     `files`: those not passed over so far, in order. `findings`: closed folders, files that may not be read, and dead
-    links, each bad; links back into what was read already, not bad.
+    links, each bad; links back into what was read already, not bad. `passed`: what was passed over, by reason.
+    `folders`: those that were read, `root` first.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.files: list[Path] = []
         self.findings: list[Finding] = []
-        self._passed: dict[str, list[Path]] = defaultdict(list)
+        self.folders: list[Path] = []
+        self.passed: dict[str, list[Path]] = defaultdict(list)
 
     def keep(self, wanted: Callable[[Path], bool], why: str) -> list[Path]:
         """Keep the files that are wanted and return them; the others are passed over, with `why` as the reason."""
@@ -61,13 +63,13 @@ class Scan:
 
     def pass_over(self, path: Path, why: str) -> None:
         """Count one file or folder as passed over. why: what they have in common, such as `ending`."""
-        self._passed[why].append(path)
+        self.passed[why].append(path)
 
     @property
     def summary(self) -> str | None:
         """One line about what was passed over, or None: `passed over: 3 by ending (2 .txt, 1 .csv), ...`."""
         parts = []
-        for why, paths in self._passed.items():
+        for why, paths in self.passed.items():
             detail = f"such as {paths[0].relative_to(self.root)}" if len(paths) > 1 else f"{paths[0].name}"
             if why == "ending":
                 counts = Counter(ending(path) or "none" for path in paths).most_common()
@@ -104,11 +106,12 @@ def scan(root: Path, depth: int | None = None) -> Scan:
                 raise
             found.findings.append(Finding(folder, f"cannot be read ({error.strerror})", remedy_of(error)))
             continue
+        found.folders.append(folder)
         for entry in entries:
             path = Path(entry.path)
             if entry.name.startswith("."):
                 found.pass_over(path, "hidden name")
-            elif entry.is_symlink() and (problem := _dead(path)):
+            elif entry.is_symlink() and (problem := dead_link(path)):
                 found.findings.append(problem)
             elif path.is_dir():
                 if depth is not None and level >= depth:
@@ -134,8 +137,8 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _dead(link: Path) -> Finding | None:
-    """The finding about a link that leads nowhere, or None."""
+def dead_link(link: Path) -> Finding | None:
+    """The finding about a link that leads nowhere; None where it leads somewhere."""
     try:
         link.stat()
     except OSError as error:

@@ -30,18 +30,19 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.files import alone_in
+from datasets.files import alone_in, describe
 from utils.command import run_command
 from utils.config import Training
 from utils.guards import table
 from utils.launch import launch, resolve_precision
 from utils.memory import memory_limit
 from utils.prediction.images import TABLE, classify_files, find_images, write_table
-from utils.prediction.inputs import Case, find_volumes
+from utils.prediction.inputs import Case
 from utils.prediction.models import Model, load_models
 from utils.prediction.outputs import LABELS, PROBABILITIES, RECORD, SERIES, Predictions
 from utils.prediction.predictor import Predictor
 from utils.prediction.read_ahead import run_ahead
+from utils.prediction.search import find_volumes
 from utils.prediction.volumes import Options, VolumeSteps, peak_memory
 
 READ_AHEAD_BYTES = 1 << 30
@@ -136,10 +137,15 @@ def predict_volumes(args: argparse.Namespace, predictor: Predictor) -> int:
         minimum_ml=args.minimum_volume,
         limit=memory_limit() if args.memory is None else args.memory * 1e9,
     )
-    cases = find_volumes(args.input)
+    found = find_volumes(args.input)
+    for line in (*found.passed_over, *(finding for finding in found.findings if not finding.bad)):
+        tqdm.write(f"note: {line}")
+    for finding in (finding for finding in found.findings if finding.bad):
+        tqdm.write(str(finding), sys.stderr)
+    cases, bad = found.cases, sum(finding.bad for finding in found.findings)
     suffixes = [SERIES] * args.mha + [PROBABILITIES] * args.probabilities + [LABELS]
     predictions = Predictions(args.output, cases, suffixes, made_by(args, predictor, options), args.overwrite)
-    todo, entries, kept, bad = [], [], 0, 0
+    todo, entries, kept = [], [], 0
     for case in cases:
         try:
             if predictions.kept(case):
@@ -147,14 +153,14 @@ def predict_volumes(args: argparse.Namespace, predictor: Predictor) -> int:
             else:
                 todo.append(case)
         except (ValueError, OSError) as error:
-            bad += tell(case, error)
+            bad += report(case, error)
     slices = tqdm(unit="slice", leave=False, position=1, disable=None)  # None: only on a terminal
     steps = VolumeSteps(predictor, predictions, options, slices)
     outcomes = run_ahead(todo, steps.open, steps.read, steps.label, steps.finish, args.jobs, READ_AHEAD_BYTES)
     with slices, tqdm(outcomes, total=len(todo), unit="case", desc="predicting", disable=None) as bar:
         for case, result in bar:
             if isinstance(result, Exception):
-                bad += tell(case, result)
+                bad += report(case, result)
                 continue
             entries.append(result)
             for note in result["notes"]:
@@ -186,13 +192,13 @@ def made_by(args: argparse.Namespace, predictor: Predictor, options: Options) ->
     }
 
 
-def tell(case: Case, error: Exception) -> int:
+def report(case: Case, error: Exception) -> int:
     """Print what is wrong with a case in one line; returns 1, a case."""
     what = " ".join(str(error).split())[:500]
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         what = f"{case.path}: out of memory: use a smaller --batch_size, or a machine with more"
     elif isinstance(error, OSError):
-        what = f"{error.filename or case.path}: {error.strerror or what}: check disk space and permissions"
+        what = describe(error, case.path)
     elif not isinstance(error, ValueError):
         what = f"{case.path}: {type(error).__name__}: {what}: look at this case; if it is sound, report this"
     tqdm.write(what, sys.stderr)
@@ -222,7 +228,7 @@ def summarize(
         print(table(rows))
     print(f"{counts}, {elapsed:.1f} s, peak memory {peak_memory() / 1e6:.0f} MB ({device}, {args.precision})")
     print(f"  labels  {', '.join(f'{n} {name}' for n, name in enumerate(predictor.class_names, start=1))}")
-    print(f"  where   {args.output}, {RECORD} tells volumes and times")
+    print(f"  where   {args.output}, {RECORD} has volumes and times")
 
 
 def predict_images(args: argparse.Namespace, predictor: Predictor) -> int:

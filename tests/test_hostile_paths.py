@@ -1,6 +1,7 @@
 """Paths that are not what they are called: predict.py says one line about each, and the rest finish."""
 
 import os
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -9,7 +10,6 @@ from raw_cases import KITS, hounsfield, save
 from tiny_checkpoints import folder, labels_of, predict, record, thresholds, voxels
 
 from datasets.files import alone_in
-from utils.prediction import inputs
 
 __all__ = ["folder", "thresholds"]  # fixtures
 
@@ -20,7 +20,7 @@ def link_in_a_circle(path):
 
 ODD = {
     "a folder": (lambda path: path.mkdir(), "holds no DICOM file"),
-    "a link to nothing": (lambda path: path.symlink_to("nowhere"), "No such file"),
+    "a link to nothing": (lambda path: path.symlink_to("nowhere"), "is a link to nowhere, which is not there"),
     "a link in a circle": (link_in_a_circle, "Too many levels of symbolic links"),
     "a named pipe": (os.mkfifo, "is no file"),  # to open it would wait for ever
     "a device": (lambda path: path.symlink_to("/dev/zero"), "is no file"),
@@ -57,15 +57,17 @@ def test_an_output_that_is_a_link_in_a_circle_is_told(folder, tmp_path, threshol
 
 def test_a_subfolder_that_cannot_be_looked_into_is_told(folder, tmp_path, thresholds, capsys, monkeypatch):
     (folder / "closed").mkdir()
+    listed = os.scandir
 
     def closed(path):
-        raise PermissionError(13, "Permission denied", str(path))
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
 
-    monkeypatch.setattr(inputs, "_in_subfolder", closed)
-    monkeypatch.setattr(inputs, "find_series", closed)
+    monkeypatch.setattr("datasets.files.os.scandir", closed)  # root may look into every folder
     assert predict(thresholds, folder, tmp_path / "out") == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{folder}/closed: Permission denied")
+    assert line.startswith(f"{folder}/closed: cannot be read (Permission denied)")
     assert sorted(record(tmp_path / "out")) == ["a", "b", "c"]
 
 
