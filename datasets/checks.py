@@ -1,5 +1,11 @@
-"""What can be wrong with a raw case, said in one line each: file, what, remedy."""
+"""What can be wrong with a raw case, said in one line each: file, what, remedy.
 
+Bad is what would make a result wrong without a word: a case whose voxels, grid or millimeters cannot be trusted is left
+out. A header may say the same thing several times (sform, qform, pixdim, units). Everything here goes by its affine,
+which is the sform where its code is above 0, else the qform; what only contradicts the affine is a note that says so.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +16,92 @@ from datasets.nifti import Header
 from datasets.volumes import Image, Label
 
 SPACING_TOLERANCE = 0.02  # relative; kits.json and headers are rounded differently
+PIXDIM_TOLERANCE = 0.01  # relative
 AFFINE_TOLERANCE = 1e-3  # of a voxel, times the longest side
+SHEAR_TOLERANCE = 1e-3  # cosine of the angle between two axes
+XFORM_CODES = range(6)
+UNITS = {1: "meters", 3: "micrometers"}  # of xyzt_units; 0 is unknown, 2 is mm
+LIKELY_MM = 0.05, 50.0  # what a voxel of a scan measures
+WRITE_AFFINE = "write the volume again with its affine"
+
+
+def check_header(file: Path, header: Header) -> list[Finding]:
+    """Compare what a header says of its grid with its affine: whether that can be used, and what contradicts it."""
+    found: list[tuple[str, str, bool]] = []
+    pixdim = np.asarray(header.source["pixdim"][:4], np.float64)
+    zooms, sound = pixdim[1:], bool(np.isfinite(pixdim[1:]).all() and (pixdim[1:] > 0).all())
+    form = "sform" if header.sform_code > 0 else "qform" if header.qform_code > 0 else "pixdim"
+    try:
+        orient(header.affine)
+    except ValueError:
+        remedy = WRITE_AFFINE
+        if form == "sform" and header.qform is not None and sound:
+            remedy = "set its code to 0 if the qform is right, else write the volume again with its affine"
+        detail = form if sound or form == "sform" else f"{form}, pixdim {_by(zooms)}"
+        return [Finding(file, f"affine is singular or not finite ({detail})", remedy)]
+    for name, code in (("sform", header.sform_code), ("qform", header.qform_code)):
+        if code not in XFORM_CODES:
+            counts = "counts as set" if code > 0 else "counts as not set"
+            found.append((f"{name} code {code} is unknown and {counts}", "write a code from 0 to 5", False))
+    if form == "pixdim":
+        what = "neither sform nor qform is set, its orientation is a guess"
+        found.append((what, "look at a slice, and set the affine if it is turned", False))
+    found += _units(header)
+    spacing = header.spacing
+    if not sound:
+        what = f"pixdim {_by(zooms)} is not a voxel size"
+        if form == "sform":
+            found.append((f"{what}; the sform counts: {_mm(spacing)}", "nothing to do if that is right", False))
+        else:
+            found.append((f"{what}, programs read it differently", "write the volume again with its spacing", True))
+    elif not np.allclose(zooms, spacing, rtol=PIXDIM_TOLERANCE):
+        what = f"pixdim {_by(zooms)} contradicts the affine; the affine counts: {_mm(spacing)}"
+        found.append((what, "where pixdim is right, write the volume again with an affine of that spacing", False))
+    if header.qform_code > 0 and abs(pixdim[0]) != 1:
+        what, remedy = f"qfac (pixdim[0]) is {pixdim[0]:g} and counts as 1", "write 1, or -1 for a left-handed qform"
+        found.append((what, remedy, False))
+    if form == "sform" and header.qform_code > 0 and sound:
+        found += _forms(header)
+    if (cosine := _shear(header.affine)) > SHEAR_TOLERANCE:
+        angle = np.degrees(np.arccos(min(cosine, 1.0)))
+        what = f"affine is sheared (two axes meet at {angle:.1f} degrees)"
+        remedy = "resample it to right angles: volumes in ml are right, distances in mm are not"
+        found.append((what, remedy, False))
+    return [Finding(file, *one) for one in found]
+
+
+def _units(header: Header) -> list[tuple[str, str, bool]]:
+    """Units other than mm; bad where the affine may well be in them."""
+    code = int(header.source["xyzt_units"]) & 7
+    if code in (0, 2):
+        return []
+    likely = LIKELY_MM[0] <= min(header.spacing) and max(header.spacing) <= LIKELY_MM[1]
+    what = f"units are {UNITS.get(code, f'unknown (code {code})')}, its affine says {_by(header.spacing)}"
+    if likely:
+        return [(f"{what}, which counts as mm", "where it is mm, set xyzt_units to 2; else rescale the affine", False)]
+    return [(what, "write the volume again with its affine in mm and xyzt_units 2", True)]
+
+
+def _forms(header: Header) -> list[tuple[str, str, bool]]:
+    """Whether the qform, given the spacing of the sform, puts the voxels elsewhere than the sform, which counts."""
+    names = f"sform (code {header.sform_code}) and qform (code {header.qform_code})"
+    remedy = "the sform counts; where the qform is right, set the sform's code to 0"
+    if header.qform is None:
+        return [("its qform is not finite or no rotation", "nothing to do if the sform is right: it counts", False)]
+    qform = header.qform.copy()
+    qform[:3, :3] *= header.spacing / np.linalg.norm(qform[:3, :3], axis=0)
+    if (np.linalg.det(qform[:3, :3]) < 0) != (np.linalg.det(header.affine[:3, :3]) < 0):
+        return [(f"{names} are mirror images of each other", remedy, False)]
+    shift = _shift(header.affine, qform, header.shape[:3])
+    if shift > AFFINE_TOLERANCE * max(header.shape[:3]):
+        return [(f"{names} disagree (up to {shift:.3g} voxels apart)", remedy, False)]
+    return []
+
+
+def _shear(affine: np.ndarray) -> float:
+    """The largest cosine between two axes; 0 where all are at right angles."""
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return float(np.abs(directions.T @ directions - np.eye(3)).max())
 
 
 def check_grid(image_file: Path, label_file: Path, image: Header, label: Header, channel: int | None) -> list[Finding]:
@@ -27,24 +118,21 @@ def check_grid(image_file: Path, label_file: Path, image: Header, label: Header,
         what = f"shape {label.shape} differs from the image's {image.shape[:3]}"
         findings.append(Finding(label_file, what, "find the label drawn on this image, or resample it"))
     for file, header in ((image_file, image), (label_file, label)):
-        try:
-            orient(header.affine)
-        except ValueError:
-            findings.append(Finding(file, "affine is singular or not finite", "write the volume again with its affine"))
-            return findings
-    if image.shape[:3] == label.shape and _largest_shift(image, label) > AFFINE_TOLERANCE * max(label.shape):
-        what = f"affine differs from the image's (up to {_largest_shift(image, label):.3g} voxels apart)"
+        findings += check_header(file, header)
+    if any(finding.bad for finding in findings):
+        return findings
+    shift = _shift(image.affine, label.affine, label.shape)
+    if shift > AFFINE_TOLERANCE * max(label.shape):
+        what = f"affine differs from the image's (up to {shift:.3g} voxels apart)"
         findings.append(Finding(label_file, what, "resample the label, or give it the image's affine"))
-    if image.sform_code == 0 and image.qform_code == 0:
-        what = "neither sform nor qform is set, its orientation is a guess"
-        findings.append(Finding(image_file, what, "look at a slice, and set the affine if it is turned", bad=False))
     return findings
 
 
-def _largest_shift(image: Header, label: Header) -> float:
-    """The largest distance between the same corner of both grids, in voxels of the image."""
-    corners = np.array(np.meshgrid(*[(0, size - 1) for size in label.shape], [1])).reshape(4, -1)
-    return float(np.abs((np.linalg.inv(image.affine) @ label.affine @ corners - corners)[:3]).max())
+def _shift(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
+    """The largest distance between the same corner of two grids of one shape, in voxels of the first."""
+    corners = np.array(np.meshgrid(*[(0, size - 1) for size in shape], [1])).reshape(4, -1)
+    with np.errstate(all="ignore"):
+        return float(np.abs((np.linalg.inv(affine) @ other @ corners - corners)[:3]).max())
 
 
 def check_spacing(
@@ -75,8 +163,12 @@ def check_spacing(
     return []
 
 
-def _mm(spacing: tuple[float, ...]) -> str:
-    return " x ".join(f"{length:g}" for length in spacing) + " mm"
+def _by(lengths: Sequence[float]) -> str:
+    return " x ".join(f"{length:g}" for length in lengths)
+
+
+def _mm(spacing: Sequence[float]) -> str:
+    return f"{_by(spacing)} mm"
 
 
 def check_label(file: Path, label: Label, names: dict[int, str]) -> list[Finding]:

@@ -12,6 +12,21 @@ import numpy as np
 BLOCK_BYTES, TILE_ROWS, TILE_COLUMNS = 1 << 24, 16, 16
 
 
+def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
+    """Voxel size in mm along the axes of the file: the lengths of the affine's columns, to six digits.
+
+    A form stored as float32 holds no more: 1 mm would come out as 1.00000003, farther than a tolerance of 1 mm.
+    """
+    with np.errstate(all="ignore"):
+        lengths = np.linalg.norm(np.asarray(affine, np.float64)[:3, :3], axis=0)
+    return tuple(float(f"{length:.6g}") for length in lengths)
+
+
+def voxel_ml(affine: np.ndarray) -> float:
+    """Volume of a voxel in ml, by the determinant of the affine, which is right for a sheared one as well."""
+    return abs(float(np.linalg.det(np.asarray(affine, np.float64)[:3, :3]))) / 1000
+
+
 def orient(affine: np.ndarray, slice_axis: int | None = None) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
     """Find, for (slices, rows, columns), the axis of the file each one is, and whether it must be flipped.
 

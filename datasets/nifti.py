@@ -14,6 +14,8 @@ import nibabel
 import numpy as np
 from isal import igzip, isal_zlib
 
+from datasets.geometry import spacing_of
+
 SLAB_VOXELS = 1 << 19
 DEFLATE_RATIO = 1032  # one byte of a gzip file holds no more
 TRAILING_BYTES = 1 << 20  # what may follow the voxels
@@ -36,13 +38,14 @@ class UnreadableVolumeError(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """What a NIfTI header says about the grid. `spacing` is in mm, in the file's axis order, as is `shape`.
+    """What a NIfTI header says about the grid, in the file's axis order.
 
-    `source` is the header itself, from which those of files on the same grid are made.
+    affine: voxel -> RAS mm; the sform where its code is above 0, else the qform, else pixdim and a guess.
+    qform: where its code is above 0 and it can be computed, else None. source: the header itself, from which those of
+    files on the same grid are made.
     """
 
     shape: tuple[int, ...]
-    spacing: tuple[float, ...]
     affine: np.ndarray
     sform_code: int
     qform_code: int
@@ -52,6 +55,11 @@ class Header:
     inter: float | None
     offset: int
     source: nibabel.Nifti1Header
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size in mm by the affine; pixdim may say otherwise."""
+        return spacing_of(self.affine)
 
 
 class _HashingFile:
@@ -171,11 +179,13 @@ def parse_header(stream: VolumeStream) -> Header:
         dtype = header.get_data_dtype()
         slope, inter = header.get_slope_inter()
         shape = tuple(int(size) for size in header.get_data_shape())
-        with np.errstate(all="ignore"):  # what is not finite is told by who needs it
-            qform, qform_code = header.get_qform(coded=True)
-            affine = header.get_best_affine()
-        spacing = tuple(float(zoom) for zoom in header.get_zooms()[:3])
-        sform_code, offset = int(header["sform_code"]), int(header["vox_offset"])
+        sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
+        with np.errstate(all="ignore"):  # what is not finite is found by who needs it
+            qform = _qform(header) if qform_code > 0 else None
+            affine = header.get_sform() if sform_code > 0 else qform
+            if affine is None:
+                affine = header.get_base_affine() if qform_code <= 0 else np.full((4, 4), np.nan)
+        offset = int(header["vox_offset"])
     except (ValueError, KeyError, OverflowError, nibabel.spatialimages.HeaderDataError) as error:
         raise UnreadableVolumeError(stream.path, f"damaged NIfTI header ({error})", "give the original file") from None
     if dtype.kind not in "iuf":
@@ -188,17 +198,28 @@ def parse_header(stream: VolumeStream) -> Header:
     stream.declare(offset + math.prod(shape) * dtype.itemsize)
     return Header(
         shape=shape,
-        spacing=spacing,
         affine=np.asarray(affine, np.float64),
         sform_code=sform_code,
-        qform_code=int(qform_code),
-        qform=None if qform is None else np.asarray(qform, np.float64),
+        qform_code=qform_code,
+        qform=qform,
         dtype=dtype,
         slope=None if slope in (None, 1) and inter in (None, 0) else slope,
         inter=inter,
         offset=offset,
         source=header,
     )
+
+
+def _qform(header: nibabel.Nifti1Header) -> np.ndarray | None:
+    """The qform, or None where its quaternion or pixdim is not finite. A qfac that is not -1 or 1 is taken as 1."""
+    whole = header.copy()
+    whole["pixdim"][0] = -1 if header["pixdim"][0] == -1 else 1
+    whole["pixdim"][1:4] = np.abs(header["pixdim"][1:4])  # as nibabel.load reads it
+    try:
+        qform = np.asarray(whole.get_qform(), np.float64)
+    except ValueError:
+        return None  # a quaternion longer than 1
+    return qform if np.isfinite(qform).all() else None
 
 
 def slabs(
@@ -228,7 +249,6 @@ def grid_header(shape: tuple[int, int, int], affine: np.ndarray) -> Header:
     source.set_xyzt_units("mm")
     return Header(
         shape=shape,
-        spacing=tuple(float(zoom) for zoom in source.get_zooms()),
         affine=np.asarray(affine, np.float64),
         sform_code=1,
         qform_code=1,
