@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.findings import Finding
-from datasets.geometry import orient
+from datasets.geometry import largest_shift, orient
 from datasets.nifti import Header
 from datasets.volumes import Image, Label
 
@@ -92,7 +92,7 @@ def _forms(header: Header) -> list[tuple[str, str, bool]]:
     qform[:3, :3] *= header.spacing / np.linalg.norm(qform[:3, :3], axis=0)
     if (np.linalg.det(qform[:3, :3]) < 0) != (np.linalg.det(header.affine[:3, :3]) < 0):
         return [(f"{names} are mirror images of each other", remedy, False)]
-    shift = _shift(header.affine, qform, header.shape[:3])
+    shift = largest_shift(header.affine, qform, header.shape[:3])
     if shift > AFFINE_TOLERANCE * max(header.shape[:3]):
         return [(f"{names} disagree (up to {shift:.3g} voxels apart)", remedy, False)]
     return []
@@ -113,7 +113,8 @@ def check_grid(image_file: Path, label_file: Path, image: Header, label: Header,
     elif (channel or 0) >= (image.shape[3] if len(image.shape) == 4 else 1):
         findings.append(Finding(image_file, f"has no channel {channel}", "choose a lower --channel"))
     if len(label.shape) == 4:
-        findings.append(Finding(label_file, f"label has shape {label.shape}", "give one value per voxel"))
+        remedy = "give one value per voxel (of one-hot labels the argmax along the fourth axis)"
+        findings.append(Finding(label_file, f"label has shape {label.shape}", remedy))
     elif image.shape[:3] != label.shape:
         what = f"shape {label.shape} differs from the image's {image.shape[:3]}"
         findings.append(Finding(label_file, what, "find the label drawn on this image, or resample it"))
@@ -121,18 +122,11 @@ def check_grid(image_file: Path, label_file: Path, image: Header, label: Header,
         findings += check_header(file, header)
     if any(finding.bad for finding in findings):
         return findings
-    shift = _shift(image.affine, label.affine, label.shape)
+    shift = largest_shift(image.affine, label.affine, label.shape)
     if shift > AFFINE_TOLERANCE * max(label.shape):
         what = f"affine differs from the image's (up to {shift:.3g} voxels apart)"
         findings.append(Finding(label_file, what, "resample the label, or give it the image's affine"))
     return findings
-
-
-def _shift(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
-    """The largest distance between the same corner of two grids of one shape, in voxels of the first."""
-    corners = np.array(np.meshgrid(*[(0, size - 1) for size in shape], [1])).reshape(4, -1)
-    with np.errstate(all="ignore"):
-        return float(np.abs((np.linalg.inv(affine) @ other @ corners - corners)[:3]).max())
 
 
 def check_spacing(
@@ -174,15 +168,26 @@ def _mm(spacing: Sequence[float]) -> str:
 def check_label(file: Path, label: Label, names: dict[int, str]) -> list[Finding]:
     """See whether a label volume holds only the values this dataset knows, and any at all."""
     if label.problem:
-        return [Finding(file, label.problem, "write it again with whole label values")]
+        return [Finding(file, label.problem, label.remedy)]
     unknown = sorted(set(label.voxels) - {0} - set(names))
     if unknown:
         known = _some([f"{value} {name}" for value, name in names.items()])
         what = f"unexpected label {_some([str(value) for value in unknown])} (known: 0 background, {known})"
-        return [Finding(file, what, "is this the right --dataset? else relabel it")]
+        remedy = "is this the right --dataset? else relabel it"
+        if unknown == [255]:
+            remedy = "write 0 or a known value there; no voxel can be left out, if that is what 255 stands for"
+        return [Finding(file, what, remedy)]
+    findings = []
+    if label.rounded > 1e-6:
+        what = f"label values lie up to {label.rounded:.2g} from whole numbers"
+        findings.append(
+            Finding(file, what, "nothing to do: they are rounded; store labels as whole numbers", bad=False)
+        )
     if set(label.voxels) <= {0}:
-        return [Finding(file, "empty label, nothing is marked", "check that it is meant to be empty", bad=False)]
-    return []
+        findings.append(
+            Finding(file, "empty label, nothing is marked", "check that it is meant to be empty", bad=False)
+        )
+    return findings
 
 
 def _some(words: list[str]) -> str:
@@ -192,13 +197,17 @@ def _some(words: list[str]) -> str:
 def check_image(file: Path, image: Image, modality: str) -> list[Finding]:
     """See whether the values are finite and, for CT, whether they can be Hounsfield units."""
     if image.problem:
-        return [Finding(file, image.problem, "restore the original intensities")]
+        return [Finding(file, image.problem, image.remedy)]
     span = f"{image.minimum:g} to {image.maximum:g}"
     if image.minimum == image.maximum:
         return [Finding(file, f"constant, every voxel is {image.minimum:g}", "restore the original intensities")]
     if modality == "CT" and (image.minimum >= 0 or image.maximum - image.minimum <= 300 or image.maximum < 0):
         what = f"HU range is not CT ({span})"
         return [Finding(file, what, "give Hounsfield units: not windowed, normalized, or shifted by 1024")]
+    if image.clipped:
+        share = f"{image.clipped} of {image.array.size} voxels"
+        what = f"values {span}, {share} are beyond int16 and were clipped to -32768 to 32767"
+        return [Finding(file, what, "nothing to do where it is metal or padding; else check the scale", bad=False)]
     return []
 
 

@@ -27,6 +27,13 @@ def voxel_ml(affine: np.ndarray) -> float:
     return abs(float(np.linalg.det(np.asarray(affine, np.float64)[:3, :3]))) / 1000
 
 
+def largest_shift(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
+    """The largest distance between the same corner of two grids of one shape, in voxels of the first."""
+    corners = np.array(np.meshgrid(*[(0, size - 1) for size in shape], [1])).reshape(4, -1)
+    with np.errstate(all="ignore"):
+        return float(np.abs((np.linalg.inv(affine) @ other @ corners - corners)[:3]).max())
+
+
 def orient(affine: np.ndarray, slice_axis: int | None = None) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
     """Find, for (slices, rows, columns), the axis of the file each one is, and whether it must be flipped.
 

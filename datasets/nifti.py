@@ -19,6 +19,13 @@ from datasets.geometry import spacing_of
 SLAB_VOXELS = 1 << 19
 DEFLATE_RATIO = 1032  # one byte of a gzip file holds no more
 TRAILING_BYTES = 1 << 20  # what may follow the voxels
+GZIP = b"\x1f\x8b"
+STAND_INS = (  # what lies in the place of a file, by how it begins
+    (b"version https://git-lfs", "is a git-lfs pointer, the volume was not fetched", "fetch it with git lfs pull"),
+    (b"/annex/objects/", "is a git-annex pointer, the volume was not fetched", "fetch it with git annex get"),
+    (b"<!doctype html", "is a web page, not a volume", "download the file again; a login may be needed"),
+    (b"<html", "is a web page, not a volume", "download the file again; a login may be needed"),
+)
 GRID_FIELDS = (
     *("dim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
@@ -99,15 +106,15 @@ class VolumeStream:
             if not S_ISREG(status.st_mode):  # to open a named pipe would take forever
                 raise UnreadableVolumeError(path, "is no file", "give a .nii or .nii.gz file")
             with path.open("rb") as file:
-                compressed = file.read(2) == b"\x1f\x8b"
-            self._most = status.st_size * (DEFLATE_RATIO if compressed else 1)
+                self.compressed = file.read(2) == GZIP
+            self._most = status.st_size * (DEFLATE_RATIO if self.compressed else 1)
             self._declared = self._most
             self._source = _HashingFile(path)
         except OSError as error:
             raise UnreadableVolumeError(
                 path, f"cannot be opened ({error.strerror})", "check path and permissions"
             ) from None
-        self._reader = igzip.IGzipFile(fileobj=self._source, mode="rb") if compressed else self._source
+        self._reader = igzip.IGzipFile(fileobj=self._source, mode="rb") if self.compressed else self._source
 
     def __enter__(self) -> "VolumeStream":
         return self
@@ -123,6 +130,28 @@ class VolumeStream:
 
     def fill(self, array: np.ndarray) -> None:
         """Fill a contiguous array with the next bytes; raise when the file ends or is damaged."""
+        missing = array.nbytes - self._fill(array)
+        if missing:
+            raise self._damaged(f"{missing} bytes missing")
+
+    def begin(self, size: int) -> np.ndarray:
+        """The first bytes; raise where there are fewer, or they are those of what often lies in a volume's place."""
+        start = np.zeros(size, np.uint8)
+        count = self._fill(start)
+        text = start[:64].tobytes().lower()
+        if self.compressed and text.startswith(GZIP):
+            raise UnreadableVolumeError(self.path, "is compressed twice", "unpack it once (gunzip)")
+        for beginning, what, remedy in STAND_INS:
+            if text.startswith(beginning):
+                raise UnreadableVolumeError(self.path, what, remedy)
+        if not count:
+            raise UnreadableVolumeError(self.path, "is empty", "copy or download the file again")
+        if count < size:
+            raise self._damaged(f"{size - count} bytes missing")
+        return start
+
+    def _fill(self, array: np.ndarray) -> int:
+        """Fill an array as far as the file goes, and return how many bytes that were."""
         view = memoryview(array.reshape(-1).view(np.uint8))
         done = 0
         while done < len(view):
@@ -131,9 +160,10 @@ class VolumeStream:
             except (OSError, EOFError, isal_zlib.error) as error:
                 raise self._damaged(str(error)) from None
             if not count:
-                raise self._damaged(f"{len(view) - done} bytes missing")
+                break
             done += count
         self.position += done
+        return done
 
     def skip(self, count: int) -> None:
         buffer = np.empty(min(max(count, 0), 1 << 20), np.uint8)
@@ -164,8 +194,7 @@ def read_header(path: Path) -> Header:
 
 
 def parse_header(stream: VolumeStream) -> Header:
-    raw = np.empty(348, np.uint8)
-    stream.fill(raw)
+    raw = stream.begin(348)
     if raw[4:7].tobytes() == b"n+2":
         rest = np.empty(192, np.uint8)
         stream.fill(rest)
@@ -174,8 +203,12 @@ def parse_header(stream: VolumeStream) -> Header:
         kind = nibabel.Nifti1Header
     else:
         raise UnreadableVolumeError(stream.path, "not a single-file NIfTI", "give a .nii or .nii.gz file")
+    header = kind(binaryblock=raw.tobytes(), check=False)
+    scaling, shift = float(header["scl_slope"]), float(header["scl_inter"])
+    if math.isfinite(scaling) and scaling != 0 and not math.isfinite(shift):
+        what = f"scl_slope is {scaling:g} and scl_inter {shift:g}"
+        raise UnreadableVolumeError(stream.path, what, "write scl_inter again: what is added to every value, often 0")
     try:
-        header = kind(binaryblock=raw.tobytes(), check=False)
         dtype = header.get_data_dtype()
         slope, inter = header.get_slope_inter()
         shape = tuple(int(size) for size in header.get_data_shape())
@@ -189,7 +222,8 @@ def parse_header(stream: VolumeStream) -> Header:
     except (ValueError, KeyError, OverflowError, nibabel.spatialimages.HeaderDataError) as error:
         raise UnreadableVolumeError(stream.path, f"damaged NIfTI header ({error})", "give the original file") from None
     if dtype.kind not in "iuf":
-        raise UnreadableVolumeError(stream.path, f"voxels of type {dtype}", "save it as one number per voxel")
+        what = f"voxels are colors ({''.join(dtype.names)})" if dtype.names else f"voxels of type {dtype}"
+        raise UnreadableVolumeError(stream.path, what, "save it as one number per voxel")
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) < 3 or len(shape) > 4 or min(shape) < 1 or np.prod(shape, dtype=float) > 2**33:

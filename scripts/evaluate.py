@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from utils.command import run_command
 from utils.scoring.cases import Classes
 from utils.scoring.challenges import OFFICIAL
-from utils.scoring.evaluation import evaluate_cases, settings_of, some
+from utils.scoring.evaluation import evaluate_cases, settings_of
 from utils.scoring.files import (
     as_prefix,
     read_scores,
@@ -102,15 +102,12 @@ def evaluate_files(arguments: argparse.Namespace) -> int:
     """Scores predicted labels against labels."""
     place = as_prefix(arguments.output or "scores")
     refuse_existing(score_files(place), arguments.overwrite)
-    pairs, findings, unmatched = find_pairs(arguments.predictions, arguments.labels)
+    found = find_pairs(arguments.predictions, arguments.labels)
+    pairs, notes = found.pairs, found.notes
     classes = choose_classes(arguments, known_classes(arguments.labels, [pair.case for pair in pairs]))
-    problems = [str(finding) for finding in findings]
+    problems = [str(finding) for finding in found.findings]
     for problem in problems:
         print(problem, file=sys.stderr)
-    notes = []
-    for side, other in (("labels", "prediction"), ("predictions", "label")):
-        if cases := unmatched[side]:
-            notes.append(f"not scored: {len(cases)} {side} without {other} ({some(cases)})")
     source = {"predictions": str(arguments.predictions), "labels": str(arguments.labels)}
     workers = workers_of(arguments)
     content = evaluate_cases(pairs, len(pairs), classes, arguments.official, workers, source, problems, notes)

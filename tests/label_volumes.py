@@ -38,4 +38,6 @@ def random_pair(seed, smooth, shape=(11, 12, 13)):
 
 def score(prediction, target, spacing=ISOTROPIC, region=TUMOR, rule=None):
     areas = surfel_areas(spacing)
-    return score_volumes(prediction, target, spacing, areas, [region], rule or LesionRule()).rows[0]
+    return score_volumes(
+        prediction, target, spacing, float(np.prod(spacing)) / 1000, areas, [region], rule or LesionRule()
+    ).rows[0]

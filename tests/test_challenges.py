@@ -50,7 +50,9 @@ def real_labels(case):
 
 def rows_of(prediction, target, spacing, challenge, case="a"):
     regions = OFFICIAL[challenge].regions
-    scores = score_volumes(prediction, target, spacing, surfel_areas(spacing), regions, LesionRule())
+    scores = score_volumes(
+        prediction, target, spacing, np.prod(spacing) / 1000, surfel_areas(spacing), regions, LesionRule()
+    )
     return [{"case": case, **row} for row in scores.rows]
 
 

@@ -124,13 +124,13 @@ def test_a_bad_case_is_told_in_one_line_and_the_rest_finish(tmp_path, capsys, ki
     assert content(tmp_path)["not_scored"] == [line]
 
 
-def test_files_without_a_partner_are_named_and_do_not_count(tmp_path, capsys):
+def test_a_prediction_without_label_is_a_problem_and_a_label_without_prediction_a_note(tmp_path, capsys):
     kits(tmp_path, {0: label_of(), 1: label_of()})
     (tmp_path / "predictions/case_00001.nii.gz").rename(tmp_path / "predictions/case_00009.nii.gz")
-    assert run(tmp_path) == 0
-    out = capsys.readouterr().out
+    assert run(tmp_path) == 1
+    out, err = capsys.readouterr()
     assert "not scored: 1 labels without prediction (case_00001)" in out
-    assert "not scored: 1 predictions without label (case_00009)" in out
+    assert "case_00009.nii.gz: no label of case case_00009 in" in err
     assert content(tmp_path)["cases"] == 1
 
 
@@ -225,7 +225,7 @@ class Deadly:
 def test_a_killed_worker_costs_one_case():
     volumes = {"a": label_of(), "deadly": Deadly(), "b": label_of(), "c": label_of()}
     cases = [
-        Volumes(name, name, volume, label_of(), frozenset({1, 2}), (1.0,) * 3, False)
+        Volumes(name, name, volume, label_of(), frozenset({1, 2}), (1.0,) * 3, False, 0.001)
         for name, volume in volumes.items()
     ]
     outcomes = list(score_cases(cases, Classes(None, {}, 1.0, LesionRule()), workers=2))
@@ -247,7 +247,7 @@ def test_few_cases_are_in_memory_at_a_time(monkeypatch):
     def cases():
         for number in range(10):
             drawn.append(number)
-            yield Volumes(str(number), "p", NO_TUMOR, NO_TUMOR, frozenset({1}), (1.0,) * 3, False)
+            yield Volumes(str(number), "p", NO_TUMOR, NO_TUMOR, frozenset({1}), (1.0,) * 3, False, 0.001)
 
     monkeypatch.setattr(case_scoring, "_pool", lambda workers: Pool())
     monkeypatch.setattr(case_scoring, "_result", lambda job, future: job.case.case)

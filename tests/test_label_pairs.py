@@ -31,14 +31,15 @@ def test_files_are_matched_by_case(tmp_path, prediction, label):
     for image in images:
         if image.split("/")[0].replace("images", "labels") in label:
             save(tmp_path / "raw" / image, label_of(), LITS)
-    (pair,), findings, unmatched = find_pairs(tmp_path / "predictions", tmp_path / "raw")
+    found = find_pairs(tmp_path / "predictions", tmp_path / "raw")
+    (pair,) = found.pairs
     assert (pair.prediction, pair.label) == (ours, theirs)
-    assert (findings, unmatched) == ([], {"predictions": [], "labels": []})
+    assert found.findings == [] and all("passed over: 1 by name of an image" in note for note in found.notes)
     assert pair.spacing == pytest.approx((2.5, 0.8, 0.8))
     assert pair.patient == ("patient007" if "patient" in label else case_name(theirs))
 
 
 def test_two_files_need_no_common_name(tmp_path):
     ours, theirs = save(tmp_path / "a.nii", label_of(), LITS), save(tmp_path / "b.nii.gz", label_of(), LITS)
-    (pair,), _, _ = find_pairs(ours, theirs)
+    (pair,) = find_pairs(ours, theirs).pairs
     assert (pair.case, pair.prediction) == ("b", ours)

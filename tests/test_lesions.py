@@ -86,7 +86,9 @@ def test_lesions_have_volumes_and_the_smallest_can_be_left_out():
     target = volume(np.s_[1:3, 1:3, 1:3], np.s_[6, 6, 6], value=2)  # 8 voxels and 1
     prediction = volume(np.s_[1:3, 1:3, 1:3], np.s_[6, 1, 1:3], value=2)  # the same, and 2 elsewhere
     spacing = (10.0, 10.0, 20.0)  # 2 ml
-    scores = score_volumes(prediction, target, spacing, surfel_areas(spacing), [TUMOR], LesionRule())
+    scores = score_volumes(
+        prediction, target, spacing, np.prod(spacing) / 1000, surfel_areas(spacing), [TUMOR], LesionRule()
+    )
     told = [(row["outcome"], row["target_ml"], row["prediction_ml"], row["iou"]) for row in scores.lesions]
     assert told == [("detected", 16, 16, 1), ("missed", 2, 0, 0), ("false", 0, 4, 0)]
     row = score(prediction, target, spacing, rule=LesionRule(smallest_ml=3.0))

@@ -10,7 +10,7 @@ import numpy as np
 from datasets.checks import check_image
 from datasets.dicom import Series, open_series, read_series
 from datasets.dicom_files import SeriesFiles
-from datasets.geometry import orient
+from datasets.geometry import orient, voxel_ml
 from datasets.nifti import Header, UnreadableVolumeError, read_header
 from datasets.volumes import Image, read_image
 
@@ -50,7 +50,7 @@ class Source:
 
     @property
     def voxel_ml(self) -> float:
-        return abs(float(np.linalg.det(self.header.affine[:3, :3]))) / 1000
+        return voxel_ml(self.header.affine)
 
     def read(self) -> Image:
         """The voxels, int16 HU or float32. Raises ValueError for a damaged file and values that cannot be used."""

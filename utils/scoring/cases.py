@@ -20,7 +20,7 @@ from utils.scoring.volumes import EMPTY_MASKS, CaseScores, LesionRule, Region, s
 class Volumes:
     """Prediction and target of a case in memory: (D, H, W) label values, and which there can be.
 
-    spacing: mm in the same axis order; spacing_lost: as of a `Pair`.
+    spacing: mm in the same axis order; spacing_lost, voxel_ml: as of a `Pair`.
     """
 
     case: str
@@ -30,6 +30,7 @@ class Volumes:
     values: frozenset[int]
     spacing: tuple[float, float, float]
     spacing_lost: bool
+    voxel_ml: float
 
     def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8], set[int]]:
         return self.prediction, self.target, set(self.values)
@@ -81,7 +82,8 @@ def score_case(job: Job) -> Outcome:
     try:
         prediction, target, values = case.read()
         regions = job.classes.of(values)
-        scores = score_volumes(prediction, target, case.spacing, job.areas, regions, job.classes.lesion_rule)
+        rule = job.classes.lesion_rule
+        scores = score_volumes(prediction, target, case.spacing, case.voxel_ml, job.areas, regions, rule)
     except (ValueError, OSError, MemoryError) as error:
         return Outcome(*known, problem=f"{case.case}: {' '.join(str(error).split()) or 'out of memory'}")
     return Outcome(*known, scores, frozenset(values))
@@ -139,7 +141,7 @@ def rows_of(outcomes: Sequence[Outcome], classes: Classes) -> list[dict[str, Any
     nothing = np.zeros((1, 1, 1), np.uint8)
     rows = []
     for outcome in scored:
-        empty = score_volumes(nothing, nothing, outcome.spacing, np.zeros(256), regions, classes.lesion_rule).rows
+        empty = score_volumes(nothing, nothing, outcome.spacing, 1.0, np.zeros(256), regions, classes.lesion_rule).rows
         mine = {row["class"]: row for row in (*empty, *outcome.scores.rows)}
         place = {"case": outcome.case, "patient": outcome.patient}
         told = {"spacing_lost": outcome.spacing_lost, "empty_mask_rule": EMPTY_MASKS}

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from utils.scoring.cases import Classes, Outcome, Volumes, rows_of, score_cases, unscored
 from utils.scoring.challenges import OFFICIAL, official_scores
-from utils.scoring.pairs import Pair
+from utils.scoring.pairs import Pair, some
 from utils.scoring.volumes import DEFINITIONS, EMPTY_MASK_RULES, LesionRule, summarize
 
 
@@ -78,8 +78,3 @@ def evaluate_cases(
             for row in outcome.scores.lesions
         ],
     }
-
-
-def some(names: Sequence[str]) -> str:
-    """The first three names, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

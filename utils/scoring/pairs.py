@@ -9,13 +9,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from datasets.checks import AFFINE_TOLERANCE
+from datasets.checks import AFFINE_TOLERANCE, check_header
+from datasets.files import NIFTI_ENDINGS, ending, scan, stem
 from datasets.findings import Finding
-from datasets.nifti import Header, UnreadableVolumeError, read_header
+from datasets.geometry import largest_shift, voxel_ml
+from datasets.nifti import UnreadableVolumeError, read_header
 from datasets.volumes import read_label
 from utils.memory import memory_limit
 
-IMAGES = re.compile(r"imaging|.*_4d|.*_0000")  # KiTS, ACDC, nnU-Net
+BESIDE_LABELS = re.compile(r"(.+)_(4d|\d{4}|probabilities)")  # ACDC, nnU-Net, predict.py
+IMAGE = "name of an image or of probabilities"
+IN_CASE_FOLDER = ("segmentation", "prediction", "aggregated_MAJ_seg")  # named by their folder (KiTS)
 IMAGES_BESIDE_LABELS = re.compile(r"volume-\d+|patient\d+_frame\d+")  # LiTS, ACDC; a prediction may be named so
 CLASS_NAMES = {
     r"case_\d{5}": {1: "kidney", 2: "tumor", 3: "cyst"},
@@ -28,7 +32,7 @@ CLASS_NAMES = {
 class Pair:
     """A predicted label file and its target, on one grid. spacing: mm, as the axes of the arrays that `read` returns.
 
-    spacing_lost: the header says 1 x 1 x 1 mm and an identity affine, as LiTS volumes 28 to 47 do: mm may be voxels.
+    spacing_lost: the affine is an identity, as LiTS volumes 28 to 47 have it: mm may be voxels.
     """
 
     case: str
@@ -37,6 +41,7 @@ class Pair:
     label: Path
     spacing: tuple[float, float, float]
     spacing_lost: bool
+    voxel_ml: float
 
     def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8], set[int]]:
         """Predicted and target labels in file order, and the values above 0 in them.
@@ -47,70 +52,149 @@ class Pair:
         for path in (self.prediction, self.label):
             label = read_label(path)
             if label.problem:
-                raise ValueError(f"{path}: {label.problem}: write it again with whole label values")
+                raise ValueError(f"{path}: {label.problem}: {label.remedy}")
             labels.append(label)
         return labels[0].array, labels[1].array, {*labels[0].voxels, *labels[1].voxels} - {0}
 
 
-def find_pairs(predictions: Path, labels: Path) -> tuple[list[Pair], list[Finding], dict[str, list[str]]]:
-    """The pairs that can be scored, what is wrong with the others, and the cases that only one side has.
+@dataclass
+class Found:
+    """What two folders hold: pairs that can be scored, what is wrong with the others, and what to know of them."""
+
+    pairs: list[Pair]
+    findings: list[Finding]
+    notes: list[str]
+
+
+def find_pairs(predictions: Path, labels: Path) -> Found:
+    """Match predicted label files with the labels they belong to.
 
     predictions, labels: folders, searched whole, or a file each. Files are matched by case: `case_00000.nii.gz`,
     `prediction_00000.nii.gz` and `case_00000/segmentation.nii.gz` are one (KiTS), as are `volume-7` and
     `segmentation-7` (LiTS), `patient001_frame01` with and without `_gt` (ACDC), and files of one name (MSD, nnU-Net).
-    Raises ValueError when nothing is there or nothing matches.
+    Where a name is in several folders, the folders must be named alike on both sides. A prediction without a label is a
+    finding, a label without a prediction is a note. Raises ValueError when nothing is there or nothing matches.
     """
-    ours, theirs = (_files(folder, what) for folder, what in ((predictions, "predictions"), (labels, "labels")))
+    sides = {"predictions": _files(predictions, "predictions"), "labels": _files(labels, "labels")}
+    findings = [finding for side in sides.values() for finding in side.findings if finding.bad]
+    notes = [str(finding) for side in sides.values() for finding in side.findings if not finding.bad]
+    notes += dict.fromkeys(side.passed_over for side in sides.values() if side.passed_over)
+    ours, theirs = sides["predictions"].cases, sides["labels"].cases
     if predictions.is_file() and labels.is_file():
         ours = {case: next(iter(ours.values())) for case in theirs}
-    pairs, findings = [], []
+    ours, theirs = _of_images(ours, theirs), dict(theirs)
+    for case in sorted(ours.keys() & theirs.keys()):
+        if len(ours[case]) > 1 or len(theirs[case]) > 1:
+            _part(case, ours, theirs, predictions, labels)
+    pairs, doubtful = [], []
     for case in sorted(ours.keys() & theirs.keys(), key=_natural):
         for files in (ours[case], theirs[case]):
             findings += [Finding(path, f"is case {case}, as is {files[0]}", "keep one of them") for path in files[1:]]
         if len(ours[case]) == len(theirs[case]) == 1:
             found = _pair(case, ours[case][0], theirs[case][0])
-            (pairs if isinstance(found, Pair) else findings).append(found)
+            if isinstance(found, Finding):
+                findings.append(found)
+            else:
+                pairs.append(found[0])
+                doubtful += found[1]
     if not pairs and not findings:
         raise ValueError(
             f"no case of {predictions} ({_some(ours)}) is in {labels} ({_some(theirs)}): give the files the same names"
         )
-    unmatched = {"predictions": ours.keys() - theirs.keys(), "labels": theirs.keys() - ours.keys()}
-    return pairs, findings, {what: sorted(cases, key=_natural) for what, cases in unmatched.items()}
+    for case in sorted(ours.keys() - theirs.keys(), key=_natural):
+        findings.append(
+            Finding(ours[case][0], f"no label of case {case} in {labels}", "give its label, or leave it out")
+        )
+    if missed := sorted(theirs.keys() - ours.keys(), key=_natural):
+        notes.append(f"not scored: {len(missed)} labels without prediction ({some(missed)})")
+    return Found(pairs, findings, notes + _by_remedy(doubtful))
 
 
-def _files(root: Path, what: str) -> dict[str, list[Path]]:
-    """NIfTI files by case; an image beside a label file of the same case is not a label."""
+@dataclass
+class _Side:
+    """The label files of one side by case, and what the search passed over or could not read."""
+
+    cases: dict[str, list[Path]]
+    findings: list[Finding]
+    passed_over: str | None
+
+
+def _files(root: Path, what: str) -> _Side:
+    """NIfTI files by case; what lies beside the label of its case (an image, probabilities) is not a label."""
     if root.is_file():
-        return {case_name(root): [root]}
+        return _Side({case_name(root): [root]}, [], None)
     if not root.is_dir():
         raise ValueError(f"--{what} {root}: no such file or folder")
-    home = root / "labelsTr" if (root / "labelsTr").is_dir() else root
+    found = scan(root / "labelsTr" if (root / "labelsTr").is_dir() else root)
+    found.keep(lambda file: ending(file) in NIFTI_ENDINGS, "ending")
+    names = {stem(file) for file in found.files}
+    found.keep(lambda file: not _is_beside_label(stem(file), names), IMAGE)
     files: dict[str, list[Path]] = {}
-    for path in sorted(home.rglob("*")):
-        if re.search(r"^[^.].*\.nii(\.gz)?$", path.name) and not IMAGES.fullmatch(_stem(path)):
-            files.setdefault(case_name(path), []).append(path)
-    if not files:
-        raise ValueError(f"--{what} {root}: holds no .nii or .nii.gz label file")
+    for file in found.files:
+        files.setdefault(case_name(file), []).append(file)
     for case, paths in files.items():
-        labels = [path for path in paths if not IMAGES_BESIDE_LABELS.fullmatch(_stem(path))]
-        files[case] = labels or paths
-    return files
+        if labels := [path for path in paths if not IMAGES_BESIDE_LABELS.fullmatch(stem(path))]:
+            for path in set(paths) - set(labels):
+                found.pass_over(path, IMAGE)
+            files[case] = labels
+    if not files and not any(finding.bad for finding in found.findings):
+        raise ValueError(f"--{what} {root}: holds no .nii or .nii.gz label file")
+    return _Side(files, found.findings, found.summary)
 
 
-def _stem(path: Path) -> str:
-    return re.sub(r"\.nii(\.gz)?$", "", path.name)
+def _is_beside_label(name: str, names: set[str]) -> bool:
+    """Whether a file of this name belongs to a label among these names: an image, a channel of one, probabilities."""
+    if name == "imaging":
+        return True
+    match = BESIDE_LABELS.fullmatch(name)
+    return match is not None and match[1] in names and (not match[2].isdigit() or f"{match[1]}_0000" in names)
+
+
+def _of_images(ours: dict[str, list[Path]], theirs: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
+    """Predictions by the case of their label, where they are named as nnU-Net's images (`a_0000` for label `a`)."""
+    named = {}
+    for case, paths in ours.items():
+        label = case.removesuffix("_0000")
+        named[case if case in theirs or label in ours or label not in theirs else label] = paths
+    return named
+
+
+def _part(
+    case: str, ours: dict[str, list[Path]], theirs: dict[str, list[Path]], predictions: Path, labels: Path
+) -> None:
+    """Tell files of one name in several folders apart by the folder, where it is named alike on both sides."""
+    parted = []
+    for files, root in ((ours, predictions), (theirs, labels)):
+        home = root / "labelsTr" if (root / "labelsTr").is_dir() else root
+        folders: dict[str, list[Path]] = {}
+        for path in files[case]:
+            parent = path.parent.parent if stem(path) in IN_CASE_FOLDER else path.parent
+            folders.setdefault((parent.relative_to(home) / case).as_posix(), []).append(path)
+        parted.append(folders)
+    if parted[0].keys() & parted[1].keys() - {case}:
+        for files, folders in zip((ours, theirs), parted, strict=True):
+            del files[case]
+            files |= folders
+
+
+def _by_remedy(findings: Sequence[Finding]) -> list[str]:
+    """One line for every kind of note, however many files have it."""
+    kinds: dict[str, list[Finding]] = {}
+    for finding in findings:
+        kinds.setdefault(finding.remedy, []).append(finding)
+    return [f"{found[0]}" + (f" ({len(found)} files)" if len(found) > 1 else "") for found in kinds.values()]
 
 
 def case_name(path: Path) -> str:
     """The case a label file belongs to, by the naming of the published layouts."""
-    stem = _stem(path)
-    if stem in ("segmentation", "prediction", "aggregated_MAJ_seg"):
+    name = stem(path)
+    if name in IN_CASE_FOLDER:
         return path.parent.name
-    if match := re.fullmatch(r"(?:test-)?(?:volume|segmentation)-(\d+)", stem):
+    if match := re.fullmatch(r"(?:test-)?(?:volume|segmentation)-(\d+)", name):
         return f"volume-{match[1]}"
-    if match := re.fullmatch(r"prediction_(\d{5})", stem):
+    if match := re.fullmatch(r"prediction_(\d{5})", name):
         return f"case_{match[1]}"
-    return stem.removesuffix("_gt")
+    return name.removesuffix("_gt")
 
 
 def _natural(name: str) -> list[tuple[str, int]]:
@@ -118,11 +202,16 @@ def _natural(name: str) -> list[tuple[str, int]]:
 
 
 def _some(names: Mapping[str, object]) -> str:
-    listed = sorted(names, key=_natural)[:2]
-    return ", ".join(listed) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+    return some(sorted(names, key=_natural)) or "nothing"
 
 
-def _pair(case: str, prediction: Path, label: Path) -> Pair | Finding:
+def some(names: Sequence[str]) -> str:
+    """The first three names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _pair(case: str, prediction: Path, label: Path) -> tuple[Pair, list[Finding]] | Finding:
+    """The pair with what its headers contradict themselves in, or why it cannot be scored."""
     try:
         ours, theirs = read_header(prediction), read_header(label)
     except UnreadableVolumeError as error:
@@ -130,40 +219,27 @@ def _pair(case: str, prediction: Path, label: Path) -> Pair | Finding:
     for path, header in ((prediction, ours), (label, theirs)):
         if len(header.shape) != 3:
             return Finding(path, f"shape {header.shape}", "give one label value per voxel in three dimensions")
-        if not (np.isfinite(header.spacing).all() and min(header.spacing) > 0):
-            return Finding(path, f"spacing {header.spacing} mm", "write it again with its spacing")
     if ours.shape != theirs.shape:
         return Finding(prediction, f"shape {ours.shape} differs from {theirs.shape} of {label}", "predict on its grid")
     if 2 * np.prod(ours.shape, dtype=float) > memory_limit():
         what = f"takes {2 * np.prod(ours.shape, dtype=float) / 1e9:.1f} GB of memory with its label"
         return Finding(prediction, what, f"no more than {memory_limit() / 1e9:.1f} GB are used: score it elsewhere")
-    for path, header in ((prediction, ours), (label, theirs)):
-        if not _is_invertible(header.affine):
-            return Finding(path, "affine is singular or not finite", "write it again with its affine")
-    shift = _largest_shift(ours, theirs)
+    findings = [*check_header(prediction, ours), *check_header(label, theirs)]
+    if bad := next((finding for finding in findings if finding.bad), None):
+        return bad
+    shift = largest_shift(theirs.affine, ours.affine, theirs.shape)
     if not shift <= AFFINE_TOLERANCE * max(theirs.shape):  # also where it is not a number
         what = f"affine differs from that of {label} (up to {shift:.3g} voxels apart)"
         return Finding(prediction, what, "predict on its grid, or give it its affine")
-    lost = spacing_is_lost(theirs.spacing, theirs.affine)
+    lost = spacing_is_lost(theirs.affine)
     patient = re.sub(r"^(patient\d+)_frame\d+$", r"\1", case)
-    return Pair(case, patient, prediction, label, theirs.spacing[::-1], lost)
+    spacing = theirs.spacing[::-1]
+    return Pair(case, patient, prediction, label, spacing, lost, voxel_ml(theirs.affine)), findings
 
 
-def spacing_is_lost(spacing: Sequence[float], affine: ArrayLike) -> bool:
-    """Whether a header says nothing but 1 x 1 x 1 mm at the origin: then its mm may be voxels."""
-    return tuple(spacing) == (1.0, 1.0, 1.0) and np.array_equal(np.abs(affine), np.eye(4))
-
-
-def _is_invertible(affine: NDArray[np.float64]) -> bool:
-    with np.errstate(all="ignore"):
-        return bool(np.isfinite(affine).all() and 1e-9 <= abs(np.linalg.det(affine)) < np.inf)
-
-
-def _largest_shift(prediction: Header, label: Header) -> float:
-    """The largest distance between the same corner of both grids, in voxels of the label."""
-    corners = np.array(np.meshgrid(*[(0, size - 1) for size in label.shape], [1])).reshape(4, -1)
-    with np.errstate(all="ignore"):
-        return float(np.abs((np.linalg.inv(label.affine) @ prediction.affine @ corners - corners)[:3]).max())
+def spacing_is_lost(affine: ArrayLike) -> bool:
+    """Whether an affine says nothing but 1 x 1 x 1 mm at the origin: then its mm may be voxels."""
+    return np.array_equal(np.abs(affine), np.eye(4))
 
 
 def known_classes(labels: Path, cases: list[str]) -> dict[int, str]:
@@ -174,7 +250,7 @@ def known_classes(labels: Path, cases: list[str]) -> dict[int, str]:
     for folder in (labels, labels.parent):
         if (folder / "dataset.json").is_file():
             try:
-                named = json.loads((folder / "dataset.json").read_text())["labels"].items()
+                named = json.loads((folder / "dataset.json").read_text("utf-8-sig"))["labels"].items()
                 pairs = [(key, value) if str(key).isdigit() else (value, key) for key, value in named]
                 classes = {int(value): str(name) for value, name in pairs if int(value) > 0}
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from datasets import DATASETS
+from datasets.geometry import spacing_of, voxel_ml
 from utils import checkpoints
 from utils.config import Training, build
 from utils.inference import evaluate
@@ -119,6 +120,7 @@ def predict_cases(
             patients[case],
             *labels.volumes(),
             values=frozenset(range(1, dataset.num_classes)),
-            spacing=tuple(float(geometry["spacing"][axis]) for axis in geometry["axes"]),
-            spacing_lost=spacing_is_lost(geometry["spacing"], geometry["affine"]),
+            spacing=tuple(spacing_of(geometry["affine"])[axis] for axis in geometry["axes"]),
+            spacing_lost=spacing_is_lost(geometry["affine"]),
+            voxel_ml=voxel_ml(geometry["affine"]),
         )

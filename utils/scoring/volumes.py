@@ -80,14 +80,16 @@ def score_volumes(
     prediction: NDArray[np.uint8],
     target: NDArray[np.uint8],
     spacing: tuple[float, float, float],
+    voxel_ml: float,
     areas: NDArray[np.float64],
     regions: Sequence[Region],
     lesion_rule: LesionRule,
 ) -> CaseScores:
     """Every score of every region of one case.
 
-    prediction, target: (D, H, W) label values on one grid; spacing: mm in the same axis order; areas:
-    `surfel_areas(spacing)`. Raises ValueError for two shapes.
+    prediction, target: (D, H, W) label values on one grid; spacing: mm in the same axis order; voxel_ml: of one
+    voxel, by the affine; areas: `surfel_areas(spacing)`. Distances take the axes to be at right angles. Raises
+    ValueError for two shapes.
     """
     if prediction.shape != target.shape:
         raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape")
@@ -99,7 +101,6 @@ def score_volumes(
         surfaces = None
         if ours.voxels and theirs.voxels:
             surfaces = [surface(volume, region.values) for volume in (prediction, target)]
-        voxel_ml = float(np.prod(spacing)) / 1000
         found = detect(ours, theirs, lesion_rule.iou, lesion_rule.smallest_ml / voxel_ml)
         scores.rows.append(
             {
