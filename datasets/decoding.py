@@ -1,43 +1,111 @@
 """Image files and their bytes as arrays; what cannot be read is named in one line."""
 
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+from datasets.files import Scan, describe, ending, scan
+
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp"}
 READERS = 8
+NAMED = 5  # bad images that one message names
+GRAY = {"1", "L", "LA", "La"}
+COLOR = {"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"}
+DEEP = re.compile(r";16[BLN]?$")  # Pillow's names of channels of 16 bits, of which it would keep 8; BGR;16 is not one
+
+# Pillow warns, in two lines without the file, of damaged EXIF and of half the pixels that it refuses. All that is
+# refused is named below with its file; the rest is read.
+warnings.filterwarnings("ignore", module="PIL")
+
+
+class UnreadableImageError(ValueError):
+    """An image that cannot be used: one line with the file, the fault and the remedy."""
+
+
+def scan_images(folder: Path) -> Scan:
+    """The images below a folder, at any depth, by their endings; everything else is passed over."""
+    found = scan(folder)
+    found.keep(lambda file: ending(file) in SUFFIXES, "ending")
+    return found
 
 
 def decode(source: Path | bytes, name: str) -> np.ndarray:
-    """uint8 (H, W) of a gray image, (H, W, 3) of any other; transparency is dropped.
+    """uint8 (H, W) of a gray image, (H, W, 3) of any other, turned upright as its EXIF orientation says.
 
-    Raises ValueError, naming `name`, for what is no image, is damaged, or has more than 8 bits a channel.
+    Transparency is dropped: a pixel keeps the color that is stored for it. Raises UnreadableImageError, naming `name`,
+    for what is no image, is damaged, has more than 8 bits a channel, several frames, or too many pixels.
     """
-    try:
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as picture:
-            if picture.mode[0] in "IF":
-                raise ValueError(f"{name}: has more than 8 bits a channel ({picture.mode}): write it with 8")
-            return np.asarray(picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB"))
-    except (OSError, SyntaxError) as error:  # Pillow calls damaged PNG a syntax error
-        raise ValueError(f"{name}: unreadable image ({error}): restore it, or remove it") from None
+    with _opened(source, name) as picture:
+        picture.load()
+        try:
+            upright = ImageOps.exif_transpose(picture)
+        except Exception:  # its EXIF is damaged, its pixels are not
+            upright = picture
+        return np.asarray(upright.convert("L" if picture.mode in GRAY else "RGB"))
 
 
 def check_readable(files: Sequence[Path]) -> None:
     """Raise ValueError naming the files that are no images, by their headers only."""
     with ThreadPoolExecutor(READERS) as pool:
-        bad = [file for file, good in zip(files, pool.map(_has_header, files), strict=True) if not good]
-    if bad:
-        listed = ", ".join(str(file) for file in bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
-        raise ValueError(f"{listed}: unreadable image{'s' * (len(bad) > 1)}: restore or remove")
+        refuse_any([problem for problem in pool.map(_problem, files) if problem])
 
 
-def _has_header(file: Path) -> bool:
+def refuse_any(problems: Sequence[str]) -> None:
+    """Raise ValueError in one line where there is a problem, naming the first five."""
+    if problems:
+        more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+        many = f"{len(problems)} images or folders cannot be used: " if len(problems) > 1 else ""
+        raise ValueError(f"{many}{'; '.join(problems[:NAMED])}{more}")
+
+
+def _problem(file: Path) -> str | None:
     try:
-        with Image.open(file):
-            return True
-    except (OSError, SyntaxError):
-        return False
+        with _opened(file, str(file)):
+            return None
+    except UnreadableImageError as error:
+        return str(error)
+
+
+@contextmanager
+def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
+    """An image whose header can be used; whatever goes wrong with it becomes an UnreadableImageError."""
+    try:
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            if fault := _fault(picture):
+                raise UnreadableImageError(f"{name}: {fault}")
+            yield picture
+    except UnreadableImageError:
+        raise
+    except Image.DecompressionBombError:
+        most = 2 * Image.MAX_IMAGE_PIXELS
+        raise UnreadableImageError(f"{name}: has over {most:,} pixels: scale it down, or remove it") from None
+    except MemoryError:
+        raise UnreadableImageError(f"{name}: is too large for this machine's memory: scale it down") from None
+    except Exception as error:  # for damaged files Pillow's readers raise almost any kind
+        if isinstance(error, OSError) and error.errno:
+            raise UnreadableImageError(describe(error, name)) from None
+        reason = " ".join(str(error).split())
+        if isinstance(error, UnidentifiedImageError):
+            size = len(source) if isinstance(source, bytes) else source.stat().st_size
+            reason = "Pillow knows no such format" if size else "it is empty"
+        raise UnreadableImageError(f"{name}: unreadable image ({reason}): restore it, or remove it") from None
+
+
+def _fault(picture: Image.Image) -> str | None:
+    """Why an image that can be opened cannot be used; None where it can."""
+    raw = [part for tile in picture.tile for part in (tile.args if isinstance(tile.args, tuple) else [tile.args])]
+    if picture.mode[0] in "IF" or any(isinstance(part, str) and DEEP.search(part) for part in raw if part != "BGR;16"):
+        return f"has more than 8 bits a channel ({picture.mode}): write it with 8"
+    if picture.mode not in GRAY | COLOR:
+        return f"is stored in the color mode {picture.mode}: write it as RGB"
+    frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)  # MPO: a photo and its previews
+    if frames > 1:
+        return f"holds {frames} frames: write the one you mean to a file of its own, or remove it"
+    return None

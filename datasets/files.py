@@ -38,6 +38,11 @@ def stem(path: Path) -> str:
     return path.name[: len(path.name) - len(ending(path))]
 
 
+def hidden(name: str) -> bool:
+    """Whether a file or folder is there for its system only: a dot first, a Mac's zip, thumbnails of a NAS."""
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
+
+
 class Scan:
     """The files below a folder, and all that was passed over with the reason.
 
@@ -66,6 +71,17 @@ class Scan:
         self.passed[why].append(path)
 
     @property
+    def bad(self) -> list[str]:
+        """A line for each thing that should be read and cannot be."""
+        return [str(finding) for finding in self.findings if finding.bad]
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines about what was passed over, of which nothing is wrong."""
+        good = [str(finding) for finding in self.findings if not finding.bad]
+        return [*good, *([self.summary] if self.summary else [])]
+
+    @property
     def summary(self) -> str | None:
         """One line about what was passed over, or None: `passed over: 3 by ending (2 .txt, 1 .csv), ...`."""
         parts = []
@@ -83,9 +99,9 @@ def scan(root: Path, depth: int | None = None) -> Scan:
     """List the files below a folder, in order; every command that looks for files does it with this.
 
     Links to folders are followed, and a folder is read once however many links lead to it: under its own path if it has
-    one below `root`. Names that begin with a dot (`._a.nii.gz` from a Mac) are passed over as hidden, folders more than
-    `depth` levels down (0: only the files of `root` itself) as too deep. A closed folder, a file that may not be read
-    and a dead link are findings. Raises OSError when `root` itself cannot be read.
+    one below `root`. Hidden names (`._a.nii.gz` from a Mac) are passed over, and so are folders more than `depth`
+    levels down (0: only the files of `root` itself). A closed folder, a file that may not be read and a dead link are
+    findings. Raises OSError when `root` itself cannot be read.
     """
     found = Scan(root)
     seen = {_identity(root)}
@@ -109,7 +125,7 @@ def scan(root: Path, depth: int | None = None) -> Scan:
         found.folders.append(folder)
         for entry in entries:
             path = Path(entry.path)
-            if entry.name.startswith("."):
+            if hidden(entry.name):
                 found.pass_over(path, "hidden name")
             elif entry.is_symlink() and (problem := dead_link(path)):
                 found.findings.append(problem)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from datasets.decoding import UnreadableImageError, refuse_any
 from datasets.fingerprints import Digests, image_digests
 from datasets.image_transforms import NO_AUGMENTATION, Augmentation, as_json, generator_of, preparation
 from datasets.smote import check_memory, oversample, read_distribution
@@ -54,6 +55,7 @@ class LabeledImages(Dataset):
             with DDP; forked loader workers share it); 0 reads them each time.
         seed: Of augmentation and SMOTE.
         content: Returns the bytes that a record's image is decoded from, for `digests`; None: its pixels are taken.
+        notes: Lines for the person who trains on them, such as what was passed over.
 
     Raises ValueError for a split without images, a patient in two splits, and arguments out of range.
     """
@@ -78,6 +80,7 @@ class LabeledImages(Dataset):
         cache_mb: int = 1024,
         seed: int = 0,
         content: Callable[[ImageRecord], bytes] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"split {split!r} is unknown: choose from {', '.join(SPLITS)}")
@@ -94,7 +97,7 @@ class LabeledImages(Dataset):
         self.split_sha256 = split_sha256(self._split_patients)
         self.preparation = preparation(image_size, in_channels, normalization)
         self.records, self._read, self._content = list(records), read, content or read
-        self._stored = len(self.records)
+        self._stored, self.notes = len(self.records), list(notes)
         size = len(self.records) * image_size**2 * in_channels
         self._images = self._decoded() if size <= cache_mb * 2**20 else None
         if split == "train" and smote is not None:
@@ -178,9 +181,16 @@ class LabeledImages(Dataset):
         """All images of this split, uint8 (N, S, S, C)."""
         side = self.preparation.image_size
         images = np.empty((len(self.records), side, side, self.in_channels), np.uint8)
+
+        def read(index: int) -> str | None:
+            try:
+                images[index] = self._resized(self.records[index])
+            except UnreadableImageError as error:
+                return str(error)
+            return None
+
         with ThreadPoolExecutor(DECODERS) as pool:
-            for index, image in enumerate(pool.map(self._resized, self.records)):
-                images[index] = image
+            refuse_any([problem for problem in pool.map(read, range(len(images))) if problem])
         return images
 
     def _oversample(self, file: Path, limit_mb: int) -> None:

@@ -5,14 +5,18 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from datasets.decoding import decode
+from datasets.files import remedy_of, write_text
 from datasets.image_transforms import NO_AUGMENTATION, Augmentation
 from datasets.images import ImageRecord, LabeledImages
+from datasets.patients import BLANK
+from datasets.raw_images import IMAGES, open_store, read_stored
 from datasets.splits import SPLITS, split_patients
 
 METADATA = "train-metadata.csv"
@@ -101,9 +105,8 @@ def isic(
 
 def read_lesions(root: Path) -> list[Lesion]:
     """All rows of `train-metadata.csv`, in its order. Raises ValueError for missing columns and targets but 0 and 1."""
-    return [
-        Lesion(isic_id, patient, target) for isic_id, patient, target in _read_columns(root / METADATA, COLUMNS[:3])
-    ]
+    rows = _read_columns(root / METADATA, COLUMNS[:3], "download it again, as ISIC 2024 publishes it")
+    return [Lesion(isic_id, patient, target) for isic_id, patient, target in rows]
 
 
 def read_index(file: Path) -> list[Lesion]:
@@ -111,7 +114,7 @@ def read_index(file: Path) -> list[Lesion]:
 
     Raises ValueError for anything else, a lesion named twice, and a patient in two splits.
     """
-    lesions = [Lesion(*row) for row in _read_columns(file, COLUMNS)]
+    lesions = [Lesion(*row) for row in _read_columns(file, COLUMNS, "make it again with scripts/SampleISIC.py")]
     split_of: dict[str, str] = {}
     for lesion in lesions:
         if lesion.split not in SPLITS:
@@ -127,27 +130,29 @@ def read_index(file: Path) -> list[Lesion]:
 def write_index(file: Path, lesions: Sequence[Lesion]) -> None:
     """CSV with the columns isic_id, patient_id, target, split; appears whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    with temporary.open("w", newline="") as lines:
-        writer = csv.writer(lines, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows((lesion.isic_id, lesion.patient, lesion.target, lesion.split) for lesion in lesions)
-    temporary.replace(file)
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows((lesion.isic_id, lesion.patient, lesion.target, lesion.split) for lesion in lesions)
+    write_text(file, text.getvalue())
 
 
-def _read_columns(file: Path, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-    """The named columns of every row; target as 0 or 1."""
+def _read_columns(file: Path, columns: Sequence[str], remedy: str) -> list[tuple[Any, ...]]:
+    """The named columns of every row; target as 0 or 1. remedy: where such a file comes from."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.reader(lines)
-            header = next(reader, [])
+            header = [name.strip() for name in next(reader, [])]
             missing = [name for name in columns if name not in header]
             if missing:
-                raise ValueError(f"{file}: has no column {', '.join(missing)}: is it ISIC 2024's?")
+                raise ValueError(f"{file}: has no column {', '.join(missing)}: {remedy}")
             places = [header.index(name) for name in columns]
-            rows = [[row[place] for place in places] for row in reader if row]
-    except (OSError, IndexError, csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: cannot be read ({error}): download it again") from None
+            rows = [[row[place].strip() for place in places] for row in reader if row]
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read ({error.strerror}): {remedy_of(error)}") from None
+    except (IndexError, csv.Error, UnicodeDecodeError) as error:
+        reason = f"line {reader.line_num} is short" if isinstance(error, IndexError) else error
+        raise ValueError(f"{file}: cannot be read ({reason}): {remedy}") from None
     seen: set[str] = set()
     for number, (isic_id, _, target, *_) in enumerate(rows):
         if target not in ("0", "1", "0.0", "1.0"):
@@ -156,6 +161,8 @@ def _read_columns(file: Path, columns: Sequence[str]) -> list[tuple[Any, ...]]:
             raise ValueError(f"{file}: {isic_id} is named twice: remove one")
         seen.add(isic_id)
         rows[number][2] = int(float(target))
+    if blank := [row[0] for row in rows if row[1].lower() in BLANK]:
+        raise ValueError(f"{file}: the patient of {len(blank)} lesions is blank, such as of {blank[0]}: {remedy}")
     return [tuple(row) for row in rows]
 
 
@@ -220,11 +227,11 @@ class LesionImages:
     """
 
     def __init__(self, root: Path) -> None:
-        self.file, self.folder = root / "train-image.hdf5", root / "train-image" / "image"
+        self.file, self.folder = root / IMAGES, root / "train-image" / "image"
         self._opened: Any = None
         self._process = 0
         if not self.file.is_file() and not self.folder.is_dir():
-            raise ValueError(f"{root}: has neither train-image.hdf5 nor train-image/image: unpack the images there")
+            raise ValueError(f"{root}: has neither {IMAGES} nor train-image/image: unpack the images there")
 
     def __call__(self, record: ImageRecord) -> np.ndarray:
         place = f"{self.file}: {record.case}" if self.file.is_file() else str(self.folder / f"{record.case}.jpg")
@@ -233,7 +240,7 @@ class LesionImages:
     def content(self, record: ImageRecord) -> bytes:
         """The bytes of a lesion's JPEG."""
         if self.file.is_file():
-            return np.asarray(self._hdf5()[record.case][()]).tobytes()
+            return read_stored(self._hdf5(), self.file, record.case)
         return (self.folder / f"{record.case}.jpg").read_bytes()
 
     def check(self, records: Sequence[ImageRecord]) -> None:
@@ -252,10 +259,5 @@ class LesionImages:
 
     def _hdf5(self) -> Any:
         if self._process != os.getpid():
-            import h5py
-
-            try:
-                self._opened, self._process = h5py.File(self.file, "r"), os.getpid()
-            except OSError as error:
-                raise ValueError(f"{self.file}: no HDF5 file ({error}): download it again") from None
+            self._opened, self._process = open_store(self.file), os.getpid()
         return self._opened

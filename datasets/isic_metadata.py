@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from datasets.files import remedy_of
 from datasets.isic import METADATA
 
 LEAKS = {  # pattern of column names: why it is no feature
@@ -122,7 +123,9 @@ def _header(file: Path) -> list[str]:
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             header = next(csv.reader(lines), [])
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read ({error.strerror}): {remedy_of(error)}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{file}: cannot be read ({error}): download it again") from None
     if "isic_id" not in header:
         raise ValueError(f"{file}: has no column isic_id: is it ISIC 2024's?")

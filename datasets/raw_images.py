@@ -5,23 +5,30 @@ from typing import Any
 
 import numpy as np
 
-from datasets.decoding import SUFFIXES
+from datasets.decoding import SUFFIXES, scan_images
+from datasets.files import Scan, describe
 
 IMAGES = "train-image.hdf5"
 
 
-def image_files(folder: Path) -> list[Path]:
-    """All image files below a folder, sorted. Raises ValueError where there is none."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
-    if not files:
-        raise ValueError(f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))})")
-    return files
+def image_files(folder: Path) -> Scan:
+    """The images below a folder, or the one file, and what was passed over. Raises ValueError where there is none."""
+    if folder.is_file():
+        found = Scan(folder.parent)
+        found.files.append(folder)
+        return found
+    found = scan_images(folder)
+    if not found.files:
+        why = [f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))})", *found.bad[:5], *found.notes[:5]]
+        raise ValueError("; ".join(why))
+    return found
 
 
 class RawImages:
     """Images below a folder by their paths; where it holds `train-image.hdf5`, the images in that instead.
 
     Those in the HDF5 are named as ISIC 2024 unpacks them: `train-image/image/ISIC_ID.jpg`. Threads may share one.
+    `bad` and `notes` are lines about what cannot be read, and what was passed over.
 
     Args:
         root: The folder.
@@ -31,27 +38,44 @@ class RawImages:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.bad: list[str] = []
+        self.notes: list[str] = []
         self._store: Any = None
         if (root / IMAGES).is_file():
-            self._store = _open(root / IMAGES)
+            self._store = open_store(root / IMAGES)
             self.names = [f"train-image/image/{key}.jpg" for key in self._store]
         else:
-            self.names = [path.relative_to(root).as_posix() for path in image_files(root)]
+            found = image_files(root)
+            self.bad, self.notes = found.bad, found.notes
+            self.names = [path.relative_to(root).as_posix() for path in found.files]
 
     def read(self, name: str) -> bytes:
         """The image as it is encoded. Raises ValueError when it cannot be read."""
+        if self._store is not None:
+            return read_stored(self._store, self.root / IMAGES, Path(name).stem)
         try:
-            if self._store is not None:
-                return np.asarray(self._store[Path(name).stem][()]).tobytes()
             return (self.root / name).read_bytes()
-        except (OSError, KeyError) as error:
-            raise ValueError(f"{self.root / name}: cannot be read ({error}): restore it, or remove it") from None
+        except OSError as error:
+            raise ValueError(describe(error, self.root / name)) from None
 
 
-def _open(file: Path) -> Any:
+def open_store(file: Path) -> Any:
+    """The HDF5 of ISIC 2024. Raises ValueError for what is none."""
     import h5py
 
     try:
-        return h5py.File(file, "r", locking=False)
+        return h5py.File(file, "r", locking="best-effort")
+    except PermissionError as error:
+        raise ValueError(describe(error, file)) from None
     except OSError as error:
-        raise ValueError(f"{file}: no HDF5 file ({error}): download it again") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{file}: no HDF5 file ({reason}): download it again") from None
+
+
+def read_stored(store: Any, file: Path, key: str) -> bytes:
+    """The encoded image of one lesion. Raises ValueError where there is none, or it is damaged."""
+    try:
+        return np.asarray(store[key][()]).tobytes()
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{file}: {key}: cannot be read ({reason}): download it again") from None

@@ -91,17 +91,20 @@ def filter_generated(args: argparse.Namespace) -> int:
         raise ValueError(f"--batch_size {args.batch_size}: give at least 1")
     if args.weights and not args.timm:
         raise ValueError("--weights belong to --timm: a --checkpoint has its own")
-    files = {
-        "real": image_files(args.real),
-        "generated": image_files(args.generated),
-        "held out": [file for folder in args.held_out for file in image_files(folder)],
-    }
+    folders = {"real": [args.real], "generated": [args.generated], "held out": args.held_out}
+    scans = {name: [image_files(folder) for folder in given] for name, given in folders.items()}
+    files = {name: [file for found in each for file in found.files] for name, each in scans.items()}
+    unreached = [line for each in scans.values() for found in each for line in found.bad]
+    for line in [*(f"note: {note}" for each in scans.values() for found in each for note in found.notes), *unreached]:
+        print(line)
     network, preparation = feature_network(args)
     taps = args.tap or [name for name in TAPS if name in getattr(network, "taps", ())]
     fabric = launch(Training(accelerator=args.accelerator, precision="32-true"))
     good, points = {}, {}
     for name, listed in files.items():
         good[name], points[name] = embed_files(fabric, network, preparation, taps, name, listed, args.batch_size)
+    if not good["generated"]:
+        raise ValueError(f"{args.generated}: none of its images can be read: give those that a generator made")
     compared = [points[name] for name in ("generated", "real", "held out")]
     verdicts, limits = judge(*compared, args.quantiles, args.neighbors)
     rows = list(zip(good["generated"], verdicts, strict=True))
@@ -111,7 +114,7 @@ def filter_generated(args: argparse.Namespace) -> int:
     write_table(out / "distances.csv", rows, good["real"], good["held out"], args.generated)
     bad = {name: len(files[name]) - len(good[name]) for name in files}
     summarize(rows, good, bad, limits, args, time.monotonic() - started)
-    return 1 if any(bad.values()) else 0
+    return 1 if any(bad.values()) or unreached else 0
 
 
 def feature_network(args: argparse.Namespace) -> tuple[nn.Module, Preparation]:

@@ -77,6 +77,8 @@ def remove_hair(args: argparse.Namespace) -> int:
     if source == target or source in target.parents or target in source.parents:
         raise ValueError(f"--outpath {args.outpath} and --inpath {args.inpath} lie in each other: write elsewhere")
     images = RawImages(source)
+    for line in [*(f"note: {note}" for note in images.notes), *images.bad]:
+        print(line)
     target.mkdir(parents=True, exist_ok=True)
     table = target.with_name(f"{target.name}_hair.csv")
     done = {} if args.overwrite else read_table(table, args.contrast)
@@ -85,7 +87,7 @@ def remove_hair(args: argparse.Namespace) -> int:
     if (source / METADATA).is_file() and not (target / METADATA).is_file():
         shutil.copyfile(source / METADATA, target / METADATA)
     left = [name for name in images.names if name not in done]
-    kept, bad = len(done), 0
+    kept, bad = len(done), len(images.bad)
     cv2.setNumThreads(1)  # as many images at once as there are threads
     with table.open("a", newline="") as lines:
         writer = csv.writer(lines, lineterminator="\n")

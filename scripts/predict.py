@@ -31,12 +31,13 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.files import alone_in, describe
+from datasets.raw_images import image_files
 from utils.command import run_command
 from utils.config import Training
 from utils.guards import table
 from utils.launch import launch, resolve_precision
 from utils.memory import memory_limit
-from utils.prediction.images import TABLE, classify_files, find_images, write_table
+from utils.prediction.images import TABLE, classify_files, write_table
 from utils.prediction.inputs import Case
 from utils.prediction.models import Model, load_models
 from utils.prediction.outputs import LABELS, PROBABILITIES, RECORD, SERIES, Predictions
@@ -239,8 +240,12 @@ def predict_images(args: argparse.Namespace, predictor: Predictor) -> int:
             raise ValueError(f"--{flag}: is for volumes, this checkpoint classifies images: leave it out")
     if table_file.exists() and not args.overwrite:
         raise ValueError(f"{table_file}: is there already: choose another --output, or pass --overwrite")
-    files = find_images(args.input)
-    rows = []
+    found = image_files(args.input)
+    for note in found.notes:
+        tqdm.write(f"note: {note}")
+    for line in found.bad:
+        tqdm.write(line, sys.stderr)
+    files, rows = found.files, []
     outcomes = classify_files(predictor, files, partial(tqdm.write, file=sys.stderr))
     for file, shares in tqdm(outcomes, total=len(files), unit="image", desc="predicting", disable=None):
         if shares is not None:
@@ -248,10 +253,11 @@ def predict_images(args: argparse.Namespace, predictor: Predictor) -> int:
     if rows:
         write_table(table_file, args.input, rows, names)
     counts = Counter(names[int(shares.argmax())] for _, shares in rows)
-    print(f"{len(rows)} images predicted, {len(files) - len(rows)} bad")
+    bad = len(files) - len(rows) + len(found.bad)
+    print(f"{len(rows)} images predicted, {bad} bad")
     print(f"  classes  {', '.join(f'{name} {counts[name]}' for name in names)}")
-    print(f"  where    {table_file}")
-    return 1 if len(rows) < len(files) else 0
+    print(f"  where    {table_file if rows else 'nothing was written'}")
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def write_image_folder(root: Path) -> Path:
             for number in range(count):
                 gray = name == "none"
                 file = root / split / name / f"{split}_{name}_{number}{'.png' if gray else '.jpg'}"
-                write_image(file, label, 100 * label + number, channels=1 if gray else 3)
+                write_image(file, label, 100 * label + number + 50 * (split == "test"), channels=1 if gray else 3)
     return root
 
 

@@ -114,7 +114,7 @@ def test_other_layouts_are_refused(tmp_path, folder):
 def test_files_that_are_no_images_are_named(folder):
     for name in ("a.jpg", "b.png"):
         (folder / "train" / "glioma" / name).write_text("not an image")
-    with pytest.raises(ValueError, match=r"a.jpg, .*b.png: unreadable images: restore or remove"):
+    with pytest.raises(ValueError, match=r"2 images .*a.jpg: unreadable .*b.png: unreadable .*restore it"):
         image_folder(str(folder), "train", val_fraction=0.01)
 
 

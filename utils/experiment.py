@@ -221,7 +221,7 @@ def summary(experiment: Experiment, start: int) -> str:
             going_on = (
                 f"lengthened from {before} epochs (its learning rate now follows the longer schedule), {going_on}"
             )
-    return (
+    return "".join(f"note: {note}\n" for note in train.notes) + (
         f"{recipe.network['name']}: {size.parameters / 1e6:.2f} M parameters, "
         f"{size.macs / 1e9:.2f} GMACs at {side}x{side}\n"
         f"data: {len(train.cases)} cases, {len(train)} samples to train on; "

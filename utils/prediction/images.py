@@ -1,4 +1,4 @@
-"""Predicts the classes of image files; an unreadable one is told and the rest finish."""
+"""Predicts the classes of image files; an unreadable one is reported and the rest finish."""
 
 from __future__ import annotations
 
@@ -10,27 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from datasets.decoding import SUFFIXES, decode
+from datasets.decoding import UnreadableImageError, decode
+from datasets.files import replacing
 from datasets.image_transforms import Preparation
 from utils.prediction.predictor import Predictor
 
 TABLE = "predictions.csv"
 
 
-def find_images(path: Path) -> list[Path]:
-    """An image file, or all in a folder and its subfolders. Raises ValueError where there is none."""
-    if path.is_file():
-        return [path]
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    if not files:
-        raise ValueError(f"{path}: no image in it: this checkpoint classifies images ({', '.join(sorted(SUFFIXES))})")
-    return files
-
-
 def classify_files(
     predictor: Predictor, files: Sequence[Path], problem: Callable[[str], Any]
 ) -> Iterator[tuple[Path, np.ndarray | None]]:
-    """Yield every file with its probabilities (K,), or None for one that cannot be read, which `problem` is told."""
+    """Yield every file with its probabilities (K,), or None for one that cannot be read, with a line for `problem`."""
     preparations = []
     for model in predictor.models:
         size, channels, mean, std = (model.preprocessing[key] for key in ("image_size", "in_channels", "mean", "std"))
@@ -41,8 +32,8 @@ def classify_files(
             try:
                 images.append(decode(file, str(file)))
                 read.append(file)
-            except Exception as error:  # Pillow's decoders raise many kinds
-                problem(" ".join(str(error).split()))
+            except UnreadableImageError as error:
+                problem(str(error))
                 yield file, None
         if images:
             inputs = [torch.stack([each.normalize(each.resize(image)) for image in images]) for each in preparations]
@@ -51,11 +42,9 @@ def classify_files(
 
 def write_table(path: Path, root: Path, rows: Sequence[tuple[Path, np.ndarray]], class_names: Sequence[str]) -> None:
     """Write CSV: the image below `root`, the most probable class, and the probability of each; there whole or not."""
-    partial = path.with_name(f".partial-{path.name}")
-    with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:  # as file names are
-        writer = csv.writer(file)
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)  # names as the file system has them
         writer.writerow(["image", "prediction", *class_names])
         for image, shares in rows:
             name = image.relative_to(root) if root.is_dir() else image.name
             writer.writerow([name, class_names[int(np.argmax(shares))], *(f"{share:.6f}" for share in shares)])
-    partial.replace(path)
