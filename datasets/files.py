@@ -46,7 +46,7 @@ def hidden(name: str) -> bool:
 class Scan:
     """The files below a folder, and all that was passed over with the reason.
 
-    `files`: those not passed over so far, in order. `findings`: closed folders, files that may not be read, and dead
+    `files`: those neither taken nor passed over so far, in order. `findings`: closed folders, files that may not be read, and dead
     links, each bad; links back into what was read already, not bad. `passed`: what was passed over, by reason.
     `folders`: those that were read, `root` first.
     """
@@ -65,6 +65,17 @@ class Scan:
             kept.append(file) if wanted(file) else self.pass_over(file, why)
         self.files = kept
         return kept
+
+    def take(self, wanted: Callable[[Path], bool]) -> list[Path]:
+        """Take the files that are wanted out of `files` and return them; they are not passed over."""
+        taken = [file for file in self.files if wanted(file)]
+        self.files = [file for file in self.files if not wanted(file)]
+        return taken
+
+    @property
+    def unusable(self) -> list[Path]:
+        """The files and folders with a bad finding: dead links, and what may not be read."""
+        return [finding.file for finding in self.findings if finding.bad]
 
     def pass_over(self, path: Path, why: str) -> None:
         """Count one file or folder as passed over. why: what they have in common, such as `ending`."""

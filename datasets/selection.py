@@ -10,7 +10,9 @@ from datasets.store import SliceRecord
 
 def unlabeled_patients(patients: Sequence[str], labeled: float) -> frozenset[str]:
     """Patients whose labels are held back; of more patients labeled, those of fewer are a part."""
-    ranked = sorted(patients, key=lambda patient: hashlib.sha256(f"labeled {patient}".encode()).digest())
+    ranked = sorted(
+        patients, key=lambda patient: hashlib.sha256(f"labeled {patient}".encode(errors="surrogateescape")).digest()
+    )
     return frozenset(ranked[max(1, round(labeled * len(patients))) :])
 
 

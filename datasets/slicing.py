@@ -83,7 +83,8 @@ def _unchanged(record: dict[str, Any], sources: dict[str, Any], settings: dict[s
 def _slice(job: Job, sources: dict[str, Any], settings: dict[str, Any]) -> Outcome:
     case, raw = job.case, job.raw
     header, label_header = read_header(case.image), read_header(case.label)
-    outcome = Outcome(case.case, findings=check_grid(case.image, case.label, header, label_header, job.channel))
+    channel = job.channel if case.file_channel is None else None  # of several in the file
+    outcome = Outcome(case.case, findings=check_grid(case.image, case.label, header, label_header, channel))
     if any(finding.bad for finding in outcome.findings):
         return outcome
     axes, flips = orient(header.affine, raw.slice_axis)
@@ -100,7 +101,7 @@ def _slice(job: Job, sources: dict[str, Any], settings: dict[str, Any]) -> Outco
     packed[first:last] = [isal_zlib.compress(part, 1) for part in iterate_slices(label_slices[first:last])]
     del label_slices
     label.array = np.empty(0, np.uint8)
-    image = read_image(case.image, raw.modality, job.channel or 0)
+    image = read_image(case.image, raw.modality, channel or 0)
     outcome.findings += check_image(case.image, image, raw.modality)
     if job.format == "png" and not image.integral:
         remedy = "use --format npz"

@@ -2,8 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from datasets.files import NIFTI_ENDINGS, ending, stem
+from datasets.json_files import read_json
 
 SPLITS = ("train", "val", "test")
 
@@ -22,12 +27,16 @@ def split_patients(
         )
     split = {name: list((existing or {}).get(name, [])) for name in SPLITS}
     placed = {patient for names in split.values() for patient in names}
-    fresh = sorted(set(patients) - placed, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).digest())
+    fresh = sorted(set(patients) - placed, key=lambda patient: _draw(f"{seed}:{patient}"))
     wanted = _counts(len(placed) + len(fresh), ratios)
     for patient in fresh:
         name = max(SPLITS, key=lambda name: wanted[name] - len(split[name]))
         split[name].append(patient)
     return {name: sorted(split[name]) for name in SPLITS}
+
+
+def _draw(text: str) -> bytes:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).digest()  # of the very bytes of a name
 
 
 def _counts(total: int, ratios: Sequence[float]) -> dict[str, int]:
@@ -45,18 +54,51 @@ def _counts(total: int, ratios: Sequence[float]) -> dict[str, int]:
 
 def read_split(path: Path) -> dict[str, list[str]]:
     """Read a split file: JSON with lists train, val, test of patients. Raises ValueError for anything else."""
-    try:
-        content = json.loads(path.read_text())
-        split = {name: sorted(str(patient) for patient in content.get(name, [])) for name in SPLITS}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path}: not a split file ({error}): give JSON with lists train, val, test") from None
-    patients = [patient for name in SPLITS for patient in split[name]]
-    if not patients:
-        raise ValueError(f"{path}: names no patient: give JSON with lists train, val, test")
-    twice = sorted({patient for patient in patients if patients.count(patient) > 1})
-    if twice:
-        raise ValueError(f"{path}: {', '.join(twice[:5])} named more than once: a patient belongs to one split")
+    return _split_of(path, read_json(path), {})
+
+
+def split_as_asked(
+    path: Path, patient_of: Mapping[str, str], fold: int | None
+) -> tuple[dict[str, list[str]], str | None]:
+    """Read the file of --split_file: a split file, or nnU-Net's splits_final.json, a list of folds with train and val.
+
+    patient_of: the patient of every case; a file may name the cases instead, with or without the ending of a volume.
+    fold: which one of several, the first by default. Returns the split, and a line about the fold if there are folds.
+    Raises ValueError for a file that is neither, and for a patient in two splits.
+    """
+    content = read_json(path)
+    if not isinstance(content, list):
+        if fold is not None:
+            raise ValueError(f"--fold {fold}: {path} holds one split, not a list of folds: leave out --fold")
+        return _split_of(path, content, patient_of), None
+    number, last = fold or 0, len(content) - 1
+    if not 0 <= number <= last:
+        raise ValueError(f"--fold {number}: {path} holds {len(content)} folds: give 0 to {last}")
+    split = _split_of(path, content[number], patient_of)
+    absent = [name for name in SPLITS if not split[name]]
+    rest = f"; it leaves {' and '.join(absent)} empty" if absent else ""
+    return split, f"{path}: fold {number} of 0 to {last} is used, choose another one with --fold{rest}"
+
+
+def _split_of(path: Path, content: Any, patient_of: Mapping[str, str]) -> dict[str, list[str]]:
+    wanted = "give JSON with lists train, val, test"
+    if not isinstance(content, dict) or not all(isinstance(content.get(name, []), list) for name in SPLITS):
+        raise ValueError(f"{path}: not a split file: {wanted}")
+    listed = {name: [str(entry) for entry in content.get(name, [])] for name in SPLITS}
+    split = {name: sorted({_patient(entry, patient_of) for entry in listed[name]}) for name in SPLITS}
+    if not any(split.values()):
+        raise ValueError(f"{path}: names no patient: {wanted}")
+    for lists in (listed, split):  # the same name twice, then two cases of a patient in different splits
+        counts = Counter(entry for name in SPLITS for entry in lists[name])
+        if twice := sorted(entry for entry, count in counts.items() if count > 1):
+            raise ValueError(f"{path}: {', '.join(twice[:5])} named more than once: a patient belongs to one split")
     return split
+
+
+def _patient(entry: str, patient_of: Mapping[str, str]) -> str:
+    """The patient that an entry of a split file means, be it named itself, as a case, or as the file of a case."""
+    case = stem(Path(entry)) if ending(Path(entry)) in NIFTI_ENDINGS else entry
+    return patient_of.get(entry, patient_of.get(case, entry))
 
 
 def split_sha256(split: dict[str, list[str]]) -> str:

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from datasets.findings import Finding
 from datasets.layouts import LAYOUTS, RawDataset, find_cases
 from datasets.slicing import Job, Outcome, duplicates, rebuild_index, remove_partial, slice_case
-from datasets.splits import SPLITS, read_split, split_patients, split_sha256
+from datasets.splits import SPLITS, read_split, split_as_asked, split_patients, split_sha256
 from datasets.store import read_manifest, write_json
 from utils.command import run_command
 
@@ -49,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     help_split = "shares of the patients (default: 0.7 0.1 0.2)"
     add("--split", nargs=3, type=float, metavar=("TRAIN", "VAL", "TEST"), help=help_split)
     add("--split_file", type=Path, help="JSON with lists train, val, test of patients, instead of --split")
+    add("--fold", type=int, help="which fold, where --split_file is nnU-Net's splits_final.json (default: 0)")
     add("--seed", type=int, help="seed of --split (default: 0)")
     help_mode = "all: split the patients; train, val or test: IN holds the cases of this split and no other"
     add("--mode", choices=("all", *SPLITS), default="all", help=f"{help_mode}; run once per folder, into the same OUT")
@@ -78,7 +79,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def slice_or_check(args: argparse.Namespace) -> int:
     """Find the cases, then look at them or slice them."""
-    raw = find_cases(args.dataset, args.inpath)
+    raw = find_cases(args.dataset, args.inpath, args.channel)
+    if raw.passed_over:
+        print(raw.passed_over, file=sys.stderr)
     return check(args, raw) if args.check else make_slices(args, raw)
 
 
@@ -177,8 +180,13 @@ def choose_split(args: argparse.Namespace, raw: RawDataset, root: Path) -> dict[
     if args.overwrite:
         existing = {name: [patient for patient in existing[name] if patient not in patients] for name in SPLITS}
     ratios, seed = args.split or DEFAULT_RATIOS, args.seed or 0
+    if args.fold is not None and not args.split_file:
+        raise ValueError(f"--fold {args.fold}: there is no --split_file to take it from")
     if args.split_file:
-        split, ratios, seed = read_split(args.split_file), None, None
+        patient_of = {case.case: case.patient for case in raw.cases}
+        (split, note), ratios, seed = split_as_asked(args.split_file, patient_of, args.fold), None, None
+        if note:
+            print(note, file=sys.stderr)
         absent = sorted({*patients, *before} - {patient for name in SPLITS for patient in split[name]})
         if absent:
             raise ValueError(f"{args.split_file}: {len(absent)} patients are in no list, such as {absent[0]}: add them")

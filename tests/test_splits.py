@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from raw_cases import kits_case, make
 
-from datasets.splits import read_split, split_patients
+from datasets.splits import read_split, split_as_asked, split_patients
 from datasets.store import read_index
 
 
@@ -34,6 +34,47 @@ def test_a_split_file_is_obeyed_and_must_name_every_patient(kits, tmp_path, caps
     kits_case(kits, 4)
     assert make(kits, tmp_path / "out", "--split_file", str(tmp_path / "split.json")) == 2
     assert "case_00004" in capsys.readouterr().err
+
+
+def test_folds_of_nnunet_are_read_and_cases_stand_for_their_patients(kits, tmp_path, capsys):
+    file, names = tmp_path / "splits_final.json", [f"case_{number:05d}" for number in range(4)]
+    folds = [{"train": names[:3], "val": [f"{names[3]}.nii.gz"]}, {"train": names[1:], "val": names[:1]}]
+    file.write_text(json.dumps(folds))
+    for flags, val in ((), names[3]), (("--fold", "1"), names[0]):
+        assert make(kits, tmp_path / val, "--split_file", str(file), *flags) == 0
+        assert read_split(tmp_path / val / "split.json")["val"] == [val]
+        number = len(flags) // 2
+        said = f"{file}: fold {number} of 0 to 1 is used, choose another one with --fold; it leaves test empty\n"
+        assert capsys.readouterr().err == said
+    assert make(kits, tmp_path / "out", "--split_file", str(file), "--fold", "2") == 2
+    assert make(kits, tmp_path / "out", "--fold", "1") == 2
+    said = (
+        f"--fold 2: {file} holds 2 folds: give 0 to 1\nSliceMaker: --fold 1: there is no --split_file to take it from"
+    )
+    assert capsys.readouterr().err == f"SliceMaker: {said}\n"
+    of = {"p1_a": "p1", "p1_b": "p1", "p2_a": "p2"}
+    file.write_text(json.dumps({"train": ["p1_a", "p1_b.NII"], "test": ["p2"]}))
+    assert split_as_asked(file, of, None) == ({"train": ["p1"], "val": [], "test": ["p2"]}, None)
+    file.write_text(json.dumps({"train": ["p1_a"], "test": ["p1_b"]}))
+    with pytest.raises(ValueError, match="p1 named more than once: a patient belongs to one split"):
+        split_as_asked(file, of, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('{"train": ["a"],}', "line 1 column 17: "),
+        ('{"train": "abc"}', "not a split file: give JSON with lists train, val, test"),
+        ('{"train": ["a", "a"]}', "a named more than once"),
+        ("{}", "names no patient"),
+    ],
+)
+def test_what_is_no_split_file_is_refused_with_the_reason(tmp_path, text, what):
+    (tmp_path / "split.json").write_text(text)
+    with pytest.raises(ValueError, match=f"{tmp_path / 'split.json'}: {what}"):
+        read_split(tmp_path / "split.json")
+    (tmp_path / "split.json").write_bytes(b"\xef\xbb\xbf" + b'{"train": ["a"]}')
+    assert read_split(tmp_path / "split.json")["train"] == ["a"]
 
 
 def test_a_published_split_is_not_changed_by_accident(kits, tmp_path, capsys):

@@ -1,0 +1,81 @@
+"""What a raw layout finds: cases, each an image with its label, and whatever could not be paired."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from datasets.files import NIFTI_ENDINGS, Scan, ending
+from datasets.findings import Finding
+
+TUMOR_WORDS = ("tumor", "tumour", "cancer", "lesion")
+
+
+@dataclass(frozen=True)
+class RawCase:
+    """One image with its label. Cases of one patient share `patient` and never fall into different splits.
+
+    file_channel: the channel that `image` is, where every channel is a file of its own; else None.
+    """
+
+    case: str
+    patient: str
+    image: Path
+    label: Path
+    file_channel: int | None = None
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """The cases of a folder and what their numbers mean.
+
+    findings: what could not be read or paired. slice_axis: the file's axis to slice along where the anatomy does not
+    decide it. slice_size: rows and columns a slice is known to have. spacings: (x, y, z) mm per case from a list beside
+    the data. millimetres: an identity affine is a loss here. passed_over: one line about the files of no case.
+    """
+
+    name: str
+    modality: Literal["CT", "MR"]
+    labels: dict[int, str]
+    cases: list[RawCase]
+    findings: list[Finding] = field(default_factory=list)
+    slice_axis: int | None = None
+    slice_size: int | None = None
+    spacings: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    millimetres: bool = False
+    passed_over: str | None = None
+
+    @property
+    def tumor_labels(self) -> list[int]:
+        return [value for value, name in self.labels.items() if any(word in name.lower() for word in TUMOR_WORDS)]
+
+
+def is_volume(path: Path) -> bool:
+    """Whether a file is named as a NIfTI volume, in capitals or not."""
+    return ending(path) in NIFTI_ENDINGS
+
+
+def repeated(paths: Sequence[Path]) -> list[Finding]:
+    """Findings about files that are the same part of the same case as the first one."""
+    return [Finding(path, f"duplicate of {paths[0]}", "keep one of them") for path in paths[1:]]
+
+
+def pair(
+    found: Scan, image: Path, images: Iterable[Path], label: Path, labels: Iterable[Path]
+) -> tuple[tuple[Path, Path] | None, list[Finding]]:
+    """Pair what was found for one case; `image` and `label` are the names to give where nothing was.
+
+    images, labels: the files found, those with a finding of the scan included, which is not repeated here. A case with
+    two images or two labels is kept out, since one would have to be guessed.
+    """
+    images, labels = sorted(images), sorted(labels)
+    findings = [*repeated(images), *repeated(labels)]
+    closed = next((path for path in found.unusable if path.is_dir()), None)
+    elsewhere = None if closed is None else f"see whether it lies in {closed}, which cannot be read"
+    if not images:
+        findings.append(Finding(image, "missing", elsewhere or "download the image of this case"))
+    if not labels:
+        remedy = elsewhere or "nothing to do if it is a test case: it is left out"
+        findings.append(Finding(label, "missing, the case has no label", remedy, bad=False))
+    whole = len(images) == len(labels) == 1 and not {*images, *labels} & set(found.unusable)
+    return ((images[0], labels[0]) if whole else None), findings
