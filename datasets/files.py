@@ -46,9 +46,9 @@ def hidden(name: str) -> bool:
 class Scan:
     """The files below a folder, and all that was passed over with the reason.
 
-    `files`: those neither taken nor passed over so far, in order. `findings`: closed folders, files that may not be read, and dead
-    links, each bad; links back into what was read already, not bad. `passed`: what was passed over, by reason.
-    `folders`: those that were read, `root` first.
+    `files`: those neither taken nor passed over so far, in order. `findings`: closed folders, files that may not be
+    read, and dead links, each bad; links back into what was read already, not bad. `passed`: what was passed over, by
+    reason. `folders`: those that were read, `root` first.
     """
 
     def __init__(self, root: Path) -> None:
