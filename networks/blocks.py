@@ -44,6 +44,16 @@ class UpBlock(nn.Module):
         return self.fuse(torch.cat([skip, self.up(feature)], dim=1))
 
 
+def repeats(in_channels: int, as_published: bool) -> int:
+    """How often a network repeats its image along the channels: 3 for one channel where it is as published, else 1."""
+    return 3 if as_published and in_channels == 1 else 1
+
+
+def repeated(image: torch.Tensor, times: int) -> torch.Tensor:
+    """(B, C, H, W) -> (B, times * C, H, W)."""
+    return image if times == 1 else image.repeat(1, times, 1, 1)
+
+
 def initialize(network: nn.Module) -> None:
     """Kaiming-normal weights (fan-in), zero biases, unit batch normalization, in place.
 

@@ -40,6 +40,10 @@ class DeepLabV3Plus(nn.Module):
     `decoder2` is the refined feature at 1/4. EMKD's low and high are `encoder1` and `bottleneck`.
     The pyramid's mean is normalized over the batch: training needs at least 2 images. torchvision has no Xception,
     hence no `pretrained`. The zoo's 56.80 M parameters hold an unused 1000-class layer; without it they are 54.75 M.
+    `as_published` computes what the zoo does, so that published weights score as they did. It aligns the corners when
+    it upsamples, leaves the second pointwise convolution of the exit flow without its normalization (1,024 channels,
+    2,048 parameters that the zoo lacks), and lets the first ReLU of a block overwrite its shortcut. The default
+    does none of these.
     """
 
     taps: ClassVar[dict[str, str]] = {
@@ -53,10 +57,16 @@ class DeepLabV3Plus(nn.Module):
     }
 
     def __init__(
-        self, in_channels: int = 1, num_classes: int = 2, pyramid_dropout: float = 0.5, dropout: float = 0.1
+        self,
+        in_channels: int = 1,
+        num_classes: int = 2,
+        pyramid_dropout: float = 0.5,
+        dropout: float = 0.1,
+        as_published: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder = XceptionEncoder(in_channels)
+        self.as_published = as_published
+        self.encoder = XceptionEncoder(in_channels, as_published)
         self.pyramid = AtrousPyramid(2048, 256)
         self.pyramid_dropout = nn.Dropout(pyramid_dropout)
         self.skip = conv_norm_relu(128, 48)
@@ -71,6 +81,6 @@ class DeepLabV3Plus(nn.Module):
         _, encoder2, _, _, feature = self.encoder(image)
         skip = self.skip(encoder2)
         feature = self.pyramid_dropout(self.pyramid(feature))
-        feature = F.interpolate(feature, size=skip.shape[-2:], mode="bilinear", align_corners=False)
+        feature = F.interpolate(feature, size=skip.shape[-2:], mode="bilinear", align_corners=self.as_published)
         logits = self.head(self.refine(torch.cat([feature, skip], dim=1)))
-        return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
+        return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=self.as_published)

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from .blocks import initialize
+from .blocks import initialize, repeated, repeats
 
 
 class InitialBlock(nn.Module):
@@ -92,6 +92,8 @@ class ENet(nn.Module):
 
     EMKD's forward builds `bottleneck3_5` and forgets to call it (0.354 M parameters, 1.02 GMAC at 384x384); here it
     is the fifth block of stage 3 and runs, as in the paper. The paper's dropout: 0.01 in stage 1, 0.1 after it.
+    `as_published` computes what EMKD does, so that published weights score as they did: without that block, and with a
+    one-channel image repeated three times, which is not the same as a one-channel first block.
     EMKD distils the end of stage 3: that is `bottleneck` here, 128 channels at 1/8, as are `encoder3` (end of
     stage 2) and `encoder4` (half of stage 3). Raises ValueError for more than 15 input channels.
     """
@@ -107,17 +109,25 @@ class ENet(nn.Module):
     }
 
     def __init__(
-        self, in_channels: int = 1, num_classes: int = 2, early_dropout: float = 0.01, dropout: float = 0.1
+        self,
+        in_channels: int = 1,
+        num_classes: int = 2,
+        early_dropout: float = 0.01,
+        dropout: float = 0.1,
+        as_published: bool = False,
     ) -> None:
         super().__init__()
         if not 1 <= in_channels <= 15:
             raise ValueError(f"in_channels must be 1 to 15 (ENet's first block has 16 channels), not {in_channels}")
-        self.initial = InitialBlock(in_channels)
+        self.repeats = repeats(in_channels, as_published)
+        self.initial = InitialBlock(in_channels * self.repeats)
         self.down1 = DownBottleneck(16, 16, 64, early_dropout)
         self.stage1 = nn.Sequential(*(Bottleneck(64, early_dropout) for _ in range(4)))
         self.down2 = DownBottleneck(64, 32, 128, dropout)
         self.stage2 = _dilated_stage(dropout)
         self.stage3 = _dilated_stage(dropout)
+        if as_published:
+            self.stage3[4] = nn.Identity()
         self.up4 = UpBottleneck(128, 16, 64, dropout)
         self.stage4 = nn.Sequential(Bottleneck(64, dropout), Bottleneck(64, dropout))
         self.up5 = UpBottleneck(64, 4, 16, dropout)
@@ -127,7 +137,7 @@ class ENet(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, H, W) -> logits (B, num_classes, H, W)."""
-        feature, indices1 = self.down1(self.initial(image))
+        feature, indices1 = self.down1(self.initial(repeated(image, self.repeats)))
         feature, indices2 = self.down2(self.stage1(feature))
         feature = self.stage3(self.stage2(feature))
         feature = self.stage4(self.up4(feature, indices2))

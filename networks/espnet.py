@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from .blocks import initialize
+from .blocks import initialize, repeated, repeats
 
 
 def _norm_act(channels: int) -> nn.Sequential:
@@ -45,7 +45,8 @@ class ESPNet(nn.Module):
 
     `encoder3` (first block), `encoder4` (last) and `bottleneck` (256 channels, EMKD's high) are at 1/8. The decoder is
     as thin as published: `decoder2` has 5 channels, `decoder1` has `num_classes`.
-    The published network repeats a one-channel image three times (0.62 GMAC at 384x384).
+    `as_published` repeats a one-channel image three times, as EMKD does (0.62 GMAC at 384x384): its weights, which the
+    appended image takes part in, need that. By default the stem has one channel.
     """
 
     taps: ClassVar[dict[str, str]] = {
@@ -58,8 +59,10 @@ class ESPNet(nn.Module):
         "decoder1": "decoder1",
     }
 
-    def __init__(self, in_channels: int = 1, num_classes: int = 2) -> None:
+    def __init__(self, in_channels: int = 1, num_classes: int = 2, as_published: bool = False) -> None:
         super().__init__()
+        self.repeats = repeats(in_channels, as_published)
+        in_channels *= self.repeats
         self.shrink = nn.AvgPool2d(3, 2, 1)
         self.initial = nn.Sequential(nn.Conv2d(in_channels, 16, 3, 2, 1, bias=False), _norm_act(16))
         self.join1 = _norm_act(16 + in_channels)
@@ -86,6 +89,7 @@ class ESPNet(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, H, W) -> logits (B, num_classes, H, W)."""
+        image = repeated(image, self.repeats)
         half = self.shrink(image)
         encoder1 = self.join1(torch.cat([self.initial(image), half], dim=1))
         down2 = self.down2(encoder1)

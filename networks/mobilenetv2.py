@@ -61,6 +61,8 @@ class MobileNetV2(nn.Module):
 
     EMKD drops two strides without dilation, so features are at 1/2 (up to 24 channels), 1/4 (32 to 96) and 1/8 (160 to
     1280): `encoder1` is EMKD's low (32 at 1/2), `bottleneck` its high (1280 at 1/8). It has no decoder to tap.
+    EMKD's code also holds a classifier that nothing calls (2,562 parameters with 2 classes). `as_published` aligns the
+    corners when it upsamples, as EMKD does, so that published weights score as they did; the default does not.
     """
 
     taps: ClassVar[dict[str, str]] = {
@@ -71,8 +73,11 @@ class MobileNetV2(nn.Module):
         "bottleneck": "features.18",
     }
 
-    def __init__(self, in_channels: int = 1, num_classes: int = 2, pretrained: str | None = None) -> None:
+    def __init__(
+        self, in_channels: int = 1, num_classes: int = 2, as_published: bool = False, pretrained: str | None = None
+    ) -> None:
         super().__init__()
+        self.as_published = as_published
         blocks = mobilenetv2_features(in_channels, strides=(1, 1, 2, 1, 1, 2, 1))
         self.features = nn.Sequential(*blocks, conv_norm_relu6(320, 1280, 1))
         self.head = nn.Conv2d(1280, num_classes, 1)
@@ -83,7 +88,7 @@ class MobileNetV2(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, H, W) -> logits (B, num_classes, H, W)."""
         logits = self.head(self.features(image))
-        return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
+        return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=self.as_published)
 
 
 def load_mobilenetv2(features: nn.Sequential, path: str) -> None:

@@ -16,13 +16,18 @@ DECODER_TAPS = {"decoder4": "decoder4", "decoder3": "decoder3", "decoder2": "dec
 class UNetR18(nn.Module):
     """ResNet-18 encoder, U-Net decoder to 1/2 resolution, bilinear to the image's (HLFD's `UNet_R18`).
 
-    The first skip is the stem before its pooling; HLFD pools it and resizes it back (same parameters and MACs).
+    The first skip is the stem before its pooling; HLFD pools it and resizes it back (same parameters and MACs), and
+    aligns the corners wherever it resizes. `as_published` does both, so that published weights score as they did; the
+    default does neither.
     """
 
     taps: ClassVar[dict[str, str]] = {**ENCODER_TAPS, **DECODER_TAPS}
 
-    def __init__(self, in_channels: int = 1, num_classes: int = 2, pretrained: str | None = None) -> None:
+    def __init__(
+        self, in_channels: int = 1, num_classes: int = 2, as_published: bool = False, pretrained: str | None = None
+    ) -> None:
         super().__init__()
+        self.as_published = as_published
         self.encoder = ResNetEncoder(18, in_channels)
         self.decoder4 = UpBlock(512, 256, 256)
         self.decoder3 = UpBlock(256, 128, 128)
@@ -39,21 +44,27 @@ class UNetR18(nn.Module):
         feature = self.decoder4(feature, encoder4)
         feature = self.decoder3(feature, encoder3)
         feature = self.decoder2(feature, encoder2)
-        feature = self.decoder1(feature, encoder1)
-        return F.interpolate(self.head(feature), size=image.shape[-2:], mode="bilinear", align_corners=False)
+        feature = self.decoder1(feature, _pooled(encoder1) if self.as_published else encoder1)
+        return F.interpolate(
+            self.head(feature), size=image.shape[-2:], mode="bilinear", align_corners=self.as_published
+        )
 
 
 class UNetR50(nn.Module):
     """ResNet-50 encoder, U-Net decoder to full resolution whose last skip is the image (HLFD's `UNet_R50`).
 
-    HLFD's key `unet_r50` builds a plain U-Net instead: that is `unet` here. Its first skip is pooled and resized
-    back, ours is the stem before its pooling (same parameters and MACs).
+    HLFD's key `unet_r50` builds a plain U-Net instead: that is `unet` here. HLFD's first skip is pooled and resized
+    back with aligned corners (same parameters and MACs); `as_published` does so too, so that published weights score as
+    they did. By default the skip is the stem before its pooling.
     """
 
     taps: ClassVar[dict[str, str]] = {**ENCODER_TAPS, **DECODER_TAPS}
 
-    def __init__(self, in_channels: int = 1, num_classes: int = 2, pretrained: str | None = None) -> None:
+    def __init__(
+        self, in_channels: int = 1, num_classes: int = 2, as_published: bool = False, pretrained: str | None = None
+    ) -> None:
         super().__init__()
+        self.as_published = as_published
         self.encoder = ResNetEncoder(50, in_channels)
         self.decoder4 = UpBlock(2048, 1024, 1024)
         self.decoder3 = UpBlock(1024, 512, 512)
@@ -71,5 +82,10 @@ class UNetR50(nn.Module):
         feature = self.decoder4(feature, encoder4)
         feature = self.decoder3(feature, encoder3)
         feature = self.decoder2(feature, encoder2)
-        feature = self.decoder1(feature, encoder1)
+        feature = self.decoder1(feature, _pooled(encoder1) if self.as_published else encoder1)
         return self.head(self.full_resolution(feature, image))
+
+
+def _pooled(stem: torch.Tensor) -> torch.Tensor:
+    """HLFD's first skip: the stem after its pooling, resized back to its own size."""
+    return F.interpolate(F.max_pool2d(stem, 3, 2, 1), size=stem.shape[-2:], mode="bilinear", align_corners=True)

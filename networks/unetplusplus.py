@@ -19,6 +19,8 @@ class UNetPlusPlus(nn.Module):
     EMKD's low and high (128 channels at 1/2, 512 at 1/8) are `encoder2` and `encoder4` here.
     Not MONAI's `BasicUNetPlusPlus`: it transposes convolutions and returns a list (no table figure fits).
     `widths`: channels at full, 1/2, 1/4, 1/8 and 1/16 resolution. Raises ValueError unless there are five.
+    `as_published` aligns the corners when it upsamples, as HLFD and EMKD do, so that published weights score as they
+    did; the default does not.
     """
 
     taps: ClassVar[dict[str, str]] = {
@@ -34,12 +36,16 @@ class UNetPlusPlus(nn.Module):
     }
 
     def __init__(
-        self, in_channels: int = 1, num_classes: int = 2, widths: Sequence[int] = (64, 128, 256, 512, 1024)
+        self,
+        in_channels: int = 1,
+        num_classes: int = 2,
+        widths: Sequence[int] = (64, 128, 256, 512, 1024),
+        as_published: bool = False,
     ) -> None:
         super().__init__()
         check_widths(widths)
         self.pool = nn.MaxPool2d(2)
-        self.up = nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=False)
+        self.up = nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=as_published)
         self.nodes = nn.ModuleDict()
         for row in range(5):
             self.nodes[f"{row}_0"] = DoubleConv(widths[row - 1] if row else in_channels, widths[row])

@@ -17,13 +17,20 @@ def _separable(in_channels: int, out_channels: int, stride: int = 1, dilation: i
 class XceptionBlock(nn.Module):
     """Three separable convolutions `channels[0] -> .. -> channels[3]`, the last strided, and a shortcut.
 
-    The first ReLU is not in place: the shortcut takes the block's input as it came. (EMKD's zoo overwrites it.)
+    The shortcut takes the block's input as it came; `rectified_shortcut` gives it the input after the first ReLU, as
+    in EMKD's zoo, where that ReLU is in place.
     """
 
     def __init__(
-        self, channels: tuple[int, int, int, int], stride: int = 1, dilation: int = 1, first_relu: bool = True
+        self,
+        channels: tuple[int, int, int, int],
+        stride: int = 1,
+        dilation: int = 1,
+        first_relu: bool = True,
+        rectified_shortcut: bool = False,
     ) -> None:
         super().__init__()
+        self.rectified_shortcut = rectified_shortcut
         self.branch = nn.Sequential(
             nn.ReLU() if first_relu else nn.Identity(),
             _separable(channels[0], channels[1], 1, dilation),
@@ -39,13 +46,17 @@ class XceptionBlock(nn.Module):
             )
 
     def forward(self, feature: torch.Tensor) -> torch.Tensor:
-        return self.branch(feature) + self.shortcut(feature)
+        kept = self.branch[0](feature) if self.rectified_shortcut else feature
+        return self.branch(feature) + self.shortcut(kept)
 
 
 class XceptionEncoder(nn.Module):
-    """Aligned Xception-65 (Chollet, CVPR 2017; Chen et al., ECCV 2018), strides 2, 4, 8 and then dilation."""
+    """Aligned Xception-65 (Chollet, CVPR 2017; Chen et al., ECCV 2018), strides 2, 4, 8 and then dilation.
 
-    def __init__(self, in_channels: int = 1) -> None:
+    `as_published`: the blocks of EMKD's zoo, see DeepLabV3Plus.
+    """
+
+    def __init__(self, in_channels: int = 1, as_published: bool = False) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True)
@@ -58,11 +69,17 @@ class XceptionEncoder(nn.Module):
             nn.ReLU(inplace=True),
         )
         self.entry = nn.Sequential(
-            XceptionBlock((128, 256, 256, 256), stride=2, first_relu=False), XceptionBlock((256, 728, 728, 728))
+            XceptionBlock((128, 256, 256, 256), stride=2, first_relu=False),
+            XceptionBlock((256, 728, 728, 728), rectified_shortcut=as_published),
         )
-        self.middle = nn.Sequential(*(XceptionBlock((728, 728, 728, 728), dilation=2) for _ in range(16)))
+        self.middle = nn.Sequential(
+            *(XceptionBlock((728, 728, 728, 728), dilation=2, rectified_shortcut=as_published) for _ in range(16))
+        )
+        last = XceptionBlock((728, 728, 1024, 1024), dilation=2, rectified_shortcut=as_published)
+        if as_published:
+            last.branch[3][3] = nn.Identity()
         self.exit = nn.Sequential(
-            XceptionBlock((728, 728, 1024, 1024), dilation=2),
+            last,
             nn.ReLU(),
             _separable(1024, 1536, dilation=4),
             nn.ReLU(inplace=True),
