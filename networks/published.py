@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -63,9 +63,9 @@ def convert(weights: Weights, name: str, prefix: str = "") -> Converted:
     if layout.stem in ours and ours[layout.stem].shape[1] == 3:
         ours[layout.stem] = ours[layout.stem].double().sum(dim=1, keepdim=True)
     if missing := [key for key in expected if key not in ours]:
-        raise ValueError(f"lacks {len(missing)} of the {len(expected)} tensors of {name}, such as {missing[0]}")
+        raise ValueError(f"it lacks {len(missing)} of the {len(expected)} tensors of {name}, such as {missing[0]}")
     if left := [origin[key] for key in ours if key not in expected]:
-        raise ValueError(f"has {len(left)} tensors that {name} has not, such as {left[0]}")
+        raise ValueError(f"it has {len(left)} tensors that {name} has not, such as {left[0]}")
     for key, shape in expected.items():
         if tuple(ours[key].shape) != shape:
             raise ValueError(f"{origin[key]} has shape {tuple(ours[key].shape)}, in {name} it has {shape}")
@@ -84,10 +84,19 @@ def candidates(weights: Weights) -> list[tuple[str, str]]:
     return found
 
 
-def recognize(weights: Weights) -> list[Converted]:
-    """Every published network that a state dict holds whole."""
+def misfit(weights: Weights, name: str, prefix: str) -> str:
+    """Why a state dict is not the published network `name`: the first tensor that is wrong. Empty where it is."""
+    try:
+        convert(weights, name, prefix)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def recognize(weights: Weights, possible: Sequence[tuple[str, str]]) -> list[Converted]:
+    """Those of the `candidates` of a state dict that it holds whole."""
     found = []
-    for name, prefix in candidates(weights):
+    for name, prefix in possible:
         try:
             found.append(convert(weights, name, prefix))
         except ValueError:
@@ -109,7 +118,7 @@ def _section(name: str, ours: Weights) -> dict[str, Any]:
     layout = LAYOUTS[name]
     head = ours.get(layout.head)
     if head is None or head.ndim <= layout.axis:
-        raise ValueError(f"lacks what would be {layout.head} of {name}, which shows the number of classes")
+        raise ValueError(f"it lacks what would be {layout.head} of {name}, which shows the number of classes")
     section = {"name": name, "num_classes": head.shape[layout.axis]}
     accepted = inspect.signature(NETWORKS[name]).parameters
     section["in_channels"] = accepted["in_channels"].default

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from torch import nn
 
 from networks import NETWORKS
 from utils.config import build
+from utils.foreign_files import explain
 
+UNKNOWN_SPLIT = {"sha256": "unknown"}  # of converted weights: names no patients
 REQUIRED = ("network", "weights", "preprocessing", "split", "scores", "recipe")
 
 
@@ -38,14 +41,24 @@ def load(path: str | Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings(action="ignore"):  # of pickles that are no checkpoint: the error tells
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"{path}: cannot be read as a checkpoint ({type(error).__name__}); is the file whole?"
-        ) from None
+    except Exception:
+        raise ValueError(explain(path)) from None
     missing = [key for key in REQUIRED if not isinstance(checkpoint, dict) or key not in checkpoint]
+    if len(missing) == len(REQUIRED) or (missing and "weights" in missing):
+        raise ValueError(explain(path))
     if missing:
         raise ValueError(f"{path}: has no {', '.join(missing)}; it was not written by train.py or train_kd.py")
     return checkpoint
+
+
+def patients_of(split: Mapping[str, Any], *names: str) -> set[str]:
+    """The patients of some splits, as a checkpoint has them. Raises ValueError where they are not known."""
+    if split["sha256"] == UNKNOWN_SPLIT["sha256"]:
+        raise ValueError(
+            "it was converted from published weights, and who they were trained on is not known: convert them again "
+            "with --split_file of that training"
+        )
+    return {patient for name in names for patient in split[name]}
 
 
 def rebuild(checkpoint: dict[str, Any]) -> nn.Module:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from utils.checkpoints import patients_of
 from utils.objectives import Distiller
 from utils.taps import tap
 from utils.terms import Task
@@ -36,6 +37,10 @@ def _plain(value: Any) -> Any:
 def refuse_leak(teacher: dict[str, Any], split: dict[str, Any], path: str) -> None:
     """Raises ValueError when the teacher was trained on the student's val or test patients, or selected on its test."""
     theirs = teacher["split"]
+    try:
+        patients_of(theirs)
+    except ValueError as error:
+        raise ValueError(f"{path}: a leak cannot be ruled out: {error}, or give --allow_leak to go on") from None
     for seen, held_out in (("train", "val"), ("train", "test"), ("val", "test")):
         shared = sorted(set(theirs[seen]) & set(split[held_out]))
         if shared:
@@ -86,6 +91,8 @@ def check_scores(
     scored = {case for case, _ in recorded}
     known = [case for case in cases if case in scored]
     known = known[:: max(1, len(known) // metric.check_cases)][: metric.check_cases]
+    if not recorded:
+        return "teacher: its checkpoint has no scores of cases, so none was checked"
     if not known:
         return "teacher: none of its val cases is among the student's, so its recorded score was not checked"
     again = [row for row in score_cases(known) if (row["case"], row.get("class")) in recorded]

@@ -57,7 +57,9 @@ def _trained_on(description: Mapping[str, Any]) -> str:
     patients = ", ".join(f"{count} {name}" for name, count in split["patients"].items())
     return _list(
         f"Data: {data.get('name', UNSPECIFIED)}{f', {place}' if place else ''}; task {data.get('task', 'as stored')}.",
-        f"Patients: {patients}; no patient is in two of them. Split sha256 `{split['sha256']}`.",
+        f"Patients: {patients}; no patient is in two of them. Split sha256 `{split['sha256']}`."
+        if patients
+        else "Patients: not known; the weights were converted from a published file that does not name them.",
         f"Checkpoint: `{source['file']}`, sha256 `{source['sha256']}`"
         + (f", epoch {source['epoch']}." if source.get("epoch") is not None else "."),
         "The whole recipe is in `student.json`.",

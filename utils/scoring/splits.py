@@ -67,6 +67,13 @@ def open_split(checkpoint: dict[str, Any], split: str, root: str | None = None) 
     names = checkpoint["preprocessing"]["class_names"]
     if list(dataset.class_names) != list(names):
         raise ValueError(f"{section['root']} has classes {dataset.class_names}, the checkpoint predicts {names}")
+    try:
+        checkpoints.patients_of(checkpoint["split"])
+    except ValueError as error:
+        raise ValueError(
+            f"the checkpoint cannot be scored on a split: {error}, or score what predict.py makes with it with "
+            "--predictions and --labels"
+        ) from None
     if "train" not in checkpoint["split"] and dataset.split_sha256 != checkpoint["split"]["sha256"]:
         raise ValueError(
             f"{section['root']} has another split than the network was trained with: nothing was scored; slice with "

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from datasets import DATASETS
 from datasets.isic_metadata import read_metadata
+from utils.checkpoints import patients_of
 from utils.config import build
 from utils.inference import case_batches
 from utils.loading import load_batches
@@ -74,7 +75,7 @@ def refuse_seen(split: dict[str, Any], patients: Sequence[str], name: str) -> No
     `split` is its checkpoint's; `patients` are those of the split `name`.
     """
     for seen in ("train",) if name == "val" else ("train", "val"):
-        if shared := sorted(set(split[seen]) & set(patients)):
+        if shared := sorted(patients_of(split, seen) & set(patients)):
             raise ValueError(
                 f"{len(shared)} patients of {name}, such as {shared[0]}, are in the student's {seen} split: "
                 "give it the data it was trained on"
