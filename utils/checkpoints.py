@@ -51,12 +51,12 @@ def load(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def patients_of(split: Mapping[str, Any], *names: str) -> set[str]:
-    """The patients of some splits, as a checkpoint has them. Raises ValueError where they are not known."""
+def patients_of(split: Mapping[str, Any], where: Path | str, *names: str) -> set[str]:
+    """The patients of some splits, as the checkpoint `where` has them. Raises ValueError where they are not known."""
     if split["sha256"] == UNKNOWN_SPLIT["sha256"]:
         raise ValueError(
-            "it was converted from published weights, and who they were trained on is not known: convert them again "
-            "with --split_file of that training"
+            f"{where}: was converted from published weights, and who they were trained on is not known: convert them "
+            "again with --split_file of that training"
         )
     return {patient for name in names for patient in split[name]}
 

@@ -49,9 +49,9 @@ def read_inert(path: Path) -> Any:
         try:
             with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(allowed):
                 return torch.load(path, map_location="cpu", weights_only=True)
-        except OSError:
+        except PermissionError:
             raise
-        except Exception as error:
+        except Exception as error:  # an OSError too: a file cut short is read beyond its ends
             name = _refused_class(error)
             if name is None or not name.startswith(INERT):
                 raise ValueError(f"{path}: cannot be read as a checkpoint: it {_kind(path, name, error)}") from None
@@ -94,18 +94,13 @@ def _kind(path: Path, refused: str | None, error: Exception) -> str:
     if head.startswith(b"PK") and (what := _kind_of_archive(path)):
         return what
     if refused is not None:
-        if refused.split(".")[0] in ("torch", "networks", "models", "model") or "_rebuild" in refused:
-            return (
-                f"holds a whole pickled model ({refused}), which only its own code can open: there, save "
-                "model.state_dict()"
-            )
         return (
-            f"holds an object of {refused}, which is not read, since reading it would execute code: save the "
-            "weights alone with torch.save(model.state_dict(), FILE)"
+            f"names {refused}, which is not read, since that would execute code: save the weights alone with "
+            "torch.save(model.state_dict(), FILE) where that code is"
         )
     if b"\0" not in head and head.isascii():
         return "is a text: give the checkpoint itself"
-    if head.startswith(b"\x80") and isinstance(error, EOFError | RuntimeError):
+    if head.startswith(b"\x80") and isinstance(error, EOFError | RuntimeError | OSError):
         return "is cut short: copy or download it again"
     if head.startswith(b"\x80"):
         return "is a pickle that torch.save did not write: save the weights with torch.save(model.state_dict(), FILE)"

@@ -38,9 +38,9 @@ def refuse_leak(teacher: dict[str, Any], split: dict[str, Any], path: str) -> No
     """Raises ValueError when the teacher was trained on the student's val or test patients, or selected on its test."""
     theirs = teacher["split"]
     try:
-        patients_of(theirs)
+        patients_of(theirs, path)
     except ValueError as error:
-        raise ValueError(f"{path}: a leak cannot be ruled out: {error}, or give --allow_leak to go on") from None
+        raise ValueError(f"{error}, or give --allow_leak to go on without knowing of a leak") from None
     for seen, held_out in (("train", "val"), ("train", "test"), ("val", "test")):
         shared = sorted(set(theirs[seen]) & set(split[held_out]))
         if shared:

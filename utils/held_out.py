@@ -123,7 +123,7 @@ def _standing(known: dict[str, Any], dataset: Dataset | None) -> str:
 
 def _refuse_seen(checkpoint: dict[str, Any], dataset: Dataset, best: Path) -> None:
     """Raises ValueError when test patients were trained or selected on."""
-    seen = checkpoints.patients_of(checkpoint["split"], "train", "val") & set(dataset.patients)
+    seen = checkpoints.patients_of(checkpoint["split"], best, "train", "val") & set(dataset.patients)
     if seen:
         raise ValueError(
             f"{best}: was trained or selected on test patients {listed(sorted(seen))}: the data were split again; "

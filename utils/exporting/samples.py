@@ -43,7 +43,7 @@ def open_split(checkpoint: Mapping[str, Any], split: str, root: str | None) -> D
     names = list(checkpoint["preprocessing"]["class_names"])
     if list(dataset.class_names) != names:
         raise ValueError(f"the data has classes {', '.join(dataset.class_names)}, the checkpoint {', '.join(names)}")
-    checkpoints.patients_of(checkpoint["split"])
+    checkpoints.patients_of(checkpoint["split"], "the checkpoint")
     if dataset.split_sha256 != checkpoint["split"]["sha256"]:
         raise ValueError("the data has been split anew since: its val patients may be among those trained on")
     return dataset

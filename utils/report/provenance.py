@@ -18,8 +18,14 @@ def show_data(run: Run, root: str | None) -> str:
     rows = []
     counted = _counted(run, root)
     for split in ("train", "val", "test"):
-        patients = len(run.checkpoint["split"][split])
-        rows.append([split, str(patients), *(str(count) for count in counted.get(split, ()))])
+        patients = run.checkpoint["split"].get(split)  # converted weights know none
+        rows.append(
+            [
+                split,
+                "not known" if patients is None else str(len(patients)),
+                *(str(count) for count in counted.get(split, ())),
+            ]
+        )
     columns = [Column("split"), Column("images" if run.classifies else "patients", True)]
     columns += [Column("cases", True), Column("slices", True)] if counted else []
     preprocessing = run.checkpoint["preprocessing"]

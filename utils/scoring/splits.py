@@ -68,11 +68,10 @@ def open_split(checkpoint: dict[str, Any], split: str, root: str | None = None) 
     if list(dataset.class_names) != list(names):
         raise ValueError(f"{section['root']} has classes {dataset.class_names}, the checkpoint predicts {names}")
     try:
-        checkpoints.patients_of(checkpoint["split"])
+        checkpoints.patients_of(checkpoint["split"], "the checkpoint")
     except ValueError as error:
         raise ValueError(
-            f"the checkpoint cannot be scored on a split: {error}, or score what predict.py makes with it with "
-            "--predictions and --labels"
+            f"{error}, or score the labels that predict.py makes with it, with --predictions and --labels"
         ) from None
     if "train" not in checkpoint["split"] and dataset.split_sha256 != checkpoint["split"]["sha256"]:
         raise ValueError(

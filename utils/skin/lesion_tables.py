@@ -75,7 +75,7 @@ def refuse_seen(split: dict[str, Any], patients: Sequence[str], name: str) -> No
     `split` is its checkpoint's; `patients` are those of the split `name`.
     """
     for seen in ("train",) if name == "val" else ("train", "val"):
-        if shared := sorted(patients_of(split, seen) & set(patients)):
+        if shared := sorted(patients_of(split, "the student", seen) & set(patients)):
             raise ValueError(
                 f"{len(shared)} patients of {name}, such as {shared[0]}, are in the student's {seen} split: "
                 "give it the data it was trained on"
