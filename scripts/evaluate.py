@@ -186,8 +186,8 @@ def finish(content: Mapping[str, Any], places: Sequence[Path], written: Sequence
     """Writes an evaluation and prints its means. Returns the exit status: 1 when a case is missing from them."""
     from utils.scoring.printing import print_scores
 
+    print_scores(content)  # first, so that a full disk does not lose them
     files = [*written, *(file for place in places for file in write_scores(place, content))]
-    print_scores(content)
     print(f"{content['cases']} cases scored, {len(content['not_scored'])} could not be: {', '.join(map(str, files))}")
     return 1 if content["not_scored"] else 0
 

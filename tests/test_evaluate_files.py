@@ -99,6 +99,18 @@ def test_a_dead_link_is_a_finding_and_the_rest_is_scored(tmp_path, capsys):
     assert scores(tmp_path)["cases"] == 1
 
 
+def test_links_to_images_that_were_not_fetched_are_passed_over(tmp_path):
+    save(tmp_path / "labels/case_00000/segmentation.nii.gz", label_of(), LITS)
+    save(tmp_path / "labels/segmentation-7.nii", label_of(), LITS)
+    for name in ("case_00000/imaging.nii.gz", "volume-7.nii", "README.md"):
+        (tmp_path / "labels" / name).symlink_to("nowhere")
+    for name in ("case_00000.nii.gz", "volume-7.nii"):
+        save(tmp_path / "predictions" / name, label_of(), LITS)
+    found = find_pairs(tmp_path / "predictions", tmp_path / "labels")
+    assert len(found.pairs) == 2 and found.findings == []
+    assert "1 by ending (1 .md), 2 by name of an image" in found.notes[0]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
 def test_a_closed_folder_is_a_finding_and_the_rest_is_scored(tmp_path, capsys):
     both(tmp_path, "a.nii.gz")

@@ -10,17 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from datasets.checks import AFFINE_TOLERANCE, check_header
-from datasets.files import NIFTI_ENDINGS, ending, scan, stem
+from datasets.files import stem
 from datasets.findings import Finding
 from datasets.geometry import largest_shift, voxel_ml
 from datasets.nifti import UnreadableVolumeError, read_header
 from datasets.volumes import read_label
 from utils.memory import memory_limit
+from utils.scoring.label_files import IN_CASE_FOLDER, find_labels, labels_folder
 
-BESIDE_LABELS = re.compile(r"(.+)_(4d|\d{4}|probabilities)")  # ACDC, nnU-Net, predict.py
-IMAGE = "name of an image or of probabilities"
-IN_CASE_FOLDER = ("segmentation", "prediction", "aggregated_MAJ_seg")  # named by their folder (KiTS)
-IMAGES_BESIDE_LABELS = re.compile(r"volume-\d+|patient\d+_frame\d+")  # LiTS, ACDC; a prediction may be named so
 CLASS_NAMES = {
     r"case_\d{5}": {1: "kidney", 2: "tumor", 3: "cyst"},
     r"volume-\d+": {1: "liver", 2: "tumor"},
@@ -32,7 +29,7 @@ CLASS_NAMES = {
 class Pair:
     """A predicted label file and its target, on one grid. spacing: mm, as the axes of the arrays that `read` returns.
 
-    spacing_lost: the affine is an identity, as LiTS volumes 28 to 47 have it: mm may be voxels.
+    spacing_lost: the affine is an identity, as that of LiTS volumes 28 to 47 is: mm may be voxels.
     """
 
     case: str
@@ -75,9 +72,9 @@ def find_pairs(predictions: Path, labels: Path) -> Found:
     Where a name is in several folders, the folders must be named alike on both sides. A prediction without a label is a
     finding, a label without a prediction is a note. Raises ValueError when nothing is there or nothing matches.
     """
-    sides = {"predictions": _files(predictions, "predictions"), "labels": _files(labels, "labels")}
-    findings = [finding for side in sides.values() for finding in side.findings if finding.bad]
-    notes = [str(finding) for side in sides.values() for finding in side.findings if not finding.bad]
+    sides = {"predictions": find_labels(predictions, "predictions"), "labels": find_labels(labels, "labels")}
+    searched = dict.fromkeys(finding for side in sides.values() for finding in side.findings)
+    findings, notes = [one for one in searched if one.bad], [str(one) for one in searched if not one.bad]
     notes += dict.fromkeys(side.passed_over for side in sides.values() if side.passed_over)
     ours, theirs = sides["predictions"].cases, sides["labels"].cases
     if predictions.is_file() and labels.is_file():
@@ -110,46 +107,6 @@ def find_pairs(predictions: Path, labels: Path) -> Found:
     return Found(pairs, findings, notes + _by_remedy(doubtful))
 
 
-@dataclass
-class _Side:
-    """The label files of one side by case, and what the search passed over or could not read."""
-
-    cases: dict[str, list[Path]]
-    findings: list[Finding]
-    passed_over: str | None
-
-
-def _files(root: Path, what: str) -> _Side:
-    """NIfTI files by case; what lies beside the label of its case (an image, probabilities) is not a label."""
-    if root.is_file():
-        return _Side({case_name(root): [root]}, [], None)
-    if not root.is_dir():
-        raise ValueError(f"--{what} {root}: no such file or folder")
-    found = scan(root / "labelsTr" if (root / "labelsTr").is_dir() else root)
-    found.keep(lambda file: ending(file) in NIFTI_ENDINGS, "ending")
-    names = {stem(file) for file in found.files}
-    found.keep(lambda file: not _is_beside_label(stem(file), names), IMAGE)
-    files: dict[str, list[Path]] = {}
-    for file in found.files:
-        files.setdefault(case_name(file), []).append(file)
-    for case, paths in files.items():
-        if labels := [path for path in paths if not IMAGES_BESIDE_LABELS.fullmatch(stem(path))]:
-            for path in set(paths) - set(labels):
-                found.pass_over(path, IMAGE)
-            files[case] = labels
-    if not files and not any(finding.bad for finding in found.findings):
-        raise ValueError(f"--{what} {root}: holds no .nii or .nii.gz label file")
-    return _Side(files, found.findings, found.summary)
-
-
-def _is_beside_label(name: str, names: set[str]) -> bool:
-    """Whether a file of this name belongs to a label among these names: an image, a channel of one, probabilities."""
-    if name == "imaging":
-        return True
-    match = BESIDE_LABELS.fullmatch(name)
-    return match is not None and match[1] in names and (not match[2].isdigit() or f"{match[1]}_0000" in names)
-
-
 def _of_images(ours: dict[str, list[Path]], theirs: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
     """Predictions by the case of their label, where they are named as nnU-Net's images (`a_0000` for label `a`)."""
     named = {}
@@ -165,11 +122,10 @@ def _part(
     """Tell files of one name in several folders apart by the folder, where it is named alike on both sides."""
     parted = []
     for files, root in ((ours, predictions), (theirs, labels)):
-        home = root / "labelsTr" if (root / "labelsTr").is_dir() else root
         folders: dict[str, list[Path]] = {}
         for path in files[case]:
             parent = path.parent.parent if stem(path) in IN_CASE_FOLDER else path.parent
-            folders.setdefault((parent.relative_to(home) / case).as_posix(), []).append(path)
+            folders.setdefault((parent.relative_to(labels_folder(root)) / case).as_posix(), []).append(path)
         parted.append(folders)
     if parted[0].keys() & parted[1].keys() - {case}:
         for files, folders in zip((ours, theirs), parted, strict=True):
@@ -183,18 +139,6 @@ def _by_remedy(findings: Sequence[Finding]) -> list[str]:
     for finding in findings:
         kinds.setdefault(finding.remedy, []).append(finding)
     return [f"{found[0]}" + (f" ({len(found)} files)" if len(found) > 1 else "") for found in kinds.values()]
-
-
-def case_name(path: Path) -> str:
-    """The case a label file belongs to, by the naming of the published layouts."""
-    name = stem(path)
-    if name in IN_CASE_FOLDER:
-        return path.parent.name
-    if match := re.fullmatch(r"(?:test-)?(?:volume|segmentation)-(\d+)", name):
-        return f"volume-{match[1]}"
-    if match := re.fullmatch(r"prediction_(\d{5})", name):
-        return f"case_{match[1]}"
-    return name.removesuffix("_gt")
 
 
 def _natural(name: str) -> list[tuple[str, int]]:
