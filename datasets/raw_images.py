@@ -12,11 +12,9 @@ IMAGES = "train-image.hdf5"
 
 
 def image_files(folder: Path) -> Scan:
-    """The images below a folder, or the one file, and what was passed over. Raises ValueError where there is none."""
-    if folder.is_file():
-        found = Scan(folder.parent)
-        found.files.append(folder)
-        return found
+    """The images below a folder, and what was passed over. Raises ValueError where there is none."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}: give a folder of images")
     found = scan_images(folder)
     if not found.files:
         why = [f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))})", *found.bad[:5], *found.notes[:5]]

@@ -9,24 +9,24 @@ IN is a folder of images, or one that holds ISIC 2024's train-image.hdf5: of tha
 take as data.root, with train-image/image/ISIC_ID.jpg and train-metadata.csv.
 
 Beside OUT appear OUT_hair.csv (the share of hair of each image) and OUT_hair.png (a dozen images before and after):
-look at it before you train on OUT. The same command continues an interrupted run. What cannot be read is reported
-and left out, the rest finish, and the exit code is then 1.
+look at it before you train on OUT. The same command continues an interrupted run, and treats again what changed in IN.
+What cannot be read is reported and left out, the rest finish, and the exit code is then 1. Images are written upright
+where hair was painted over, as their EXIF orientation says. A file that is not RemoveHair's is never replaced.
 
   python scripts/RemoveHair.py --inpath raw/lesions --outpath data/lesions
   python scripts/RemoveHair.py --inpath raw/isic2024 --outpath data/isic --jobs 8
 """
 
 import argparse
-import csv
+import filecmp
 import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -36,13 +36,15 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.decoding import decode
+from datasets.files import replacing
+from datasets.fingerprints import digest
 from datasets.hair import CONTRAST, find_hair, paint_over
 from datasets.isic import METADATA
 from datasets.raw_images import RawImages
 from utils.command import run_command
+from utils.skin.hair_table import HairTable
 from utils.skin.sheets import cell, write_sheet
 
-COLUMNS = ("image", "hair", "contrast")
 PICTURED = 12
 BLOCK = 64  # images in work at once, per job
 SETTINGS = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
@@ -76,64 +78,79 @@ def remove_hair(args: argparse.Namespace) -> int:
         raise ValueError(f"--jobs {args.jobs}: give at least 1")
     if source == target or source in target.parents or target in source.parents:
         raise ValueError(f"--outpath {args.outpath} and --inpath {args.inpath} lie in each other: write elsewhere")
+    sheet, table_file = (target.with_name(f"{target.name}_hair.{kind}") for kind in ("png", "csv"))
+    if sheet.exists() and not table_file.exists():
+        raise ValueError(f"{sheet}: is there without {table_file.name}, so not RemoveHair's: choose another --outpath")
     images = RawImages(source)
     for line in [*(f"note: {note}" for note in images.notes), *images.bad]:
         print(line)
-    target.mkdir(parents=True, exist_ok=True)
-    table = target.with_name(f"{target.name}_hair.csv")
-    done = {} if args.overwrite else read_table(table, args.contrast)
-    done = {name: share for name, share in done.items() if name in set(images.names) and (target / name).is_file()}
-    write_table(table, done, args.contrast)
-    if (source / METADATA).is_file() and not (target / METADATA).is_file():
-        shutil.copyfile(source / METADATA, target / METADATA)
-    left = [name for name in images.names if name not in done]
+    table = HairTable(table_file, args.contrast, args.overwrite)
+    done = unchanged(images, target, table)
     kept, bad = len(done), len(images.bad)
+    target.mkdir(parents=True, exist_ok=True)
+    copy_metadata(source / METADATA, target / METADATA)
+    table.write()
     cv2.setNumThreads(1)  # as many images at once as there are threads
-    with table.open("a", newline="") as lines:
-        writer = csv.writer(lines, lineterminator="\n")
-        for name, outcome in work(images, left, target, args):
-            if isinstance(outcome, ValueError):
-                tqdm.write(str(outcome))
-                bad += 1
-            else:
-                done[name] = outcome
-                writer.writerow((name, f"{outcome:.5f}", f"{args.contrast:g}"))
-    sheet = target.with_name(f"{target.name}_hair.png")
+    for name, outcome in work(images, [name for name in images.names if name not in done], target, table, args):
+        if isinstance(outcome, ValueError):
+            tqdm.write(str(outcome))
+            bad += 1
+        else:
+            done[name] = outcome
+    table.write()
+    for name in sorted(table.rows.keys() - set(images.names)):
+        if (target / name).exists():
+            print(f"{target / name}: was made of an image that IN holds no longer: remove it")
+            bad += 1
     if done:
         draw(sheet, images, target, choose(done), args.contrast)
-    summarize(done, kept, bad, time.monotonic() - started, target, table, sheet)
+    summarize(done, kept, bad, time.monotonic() - started, target, table_file, sheet)
     return 1 if bad else 0
 
 
-def read_table(file: Path, contrast: float) -> dict[str, float]:
-    """The share of hair of each image treated before. Raises ValueError when that was with another contrast."""
-    if not file.is_file():
-        return {}
-    with file.open(newline="") as lines:
-        rows = [row for row in csv.DictReader(lines) if row["contrast"]]  # a killed run may leave half a line
-    other = sorted({row["contrast"] for row in rows} - {f"{contrast:g}"})
-    if other:
-        raise ValueError(f"{file}: was made with --contrast {other[0]}: give the same, another OUT, or --overwrite")
-    return {row["image"]: float(row["hair"]) for row in rows}
+def unchanged(images: RawImages, target: Path, table: HairTable) -> dict[str, float]:
+    """The share of hair of each image that was treated before and is the same now."""
+
+    def same(name: str) -> bool:
+        try:
+            return table.rows[name].source == digest(images.read(name))
+        except ValueError:
+            return False  # it is reported when its turn comes
+
+    before = [name for name in images.names if name in table.rows and (target / name).is_file()]
+    with ThreadPoolExecutor() as pool:
+        return {name: table.rows[name].hair for name, kept in zip(before, pool.map(same, before), strict=True) if kept}
 
 
-def write_table(file: Path, shares: dict[str, float], contrast: float) -> None:
-    temporary = file.with_name(f".{file.name}.partial")
-    with temporary.open("w", newline="") as lines:
-        writer = csv.writer(lines, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows((name, f"{share:.5f}", f"{contrast:g}") for name, share in shares.items())
-    temporary.replace(file)
+def copy_metadata(source: Path, target: Path) -> None:
+    """Raises ValueError where other metadata are in OUT."""
+    if not source.is_file():
+        return
+    if not target.exists():
+        with replacing(target) as partial:
+            shutil.copyfile(source, partial)
+    elif not filecmp.cmp(source, target, shallow=False):
+        raise ValueError(f"{target}: differs from {source}: choose another --outpath, or remove it")
 
 
-def work(images: RawImages, names: Sequence[str], target: Path, args: argparse.Namespace) -> Any:
+def work(
+    images: RawImages, names: Sequence[str], target: Path, table: HairTable, args: argparse.Namespace
+) -> Iterator[tuple[str, float | ValueError]]:
     """Treat `names`; yields each with its share of hair, or with what is wrong with it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jobs = args.jobs or cores
+    jobs = args.jobs or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
     def treat(name: str) -> float | ValueError:
+        file = target / name
         try:
-            return treat_image(images.read(name), target / name, f"{images.root / name}", args.contrast)
+            if os.path.lexists(file) and name not in table.rows:
+                raise ValueError(f"{file}: is there, and not RemoveHair's: move it away, or choose another --outpath")
+            encoded = images.read(name)
+            hair, result = without_hair(encoded, file, f"{images.root / name}", args.contrast)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(file) as partial:
+                partial.write_bytes(result)
+                table.record(name, hair, digest(encoded))  # before the file is there: without a row it is another's
+            return hair
         except ValueError as error:
             return error
 
@@ -146,20 +163,16 @@ def work(images: RawImages, names: Sequence[str], target: Path, args: argparse.N
                 bar.update()
 
 
-def treat_image(encoded: bytes, file: Path, name: str, contrast: float) -> float:
-    """Write the image without its hair to `file`, whole or not at all, and return the share of hair."""
+def without_hair(encoded: bytes, file: Path, name: str, contrast: float) -> tuple[float, bytes]:
+    """The share of hair, and the image without it, encoded as the ending of `file` says."""
     image = decode(encoded, name)
     hair = find_hair(image, contrast)
-    if hair.any():
-        kind = Image.registered_extensions()[file.suffix.lower()]
-        buffer = BytesIO()
-        Image.fromarray(paint_over(image, hair)).save(buffer, kind, **SETTINGS.get(kind, {}))
-        encoded = buffer.getvalue()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.partial")
-    temporary.write_bytes(encoded)
-    temporary.replace(file)
-    return float(hair.mean())
+    if not hair.any():
+        return 0.0, encoded
+    kind = Image.registered_extensions()[file.suffix.lower()]
+    buffer = BytesIO()
+    Image.fromarray(paint_over(image, hair)).save(buffer, kind, **SETTINGS.get(kind, {}))
+    return float(hair.mean()), buffer.getvalue()
 
 
 def choose(shares: dict[str, float]) -> list[str]:

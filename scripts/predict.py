@@ -240,12 +240,14 @@ def predict_images(args: argparse.Namespace, predictor: Predictor) -> int:
             raise ValueError(f"--{flag}: is for volumes, this checkpoint classifies images: leave it out")
     if table_file.exists() and not args.overwrite:
         raise ValueError(f"{table_file}: is there already: choose another --output, or pass --overwrite")
-    found = image_files(args.input)
-    for note in found.notes:
-        tqdm.write(f"note: {note}")
-    for line in found.bad:
-        tqdm.write(line, sys.stderr)
-    files, rows = found.files, []
+    files, bad, rows = [args.input], 0, []
+    if args.input.is_dir():
+        found = image_files(args.input)
+        for note in found.notes:
+            tqdm.write(f"note: {note}")
+        for line in found.bad:
+            tqdm.write(line, sys.stderr)
+        files, bad = found.files, len(found.bad)
     outcomes = classify_files(predictor, files, partial(tqdm.write, file=sys.stderr))
     for file, shares in tqdm(outcomes, total=len(files), unit="image", desc="predicting", disable=None):
         if shares is not None:
@@ -253,7 +255,7 @@ def predict_images(args: argparse.Namespace, predictor: Predictor) -> int:
     if rows:
         write_table(table_file, args.input, rows, names)
     counts = Counter(names[int(shares.argmax())] for _, shares in rows)
-    bad = len(files) - len(rows) + len(found.bad)
+    bad += len(files) - len(rows)
     print(f"{len(rows)} images predicted, {bad} bad")
     print(f"  classes  {', '.join(f'{name} {counts[name]}' for name in names)}")
     print(f"  where    {table_file if rows else 'nothing was written'}")
