@@ -1,13 +1,16 @@
 """MedMNIST (Yang et al. 2023) and whatever else is kept in such an npz, as labeled images."""
 
+import zlib
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
 
+from datasets.duplicates import groups, pixels_digest
+from datasets.files import describe
 from datasets.image_transforms import NO_AUGMENTATION, Augmentation
 from datasets.images import ImageRecord, LabeledImages
 from datasets.splits import SPLITS
@@ -16,6 +19,7 @@ ORGANS = (
     *("bladder", "femur-left", "femur-right", "heart", "kidney-left", "kidney-right", "liver", "lung-left"),
     *("lung-right", "pancreas", "spleen"),
 )
+COMPARED_MB = 256  # of images: in more no copies are looked for
 CLASS_NAMES = {
     "pathmnist": (
         *("adipose", "background", "debris", "lymphocytes", "mucus", "smooth muscle", "normal colon mucosa"),
@@ -81,6 +85,7 @@ def medmnist(
         raise ValueError(f"split {split!r} is unknown: choose from {', '.join(SPLITS)}")
     images, labels = _read(path, split)
     names = _class_names(path, class_names, max(int(values.max()) for values in labels.values()) + 1)
+    notes = _copies(path, path.stat().st_mtime_ns)
     cases = {name: [f"{name}_{row:05d}" for row in range(len(labels[name]))] for name in SPLITS}
     records = [
         ImageRecord(case, case, int(label), row)
@@ -101,6 +106,7 @@ def medmnist(
         smote_mb=smote_mb,
         cache_mb=cache_mb,
         seed=seed,
+        notes=notes,
     )
 
 
@@ -110,24 +116,18 @@ def _row(images: np.ndarray, record: ImageRecord) -> np.ndarray:
 
 def _read(path: Path, split: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Images (N, H, W) or (N, H, W, 3) of `split`, and the labels (N,) of every split."""
-    try:
-        with np.load(path) as content:
-            labels = {name: content[f"{name}_labels"] for name in SPLITS}
-            images = content[f"{split}_images"]
-    except FileNotFoundError:
-        remedy = "get it from medmnist.com, or set download: true (pip install medmnist)"
-        raise ValueError(f"{path}: no such file: {remedy}") from None
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: not a MedMNIST npz ({reason}): see data/README.md for its keys") from None
+    *arrays, images = _arrays(path, [*(f"{name}_labels" for name in SPLITS), f"{split}_images"])
+    labels = dict(zip(SPLITS, arrays, strict=True))
     for name, values in labels.items():
-        if values.ndim == 2 and values.shape[1] > 1:
+        if not values.size or values.ndim not in (1, 2):
+            raise ValueError(f"{path}: {name}_labels are {values.shape}: give (N,) or (N, 1), at least one")
+        if values.size > len(values):
             raise ValueError(
                 f"{path}: {values.shape[1]} labels per image ({name}_labels {values.shape}): only sets with one label "
                 "per image can be classified here"
             )
         labels[name] = values.reshape(-1)
-        if values.size and (values.dtype.kind not in "iu" or values.min() < 0):
+        if values.dtype.kind not in "iu" or values.min() < 0:
             raise ValueError(f"{path}: {name}_labels are no class numbers: give integers from 0")
     if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))):
         raise ValueError(
@@ -137,6 +137,46 @@ def _read(path: Path, split: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     if len(images) != len(labels[split]):
         raise ValueError(f"{path}: {len(images)} {split}_images but {len(labels[split])} {split}_labels")
     return images, labels
+
+
+def _arrays(path: Path, keys: Sequence[str]) -> list[np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return [content[key] for key in keys]
+    except FileNotFoundError:
+        remedy = "get it from medmnist.com, or set download: true (pip install medmnist)"
+        raise ValueError(f"{path}: no such file: {remedy}") from None
+    except KeyError as error:
+        raise ValueError(f"{path}: not a MedMNIST npz ({error.args[0]}): see data/README.md for its keys") from None
+    except (OSError, ValueError, BadZipFile, zlib.error, EOFError, NotImplementedError, TypeError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise ValueError(describe(error, path)) from None
+        reason = " ".join(str(error).split()) if is_zipfile(path) else "it is no zip archive, or cut short"
+        raise ValueError(f"{path}: not a MedMNIST npz ({reason}): get it again, or write it anew") from None
+
+
+@cache  # asked for train, val and test, one after the other
+def _copies(path: Path, mtime_ns: int) -> list[str]:
+    """A line about images that are in two splits; nothing is said of a file that holds over `COMPARED_MB`.
+
+    A published split stays as it is, so they are not refused.
+    """
+    keys = [f"{name}_images" for name in SPLITS]
+    with ZipFile(path) as content:
+        if sum(part.file_size for part in content.infolist() if part.filename[:-4] in keys) > COMPARED_MB * 2**20:
+            return []
+    try:
+        arrays = _arrays(path, keys)
+    except ValueError:
+        return []  # that split is refused where it is used
+    places = [f"{name}_{row:05d}" for name, images in zip(SPLITS, arrays, strict=True) for row in range(len(images))]
+    found = groups(pixels_digest(image) for images in arrays for image in images)
+    apart = [group for group in found if len({places[row].partition("_")[0] for row in group}) > 1]
+    if not apart:
+        return []
+    first = places[apart[0][0]]
+    other = next(places[row] for row in apart[0] if places[row].partition("_")[0] != first.partition("_")[0])
+    return [f"{path}: {len(apart)} images are in two splits, such as {first} and {other}"]
 
 
 def _class_names(path: Path, given: Sequence[str] | None, count: int) -> list[str]:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.files import remedy_of
+
 NEIGHBORS = 5
 FACTOR = 4  # peak memory of imbalanced-learn over the class it returns, measured 3.5 to 4.0
 
@@ -22,9 +24,11 @@ def read_distribution(file: Path, class_names: Sequence[str], counts: Sequence[i
     that is not named keeps its `counts`. Raises ValueError for anything else, and for fewer images than there are.
     """
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
         pairs = list(content.items())
-    except (OSError, ValueError, AttributeError) as error:
+    except OSError as error:
+        raise ValueError(f"{file}: no distribution of classes ({error.strerror}): {remedy_of(error)}") from None
+    except (ValueError, AttributeError) as error:
         raise ValueError(f'{file}: no distribution of classes ({error}): give JSON such as {{"nv": 5000}}') from None
     wanted = list(counts)
     for key, count in pairs:

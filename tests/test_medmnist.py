@@ -127,3 +127,48 @@ def test_dermamnist_is_read_whole():
     # HAM10000 has 327 akiec, 514 bcc, 1099 bkl, 115 df, 1113 mel, 6705 nv, 142 vasc
     assert [sum(values) for values in zip(*counts.values(), strict=True)] == [327, 514, 1099, 115, 1113, 6705, 142]
     assert dataset.class_names[4:6] == ["melanoma", "melanocytic nevi"]
+
+
+def cut(path: Path, keep: float) -> Path:
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    return path
+
+
+def flipped(path: Path) -> Path:
+    """With wrong bytes in the middle of its largest array."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 4 : len(content) // 4 + 64] = bytes(64)
+    path.write_bytes(content)
+    return path
+
+
+def pickled(path: Path) -> Path:
+    np.savez(path, **{**np.load(path), "train_labels": np.array([[{"a": 1}]] * 21, object)})
+    return path
+
+
+@pytest.mark.parametrize("break_it", [lambda path: cut(path, 0.5), lambda path: cut(path, 0), flipped, pickled])
+def test_a_damaged_or_pickled_file_is_refused_in_one_line(tmp_path, break_it):
+    file = break_it(write_medmnist(tmp_path / "x.npz"))
+    with pytest.raises(ValueError, match=r"x.npz: not a MedMNIST npz \(.*\): get it again, or write it anew") as caught:
+        medmnist(str(file), "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_empty_labels_are_refused_and_a_folder_is_named(tmp_path):
+    file = rewritten(write_medmnist(tmp_path / "x.npz"), val_labels=np.zeros((0, 1), np.uint8))
+    with pytest.raises(ValueError, match=r"val_labels are \(0, 1\): give \(N,\) or \(N, 1\), at least one"):
+        medmnist(file, "train")
+    with pytest.raises(ValueError, match=r"Is a directory: a folder is in its place"):
+        medmnist(str(tmp_path), "train")
+
+
+def test_images_in_two_splits_are_noted(tmp_path):
+    file = write_medmnist(tmp_path / "x.npz")
+    assert medmnist(str(file), "train").notes == []
+    with np.load(file) as content:
+        arrays = dict(content)
+    arrays["test_images"][[1, 3]] = arrays["train_images"][[4, 5]]
+    other = rewritten(tmp_path / "x.npz", **arrays)
+    said = [f"{file}: 2 images are in two splits, such as train_00004 and test_00001"]
+    assert medmnist(other, "train").notes == medmnist(other, "val").notes == said

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from datasets.files import replacing
+
 SIDE = 150  # pixels: longer side of an image on a sheet
 LINE = 15
 GAP = 4
@@ -48,6 +50,5 @@ def write_sheet(file: Path, parts: dict[str, Sequence[Image.Image]], columns: in
             row, column = divmod(number, columns)
             picture.paste(member, (GAP + column * step_across, top + row * step_down))
         top += rows[heading] * step_down
-    temporary = file.with_name(f".{file.name}.partial")
-    picture.save(temporary, "PNG")
-    temporary.replace(file)
+    with replacing(file) as partial:
+        picture.save(partial, "PNG")
