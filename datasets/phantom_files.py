@@ -124,7 +124,7 @@ def update_kits_json(folder: Path, records: list[dict]) -> None:
 
 def case_number(case: str) -> int:
     """The number in a case's name: 15 for case_00015. Raises ValueError for a name without one."""
-    found = re.fullmatch(r"case_(\d+)", case)
+    found = re.fullmatch(r"case_(\d+)", case, re.IGNORECASE)
     if not found:
         raise ValueError(f"{case!r} is no KiTS case: name the folder case_NNNNN")
     return int(found.group(1))

@@ -1,9 +1,10 @@
 """Put 2D slices that are PNG already (as published preprocessing writes them) into the store that training reads.
 
-IN/images/CASE_NUMBER.png and IN/masks/CASE_NUMBER.png: a case is all files of one name before the last underscore, and
-a case is a patient. Images are 8- or 16-bit gray. What a gray value is in HU is lost in such files, so say what 0 and
-the highest value stood for (--hounsfield 0 255), or store them as MR. Masks hold label values; with one label whatever
-is not 0 is it. Slices of a case need not lie beside each other: scores by case are then of the slices there are.
+IN/images/CASE_NUMBER.png and IN/masks/CASE_NUMBER.png (or .PNG): a case is all files of one name before the last
+underscore, and a case is a patient. Images are 8- or 16-bit gray. What a gray value is in HU is lost in such files, so
+say what 0 and the highest value stood for (--hounsfield 0 255), or store them as MR. Masks hold label values; with one
+label whatever is not 0 is it. Slices of a case need not lie beside each other: scores by case are then of the slices
+there are.
 
   python scripts/ImportSlices.py --inpath raw/liver_2d --outpath data/liver --labels liver --hounsfield 0 255
 """
@@ -12,6 +13,7 @@ import argparse
 import re
 import shutil
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +24,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.splits import SPLITS, read_split, split_patients, split_sha256
+from datasets.files import ending, scan, stem
+from datasets.splits import SPLITS, split_as_asked, split_patients, split_sha256
 from datasets.store import SliceRecord, write_index, write_json, write_slice
 from utils.command import run_command
 
-NAME = re.compile(r"(?P<case>.+)_(?P<number>\d+)\.png")
+NAME = re.compile(r"(?P<case>.+)_(?P<number>\d+)")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--size", type=int, metavar="PIXELS", help="resample slices to PIXELS x PIXELS (default: as they are)")
     add("--split", nargs=3, type=float, default=(0.7, 0.1, 0.2), metavar=("TRAIN", "VAL", "TEST"), help="of patients")
     add("--split_file", type=Path, help="JSON with lists train, val, test of patients, instead of --split")
+    add("--fold", type=int, help="which fold, where --split_file is nnU-Net's splits_final.json (default: 0)")
     add("--seed", type=int, default=0, help="of --split (default: 0)")
     return parser
 
@@ -68,11 +72,20 @@ def import_slices(args: argparse.Namespace) -> int:
         raise ValueError(f"--tumor {unknown[0]}: is not among --labels {' '.join(args.labels)}")
     if args.size is not None and args.size < 1:
         raise ValueError(f"--size {args.size}: give at least 1 pixel")
-    pairs, problems = find_pairs(args.inpath)
+    if args.fold is not None and not args.split_file:
+        raise ValueError(f"--fold {args.fold}: there is no --split_file to take it from")
+    pairs, problems, passed_over = find_pairs(args.inpath)
+    for line in passed_over:
+        print(line, file=sys.stderr)
     if not pairs:
         raise ValueError(f"{args.inpath}: no images/CASE_NUMBER.png with a mask of that name in masks/")
     patients = sorted({pair.case for pair in pairs})
-    split = read_split(args.split_file) if args.split_file else split_patients(patients, args.split, args.seed)
+    if args.split_file:
+        split, note = split_as_asked(args.split_file, {patient: patient for patient in patients}, args.fold)
+        if note:
+            print(note, file=sys.stderr)
+    else:
+        split = split_patients(patients, args.split, args.seed)
     split_of = {patient: name for name in SPLITS for patient in split[name]}
     if absent := [patient for patient in patients if patient not in split_of]:
         raise ValueError(f"{args.split_file}: {len(absent)} patients are in no list, such as {absent[0]}: add them")
@@ -109,20 +122,39 @@ def import_slices(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def find_pairs(home: Path) -> tuple[list[Pair], list[str]]:
-    """Slices with a mask, in order, and a line for each file without its other half or with a strange name."""
-    pairs, problems = [], []
-    images, masks = ({file.name: file for file in (home / kind).glob("*.png")} for kind in ("images", "masks"))
-    for name, file in sorted((images | masks).items()):
+def find_pairs(home: Path) -> tuple[list[Pair], list[str], list[str]]:
+    """Slices with a mask, in order; a line for each file that cannot be used; a line about what was passed over.
+
+    Images and masks belong together by the names before their endings.
+    """
+    scans = {kind: scan(home / kind, depth=0) for kind in ("images", "masks")}
+    problems = [str(finding) for found in scans.values() for finding in found.findings if finding.bad]
+    files: dict[str, dict[str, list[Path]]] = defaultdict(lambda: {"images": [], "masks": []})
+    for kind, found in scans.items():
+        for file in (*found.keep(_is_png, "ending"), *filter(_is_png, found.unusable)):
+            files[stem(file)][kind].append(file)
+    pairs: dict[tuple[str, int], Pair] = {}
+    for name, found in sorted(files.items()):
         match = NAME.fullmatch(name)
+        every = [*found["images"], *found["masks"]]
         if match is None:
-            problems.append(f"{file}: its name is not CASE_NUMBER.png: rename it")
-        elif name not in images or name not in masks:
-            other = "masks" if name in images else "images"
-            problems.append(f"{file}: has no file of that name in {other}: add it, or remove this one")
-        else:
-            pairs.append(Pair(match["case"], int(match["number"]), images[name], masks[name]))
-    return sorted(pairs, key=lambda pair: (pair.case, pair.number)), problems
+            problems += [f"{file}: its name is not CASE_NUMBER.png: rename it" for file in every]
+        elif not (found["images"] and found["masks"]):
+            other = "masks" if found["images"] else "images"
+            problems.append(f"{every[0]}: has no file of that name in {other}: add it, or remove this one")
+        elif twice := [file for files_of in found.values() for file in files_of[1:]]:
+            problems += [f"{file}: is there in another spelling of its ending: keep one of them" for file in twice]
+        elif not any(file in scanned.unusable for scanned in scans.values() for file in every):
+            pair = Pair(match["case"], int(match["number"]), found["images"][0], found["masks"][0])
+            first = pairs.setdefault((pair.case, pair.number), pair)
+            if first is not pair:
+                problems.append(f"{pair.image}: is slice {pair.number} of {pair.case}, as is {first.image}: keep one")
+    passed_over = [found.summary for found in scans.values() if found.summary]
+    return [pairs[key] for key in sorted(pairs)], problems, passed_over
+
+
+def _is_png(file: Path) -> bool:
+    return ending(file) == ".png"
 
 
 def write_case(

@@ -15,6 +15,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from datasets.files import scan
+from datasets.findings import Finding
+from datasets.layouts.cases import repeated
+from datasets.layouts.kits import LABEL, case_folders, case_name
 from datasets.phantom import draw_phantom
 from datasets.phantom_files import (
     case_number,
@@ -93,17 +97,33 @@ def make(job: Job) -> Outcome:
     return Outcome(job.name, kits_record(job.name, phantom), phantom.image.shape, milliliters)
 
 
-def plan(arguments: argparse.Namespace) -> list[Job]:
+def find_labels(root: Path) -> tuple[list[Path], list[Finding]]:
+    """The KiTS label files below a folder, in order, and what keeps others out; prints what was passed over."""
+    found = scan(root)
+    folders, findings = case_folders(found)
+    labels = []
+    for folder, files in folders.items():
+        findings += repeated(files[LABEL])
+        if not files[LABEL]:
+            found.pass_over(folder, "missing label")
+        elif len(files[LABEL]) == 1 and files[LABEL][0] not in found.unusable:
+            labels += files[LABEL]
+    findings = [*found.findings, *findings]
+    for line in (*findings, *([found.summary] if found.summary else [])):
+        print(line, file=sys.stderr)
+    if not labels:
+        raise ValueError(f"{root} holds no case_*/segmentation.nii.gz: give the folder of the cases")
+    return sorted(labels, key=lambda label: case_name(label.parent)), findings
+
+
+def plan(arguments: argparse.Namespace, labels: list[Path]) -> list[Job]:
     """The cases to make, in order. Raises ValueError where the arguments do not fit together."""
     if arguments.labels is not None:
         if arguments.layout != "kits":
             raise ValueError("--labels renders around KiTS labels: leave out --layout lits")
-        paths = sorted(arguments.labels.glob("case_*/segmentation.nii.gz"))[: arguments.cases]
-        if not paths:
-            raise ValueError(f"{arguments.labels} holds no case_*/segmentation.nii.gz: give the folder of the cases")
-        if arguments.outpath.resolve() == arguments.labels.resolve():
+        sources = [(0, case_name(path.parent), path) for path in labels[: arguments.cases]]
+        if arguments.outpath.resolve() in {path.parent.parent.resolve() for path in labels}:
             raise ValueError(f"--outpath {arguments.outpath} is the folder of the labels: they would be replaced")
-        sources = [(0, path.parent.name, path) for path in paths]
     else:
         count = 16 if arguments.cases is None else arguments.cases
         name = "volume-{}" if arguments.layout == "lits" else "case_{:05d}"
@@ -228,7 +248,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def make_phantom(arguments: argparse.Namespace) -> int:
     """Makes the phantom; 0 when every case was made, 1 otherwise."""
-    jobs, split = plan(arguments), None
+    labels, findings = ([], []) if arguments.labels is None else find_labels(arguments.labels)
+    jobs, split = plan(arguments, labels), None
     if arguments.repeats > 1:
         jobs, split = rerender(jobs, arguments.repeats, arguments.split, arguments.seed)
     start = time.time()
@@ -242,7 +263,7 @@ def make_phantom(arguments: argparse.Namespace) -> int:
             update_kits_json(arguments.outpath, [outcome.record])
     outcomes.sort(key=lambda outcome: outcome.name)
     print(summarize(outcomes, arguments, time.time() - start))
-    return int(any(outcome.error for outcome in outcomes))
+    return int(any(outcome.error for outcome in outcomes) or any(finding.bad for finding in findings))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Slices that are PNG already become a store that training reads."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -101,3 +102,50 @@ def test_slices_are_resampled_to_the_size_that_is_asked(folder):
 def test_a_size_of_nothing_is_refused(folder, capsys):
     assert run(folder, "--size", "0") == 2
     assert "--size 0: give at least 1 pixel" in capsys.readouterr().err
+
+
+def test_files_from_a_mac_in_capitals_and_of_other_kinds(folder, capsys):
+    for name in ("p_0_7", "p_1_8"):
+        (folder / f"images/{name}.png").rename(folder / f"images/{name}.PNG")
+    for kind in ("images", "masks"):
+        (folder / kind / "._p_0_8.png").write_bytes(b"\x00\x05\x16\x07")
+        (folder / kind / "deeper").mkdir()
+    (folder / "images/p_9_1.jpg").write_bytes(b"")
+    (folder / "images/p_4_7.png").unlink()
+    (folder / "images/p_4_7.png").symlink_to("nowhere.png")
+    (folder / "masks/p_3_7.PNG").write_bytes((folder / "masks/p_3_7.png").read_bytes())
+    for kind in ("images", "masks"):
+        (folder / kind / "p_2_08.png").write_bytes((folder / kind / "p_2_8.png").read_bytes())
+    assert run(folder, "--hounsfield", "0", "255") == 1
+    shown = capsys.readouterr()
+    remedy = "fetch its content (git annex get, datalad get), or remove the link"
+    assert shown.out.splitlines()[:3] == [
+        f"{folder}/images/p_4_7.png: is a link to nowhere.png, which is not there: {remedy}",
+        f"{folder}/images/p_2_8.png: is slice 8 of p_2, as is {folder}/images/p_2_08.png: keep one",
+        f"{folder}/masks/p_3_7.png: is there in another spelling of its ending: keep one of them",
+    ]
+    assert shown.err.splitlines() == [
+        f"{folder}/images: passed over: 1 by hidden name (._p_0_8.png), 1 by depth (deeper), 1 by ending (1 .jpg)",
+        f"{folder}/masks: passed over: 1 by hidden name (._p_0_8.png), 1 by depth (deeper)",
+    ]
+    records = read_index(folder.parent / "store")
+    assert len(records) == 13 and {record.case for record in records} == {f"p_{case}" for case in range(5)}
+
+
+def test_names_that_are_not_utf8_and_folds_of_nnunet(folder, capsys):
+    name = os.fsdecode(b"M\xfcller")
+    for file in folder.rglob("p_0_*.png"):
+        file.rename(file.with_name(file.name.replace("p_0", name)))
+    folds = [{"train": ["p_1", "p_2", "p_3"], "val": ["p_4", name]}]
+    (folder.parent / "splits_final.json").write_text(json.dumps(folds))
+    assert run(folder, "--split_file", str(folder.parent / "splits_final.json")) == 0
+    assert "fold 0 of 0 to 0 is used" in capsys.readouterr().err
+    records = read_index(folder.parent / "store")
+    assert {record.case for record in records if record.split == "val"} == {"p_4", name}
+    assert all(record.path.is_file() for record in records)
+
+
+def test_a_folder_without_images_is_named(folder, capsys):
+    (folder / "images").rename(folder / "pictures")
+    assert run(folder) == 2
+    assert capsys.readouterr().err == f"ImportSlices: {folder}/images: No such file or directory: check the path\n"

@@ -12,6 +12,7 @@ from test_files import AS_USER, touch
 
 from datasets.layouts import find_cases
 from datasets.store import read_index
+from scripts import MakePhantom
 from utils.config import ROOT
 
 
@@ -54,7 +55,7 @@ def test_kits_cases_in_two_places_are_named_and_a_case_in_both_is_used_once(tmp_
     ]
     counts = f"2 in {tmp_path / 'data'}, 2 in {tmp_path / 'dataset'}"
     assert said(raw) == [
-        (f"{tmp_path.parent.name}/{tmp_path.name}", f"holds cases in several folders: {counts}", False),
+        (f"{tmp_path.parent.name}/{tmp_path.name}", f"holds cases in several folders ({counts})", False),
         ("dataset/case_00001", f"duplicate of {tmp_path / 'data/case_00001'}, which is used", True),
     ]
 
@@ -173,3 +174,22 @@ def test_names_that_are_not_utf8_come_back_from_the_store(tmp_path):
     assert make(tmp_path / "raw", tmp_path / "out") == 0  # kept: the record is found again
     assert {record.case for record in read_index(tmp_path / "out")} == {name}
     assert all(record.path.is_file() for record in read_index(tmp_path / "out"))
+
+
+def test_the_phantom_finds_labels_as_slicing_does(tmp_path, capsys):
+    for name in ("data/case_00000/segmentation.NII.GZ", "Case_00001/segmentation.nii"):
+        touch(tmp_path / name)
+    touch(tmp_path / "case_00002/imaging.nii.gz")
+    (tmp_path / "case_00003").mkdir()
+    (tmp_path / "case_00003/segmentation.nii.gz").symlink_to("nowhere")
+    labels, findings = MakePhantom.find_labels(tmp_path)
+    assert [label.relative_to(tmp_path).as_posix() for label in labels] == [
+        "data/case_00000/segmentation.NII.GZ",
+        "Case_00001/segmentation.nii",
+    ]
+    assert [finding.bad for finding in findings] == [True, False]
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line == f"{tmp_path}: passed over: 1 by missing label (case_00002)"
+    flags = ["--outpath", str(tmp_path / "data"), "--labels", str(tmp_path)]
+    assert MakePhantom.main(flags) == 2
+    assert "data is the folder of the labels: they would be replaced" in capsys.readouterr().err

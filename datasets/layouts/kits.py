@@ -1,7 +1,6 @@
 """The layout of KiTS19, KiTS21 and KiTS23."""
 
-import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from datasets.files import Scan, stem
@@ -16,50 +15,57 @@ IMAGE, LABEL, MAJORITY = "imaging", "segmentation", "aggregated_maj_seg"  # the 
 
 def find_kits(found: Scan, _channel: int | None) -> RawDataset:
     """case_NNNNN/{imaging,segmentation}.nii.gz and kits.json, in the folder itself, in its `data` or its `dataset`."""
-    folders = case_folders(found)
-    cases, findings = [], _several_places(found, folders)
+    folders, findings = case_folders(found)
+    cases = []
     for folder, files in folders.items():
-        labels = files[LABEL] or files[MAJORITY]
-        name = re.sub("^case_", "case_", folder.name, flags=re.IGNORECASE)
-        twin = next((other for other in folders if other.name.lower() == folder.name.lower() and other < folder), None)
-        if twin is not None:
-            findings.append(Finding(folder, f"duplicate of {twin}, which is used", "keep one of them"))
-            continue
         names = folder / f"{IMAGE}.nii.gz", folder / f"{LABEL}.nii.gz"
-        both, problems = pair(found, names[0], files[IMAGE], names[1], labels)
+        both, problems = pair(found, names[0], files[IMAGE], names[1], files[LABEL])
         findings += problems
         if both:
+            name = case_name(folder)
             cases.append(RawCase(name, name, *both))
     names = {1: "kidney", 2: "tumor", 3: "cyst"}
     spacings = _spacings(found, {folder.parent for folder in folders})
     return RawDataset("kits", "CT", names, cases, findings, slice_size=512, spacings=spacings, millimetres=True)
 
 
-def case_folders(found: Scan) -> dict[Path, dict[str, list[Path]]]:
-    """The folders of cases, in order, and in each its files by kind: imaging, segmentation, aggregated_maj_seg."""
+def case_name(folder: Path) -> str:
+    """The name of the case in a folder: case_00000, also for Case_00000."""
+    return f"case_{folder.name[len('case_') :]}"
+
+
+def case_folders(found: Scan) -> tuple[dict[Path, dict[str, list[Path]]], list[Finding]]:
+    """The folders of cases, in order, and in each the files of its image and its label; what is odd about the folders.
+
+    Files that the scan has a bad finding about are among them. A folder named as an earlier one is left out.
+    """
     inside = [folder for folder in found.folders if folder.parent == found.root and folder.name.lower() in HOMES]
     homes = [found.root, *inside]
-    folders = [folder for folder in found.folders if folder.parent in homes and folder.name.lower().startswith("case_")]
-    folders.sort()
+    folders = sorted(
+        folder for folder in found.folders if folder.parent in homes and folder.name.lower().startswith("case_")
+    )
+    findings = []
+    counts = Counter(folder.parent for folder in folders)
+    if len(counts) > 1:
+        where = ", ".join(f"{count} in {home}" for home, count in counts.items())
+        findings.append(Finding(found.root, f"holds cases in several folders ({where})", "all are used", bad=False))
+    first: dict[str, Path] = {}
+    for folder in folders:
+        twin = first.setdefault(folder.name.lower(), folder)
+        if twin is not folder:
+            findings.append(Finding(folder, f"duplicate of {twin}, which is used", "keep one of them"))
     places = set(folders)
+    files: dict[Path, dict[str, list[Path]]] = {folder: defaultdict(list) for folder in first.values()}
     found.take(lambda file: file.name.lower() in LISTS)
     found.keep(is_volume, "ending")
     found.keep(lambda file: file.parent in places, "place")
-    kinds = (IMAGE, LABEL, MAJORITY)
-    found.keep(lambda file: stem(file).lower() in kinds, "name")
-    files: dict[Path, dict[str, list[Path]]] = {folder: defaultdict(list) for folder in folders}
-    for file in (*found.files, *found.unusable):
-        if file.parent in places and is_volume(file) and stem(file).lower() in kinds:
+    found.keep(lambda file: stem(file).lower() in (IMAGE, LABEL, MAJORITY), "name")
+    for file in (*found.files, *filter(is_volume, found.unusable)):
+        if file.parent in files:
             files[file.parent][stem(file).lower()].append(file)
-    return files
-
-
-def _several_places(found: Scan, folders: dict[Path, dict[str, list[Path]]]) -> list[Finding]:
-    homes = sorted({folder.parent for folder in folders})
-    if len(homes) < 2:
-        return []
-    counts = [f"{sum(folder.parent == home for folder in folders)} in {home}" for home in homes]
-    return [Finding(found.root, f"holds cases in several folders: {', '.join(counts)}", "all are used", bad=False)]
+    for kinds in files.values():
+        kinds[LABEL] = kinds[LABEL] or kinds[MAJORITY]
+    return files, findings
 
 
 def _spacings(found: Scan, homes: set[Path]) -> dict[str, tuple[float, float, float]]:
