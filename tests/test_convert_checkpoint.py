@@ -3,6 +3,8 @@
 import argparse
 import json
 import os
+import re
+import shlex
 
 import pytest
 import torch
@@ -103,6 +105,19 @@ def test_a_wrong_wish_is_one_line_and_nothing_is_written(lightning, tmp_path, ca
     before = sorted(tmp_path.rglob("*"))
     assert convert(lightning, tmp_path / "deep/new.ckpt", *flags) == 2
     assert said in line(capsys) and sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_split_of_other_patients_is_refused(lightning, tmp_path, slice_store, capsys):
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps({"train": ["volume-1"], "val": [], "test": ["volume-2"]}))
+    assert convert(lightning, tmp_path / "a.ckpt", "--split_file", split, "--data", slice_store) == 2
+    assert "names none of the patients of" in line(capsys) and not (tmp_path / "a.ckpt").exists()
+
+
+def test_the_command_of_the_readme_runs(lightning, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (command,) = re.findall(r"`python scripts/ConvertCheckpoint.py ([^`]*)`", (ROOT / "README.md").read_text())
+    assert main(shlex.split(command)) == 0 and checkpoints.load("runs/emkd")["published"]["file"] == "emkd.ckpt"
 
 
 def test_nothing_is_replaced(lightning, tmp_path, capsys):

@@ -166,6 +166,17 @@ def test_soft_target_at_temperature_2():
     assert build(temperature=2.0, reverse=True)(student, teacher, None).item() == pytest.approx(0.287682, abs=1e-6)
 
 
+def test_corners_are_aligned_where_a_soft_target_asks():
+    # two pixels resized to four: 0, 1/3, 2/3, 1 of the way with aligned corners, 0, 1/4, 3/4, 1 without
+    student = torch.tensor([[0.0, 3.0], [0.0, 0.0]]).view(1, 2, 1, 2)
+    aligned = torch.tensor([[0.0, 1.0, 2.0, 3.0], [0.0, 0.0, 0.0, 0.0]]).view(1, 2, 1, 4)
+    usual = torch.tensor([[0.0, 0.75, 2.25, 3.0], [0.0, 0.0, 0.0, 0.0]]).view(1, 2, 1, 4)
+    build = DISTILLATION_LOSSES["soft_target"]
+    assert build(align_corners=True)(student, aligned, None).item() == pytest.approx(0, abs=1e-6)
+    assert build()(student, usual, None).item() == pytest.approx(0, abs=1e-6)
+    assert build()(student, aligned, None).item() > 1e-3
+
+
 @pytest.mark.parametrize("channels", [2, 3, 8])
 def test_the_published_scale_is_two_over_the_channels(channels):
     student, teacher = features(channels), features(channels, seed=1)

@@ -76,10 +76,7 @@ def convert_file(path: Path, answers: Answers) -> tuple[dict[str, Any], list[str
     options = _options(content)
     classify = found.network["name"] not in SEGMENTATION
     preprocessing, data, lines = _images(found, answers) if classify else _slices(found, answers, options)
-    split = dict(checkpoints.UNKNOWN_SPLIT)
-    if answers.split_file is not None:
-        patients = read_split(answers.split_file)
-        split = {**patients, "sha256": split_sha256(patients)}
+    split, split_line = _split(answers)
     recipe = Recipe(
         data=data,
         network={key: value for key, value in found.network.items() if key not in ("num_classes", "in_channels")},
@@ -99,7 +96,7 @@ def convert_file(path: Path, answers: Answers) -> tuple[dict[str, Any], list[str
     if isinstance(content.get("epoch"), int):
         checkpoint["epoch"] = content["epoch"]
     checkpoints.rebuild(checkpoint)
-    return checkpoint, [*_summary(path, found, others), *lines, _split_line(answers)]
+    return checkpoint, [*_summary(path, found, others), *lines, split_line]
 
 
 def _choose(path: Path, weights: Mapping[str, Tensor], answers: Answers) -> tuple[Converted, list[Converted]]:
@@ -223,10 +220,25 @@ def _summary(path: Path, found: Converted, others: Sequence[Converted]) -> list[
     return lines
 
 
-def _split_line(answers: Answers) -> str:
-    if answers.split_file is not None:
-        return f"split: {answers.split_file}"
-    return (
-        "split: unknown; train_kd.py asks for --allow_leak to distil from it, and it is scored on no split: give the "
-        "--split_file of its training to have leaks checked"
-    )
+def _split(answers: Answers) -> tuple[dict[str, Any], str]:
+    """The split that a checkpoint carries, and a line about it.
+
+    Raises ValueError for a split of other patients than the data's: no leak would be seen.
+    """
+    if answers.split_file is None:
+        return dict(checkpoints.UNKNOWN_SPLIT), (
+            "split: unknown; train_kd.py asks for --allow_leak to distil from it, and it is scored on no split: give "
+            "the --split_file of its training to have leaks checked"
+        )
+    patients = read_split(answers.split_file)
+    named = {patient for members in patients.values() for patient in members}
+    stored = Path(answers.root or "") / "split.json"
+    if answers.root is not None and stored.is_file():
+        of_the_data = {patient for members in read_split(stored).values() for patient in members}
+        if not named & of_the_data:
+            raise ValueError(
+                f"{answers.split_file}: names none of the patients of {answers.root} (it has {min(named)}, the data "
+                f"{min(of_the_data)}): give the names that the data have"
+            )
+    counts = ", ".join(f"{len(members)} {name}" for name, members in patients.items())
+    return {**patients, "sha256": split_sha256(patients)}, f"split: {counts} patients, such as {min(named)}"

@@ -16,14 +16,15 @@ def check_maps(student: Tensor, teacher: Tensor) -> None:
         )
 
 
-def match_size(feature: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear resize of (B, C, H, W) to (H, W), as in EMKD and HLFD; vectors and equal sizes stay as they are.
+def match_size(feature: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
+    """Bilinear resize of (B, C, H, W) to (H, W); vectors and equal sizes stay as they are.
 
-    In float32: a map that is resized in bfloat16 loses four digits.
+    By default corners are not aligned, as in EMKD; HLFD aligns them where its students resize their features to the
+    image. In float32: a map that is resized in bfloat16 loses four digits.
     """
     if feature.ndim != 4 or feature.shape[2:] == torch.Size(size):
         return feature
-    return F.interpolate(feature.float(), size=tuple(size), mode="bilinear", align_corners=False)
+    return F.interpolate(feature.float(), size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
 def concatenate_features(features: Tensor | Sequence[Tensor]) -> Tensor:

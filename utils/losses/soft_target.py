@@ -53,6 +53,7 @@ class SoftTargetLoss(nn.Module):
     cross-entropy at temperature 1, which adds the teacher's entropy, a constant, and is not divided by the batch). 0
     when the two are equal and no random projector stands between. A student of another size is resized bilinearly to
     the teacher's; `projector` brings its channels to the teacher's before that (the order is free, both are linear).
+    `align_corners=True` resizes as HLFD's students do; the default does not align corners.
 
     The EMKD paper writes KL(student || teacher) without a temperature, its code what stands here: `reverse=True` gives
     the paper's direction. The published code flattens to rows of two channels before averaging, which multiplies the
@@ -72,6 +73,7 @@ class SoftTargetLoss(nn.Module):
         scale: Scale = "pixel",
         reverse: bool = False,
         standardize: bool = False,
+        align_corners: bool = False,
     ) -> None:
         super().__init__()
         _check(temperature, scale)
@@ -79,11 +81,12 @@ class SoftTargetLoss(nn.Module):
         self.scale: Scale = scale
         self.reverse = reverse
         self.standardize = standardize
+        self.align_corners = align_corners
         self.projector = Projector(projector)
 
     def forward(self, student: Tensor, teacher: Tensor, target: Tensor | None = None) -> Tensor:
         """student (B, C, h, w) or (B, C), teacher (B, K, H, W) or (B, K); the target is not used."""
-        student = match_size(self.projector(student, teacher.shape[1]), teacher.shape[2:])
+        student = match_size(self.projector(student, teacher.shape[1]), teacher.shape[2:], self.align_corners)
         if self.standardize:
             student, teacher = standardized(student), standardized(teacher)
         return soft_target_divergence(student, teacher, self.temperature, self.scale, self.reverse)
