@@ -48,7 +48,7 @@ class Scan:
 
     `files`: those neither taken nor passed over so far, in order. `findings`: closed folders, files that may not be
     read, and dead links, each bad; links back into what was read already, not bad. `passed`: what was passed over, by
-    reason. `folders`: those that were read, `root` first.
+    reason. `folders`: those that were read, `root` first. `closed`: those that could not be read.
     """
 
     def __init__(self, root: Path) -> None:
@@ -56,6 +56,7 @@ class Scan:
         self.files: list[Path] = []
         self.findings: list[Finding] = []
         self.folders: list[Path] = []
+        self.closed: list[Path] = []
         self.passed: dict[str, list[Path]] = defaultdict(list)
 
     def keep(self, wanted: Callable[[Path], bool], why: str) -> list[Path]:
@@ -132,6 +133,7 @@ def scan(root: Path, depth: int | None = None) -> Scan:
             if folder is root:
                 raise
             found.findings.append(Finding(folder, f"cannot be read ({error.strerror})", remedy_of(error)))
+            found.closed.append(folder)
             continue
         found.folders.append(folder)
         for entry in entries:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -233,7 +234,7 @@ def test_what_lies_there_unlisted_is_named(tmp_path):
     ]
     assert find_cases("msd", home).passed_over == (
         f"{home}: passed over: 1 by hidden name (._a.nii.gz), "
-        "4 by name, not listed in dataset.json (such as imagesTr/e.nii.gz)"
+        "4 by absence from the training list (such as imagesTr/e.nii.gz)"
     )
 
 
@@ -300,3 +301,33 @@ def test_frames_of_a_patient_are_sliced_into_one_split(tmp_path):
     assert make(tmp_path / "raw", tmp_path / "out", dataset="msd") == 0
     split = json.loads((tmp_path / "out/split.json").read_text())
     assert sorted(split[name][0] for name in ("train", "val", "test")) == ["patient000", "patient001", "patient002"]
+
+
+def test_the_modality_of_a_normalization_is_open_until_the_list_says_it(tmp_path):
+    changes = {"training": None, "channel_names": {"0": "noNorm"}}
+    home = folder(tmp_path, "imagesTr/{}_0000.nii.gz", "labelsTr/{}.nii.gz", modality=None, **changes)
+    raw = find_cases("msd", home)
+    assert raw.modality == "MR" and [finding.bad for finding in raw.findings] == [False]
+    folder(tmp_path, "imagesTr/{}_0000.nii.gz", "labelsTr/{}.nii.gz", modality={"0": "CT"}, **changes)  # the remedy
+    assert found(home) and find_cases("msd", home).modality == "CT"
+
+
+def test_hidden_files_are_not_cases_even_where_a_list_names_them(tmp_path):
+    home = folder(tmp_path, "imagesTr/{}.nii.gz", "labelsTr/{}.nii.gz", ["a", "._a"])
+    raw = find_cases("msd", home)
+    assert names(raw) == ["a"] and [finding.bad for finding in raw.findings] == [False]
+    assert "names a hidden file (training[1]: ./imagesTr/._a.nii.gz)" in raw.findings[0].what
+
+
+def test_what_may_not_be_read_is_not_called_absent(tmp_path):
+    home = folder(tmp_path, "imagesTr/{}_0000.nii.gz", "labelsTr/{}.nii.gz", training=None)
+    for file in (tmp_path / "labelsTr").iterdir():
+        file.unlink()
+        file.symlink_to("nowhere")
+    raw = find_cases("msd", home)
+    what = "is a link to nowhere, which is not there"
+    assert raw.cases == [] and [finding.what for finding in raw.findings] == 3 * [what]
+    shutil.rmtree(tmp_path / "labelsTr")
+    (tmp_path / "labelsTr").symlink_to("nowhere")
+    raw = find_cases("msd", home)
+    assert raw.cases == [] and [finding.what for finding in raw.findings] == [what]

@@ -37,4 +37,4 @@ def test_the_channel_asked_for_decides_and_what_is_open_is_noted(tmp_path):
         assert note.what == (
             f"channel {channel} {said}, so whether it is CT is open: it is stored as MR, its values as they are"
         )
-        assert note.remedy == 'if it is CT in Hounsfield units, name it "CT" there'
+        assert note.remedy == f'if it is CT in Hounsfield units, write "modality": {{"{channel}": "CT"}} there'

@@ -70,8 +70,7 @@ def pair(
     """
     images, labels = sorted(images), sorted(labels)
     findings = [*repeated(images), *repeated(labels)]
-    closed = next((path for path in found.unusable if path.is_dir()), None)
-    elsewhere = None if closed is None else f"see whether it lies in {closed}, which cannot be read"
+    elsewhere = f"see whether it lies in {found.closed[0]}, which cannot be read" if found.closed else None
     if not images:
         findings.append(Finding(image, "missing", elsewhere or "download the image of this case"))
     if not labels:

@@ -42,7 +42,8 @@ def read_datalist(file: Path) -> Datalist:
     if suffix.lower() not in NIFTI_ENDINGS:
         raise ValueError(f"{file}: file_ending {suffix!r}: only .nii and .nii.gz are read: convert the volumes")
     labels, findings = _labels(file, content["labels"])
-    channels = _channels(file, content.get("channel_names") or content.get("modality") or {})
+    # modality wins: nnU-Net v2's channel_names may name a normalization instead
+    channels = _channels(file, content.get("channel_names") or {}) | _channels(file, content.get("modality") or {})
     entries, problems = _entries(file, content)
     count = content.get("numTraining")
     return Datalist(file, labels, channels, entries, count if isinstance(count, int) else None, [*findings, *problems])

@@ -48,13 +48,9 @@ class Volumes:
         self.used.update(paths)
 
     def unused(self, folder: str) -> list[Path]:
-        """The volumes in a folder of the root, such as imagesTr, that belong to no case."""
-        return [
-            path
-            for key, paths in self._by_key.items()
-            for path in paths
-            if key.startswith(f"{folder.casefold()}/") and path not in self.used and path not in self.unusable
-        ]
+        """The volumes in a folder of the root, such as imagesTr, that belong to no case, in order."""
+        mine = (paths for key, paths in self._by_key.items() if key.startswith(f"{folder.casefold()}/"))
+        return sorted(path for paths in mine for path in paths if path not in self.used)
 
     def alike(self, path: Path) -> list[Path]:
         """The volumes of the same name in a folder of the same name, such as imagesTr/a.nii.gz elsewhere."""

@@ -43,5 +43,6 @@ def modality_of_channel(
     if modality is not None:
         return modality, []
     said = "has no name" if name is None else f"is named {name!r}"
+    remedy = f'if it is CT in Hounsfield units, write "modality": {{"{channel or 0}": "CT"}} there'
     what = f"channel {channel or 0} {said}, so whether it is CT is open: it is stored as MR, its values as they are"
-    return "MR", [Finding(file, what, 'if it is CT in Hounsfield units, name it "CT" there', bad=False)]
+    return "MR", [Finding(file, what, remedy, bad=False)]

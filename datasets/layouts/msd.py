@@ -43,7 +43,7 @@ def find_msd(found: Scan, channel: int | None) -> RawDataset:
     modality, assumed = modality_of_channel(datalist.file, datalist.channels, shown)
     findings += problems + notes + assumed
     found.take(lambda file: file in volumes.used)
-    found.keep(lambda file: False, "place" if datalist.entries is None else "name, not listed in dataset.json")
+    found.keep(lambda file: False, "place" if datalist.entries is None else "absence from the training list")
     return RawDataset("msd", modality, datalist.labels, cases, findings, millimetres=modality == "CT")
 
 
@@ -64,8 +64,8 @@ def _datalist_file(found: Scan) -> Path:
 
 def _entries_of_folders(volumes: Volumes, datalist: Datalist) -> list[Entry]:
     """A case for every label in labelsTr, as nnU-Net v2 has them."""
-    labels = sorted(volumes.unused("labelsTr"))
-    if not labels:
+    labels = volumes.unused("labelsTr")
+    if not labels and not volumes.reported(volumes.root / "labelsTr"):
         what = "lists no training cases, and no labels lie in labelsTr beside it"
         raise ValueError(f"{datalist.file}: {what}: add the list, or put images in imagesTr and labels in labelsTr")
     names = [str(label.relative_to(volumes.root)) for label in labels]
@@ -82,6 +82,9 @@ def _case(
     volumes: Volumes, file: Path, entry: Entry, channel: int | None, numbered: bool
 ) -> tuple[RawCase | None, list[Finding]]:
     """The case of an entry, or what is wrong with it; its patient is not known yet."""
+    if Path(entry.images[0].replace("\\", "/")).name.startswith("."):
+        what = f"names a hidden file ({entry.where}: {entry.images[0]}), which is no case"
+        return None, [Finding(file, what, "take it out of the list", bad=False)]
     name, files = _image_files(volumes, entry, channel, numbered)
     labels = _label_files(volumes, entry, name)
     volumes.use([*(path for paths in files.values() for path in paths), *labels])
@@ -186,16 +189,17 @@ def _with_names(cases: Sequence[RawCase]) -> tuple[list[RawCase], list[Finding]]
 
 def _unpaired(volumes: Volumes, datalist: Datalist, count: int) -> list[Finding]:
     """Findings about what lies in imagesTr and labelsTr, and belongs to no case."""
-    images = sorted(volumes.unused("imagesTr"))
+    images = [image for image in volumes.unused("imagesTr") if not volumes.reported(image)]
     if datalist.entries is None:
         remedy = "add it, or move the image to imagesTs"
-        findings = [Finding(image, "has no label in labelsTr", remedy) for image in images]
-        if datalist.count not in (None, count):
+        closed = volumes.reported(volumes.root / "labelsTr")
+        findings = [Finding(image, "has no label in labelsTr", remedy) for image in images if not closed]
+        if datalist.count not in (None, count) and not closed:
             what, remedy = f"numTraining is {datalist.count}, but labelsTr holds {count} labels", "see which are absent"
             findings.append(Finding(datalist.file, what, remedy, bad=False))
         return findings
     names = {re.sub(r"_\d{4}$", "", stem(image)) for image in images} | {stem(image) for image in images}
-    pairs = [label for label in sorted(volumes.unused("labelsTr")) if stem(label) in names]
+    pairs = [label for label in volumes.unused("labelsTr") if stem(label) in names]
     if not pairs:
         return []
     what = f"does not list {len(pairs)} cases that lie in imagesTr and labelsTr, such as {pairs[0].name}"
