@@ -29,6 +29,7 @@ from utils.scoring.challenges import OFFICIAL
 from utils.scoring.evaluation import evaluate_cases, settings_of
 from utils.scoring.files import (
     as_prefix,
+    check_place,
     read_scores,
     refuse_existing,
     score_files,
@@ -110,6 +111,7 @@ def evaluate_files(arguments: argparse.Namespace) -> int:
         print(problem, file=sys.stderr)
     source = {"predictions": str(arguments.predictions), "labels": str(arguments.labels)}
     workers = workers_of(arguments)
+    check_place(place)
     content = evaluate_cases(pairs, len(pairs), classes, arguments.official, workers, source, problems, notes)
     return finish(content, [place])
 
@@ -176,6 +178,8 @@ def evaluate_checkpoint(arguments: argparse.Namespace) -> int:
         "split": arguments.split,
         "split_sha256": checkpoint["split"]["sha256"],
     }
+    for place in places:
+        check_place(place)
     cases = predict_cases(checkpoint, dataset, network=network)
     classes = choose_classes(arguments, names, fixed=True)
     content = evaluate_cases(cases, len(dataset.cases), classes, arguments.official, workers_of(arguments), source)

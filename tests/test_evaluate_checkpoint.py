@@ -19,9 +19,9 @@ from utils.metrics import VolumeDice
 
 @pytest.fixture
 def kits_run(slice_store, tmp_path):
-    """An untrained network's checkpoint on the slice store, whose geometry is that of KiTS files."""
+    """An untrained network's checkpoint on the slice store, of the geometry of KiTS files, with a wrong pixdim."""
     for case in (case for cases in SPLIT.values() for case in cases):
-        geometry = {"affine": KITS.tolist(), "spacing": [2.5, 0.8, 0.7], "axes": [0, 1, 2]}
+        geometry = {"affine": KITS.tolist(), "spacing": [1.0, 1.0, 1.0], "axes": [0, 1, 2]}
         (slice_store / case / "geometry.json").write_text(json.dumps(geometry))
     torch.manual_seed(0)
     section = {"name": "enet", "in_channels": 1, "num_classes": 3}
@@ -61,7 +61,7 @@ def test_a_checkpoint_scores_as_the_metric_of_its_training(kits_run):
     for row, expected in zip(found["rows"], rows, strict=True):
         for key in ("class", "dice", "voe", "abs_rvd", "prediction_voxels", "target_voxels"):
             assert row[key] == pytest.approx(expected[key], abs=1e-12), key
-    assert found["rows"][0]["target_ml"] == pytest.approx(rows[0]["target_voxels"] * 2.5 * 0.8 * 0.7 / 1000)
+    assert found["rows"][0]["target_ml"] == pytest.approx(rows[0]["target_voxels"] * 2.5 * 0.8 * 0.8 / 1000)
     assert (found["evaluated"]["split"], found["evaluated"]["split_sha256"]) == ("test", SHA256)
 
 

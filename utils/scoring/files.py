@@ -1,9 +1,11 @@
 """What an evaluation writes: PREFIX.json (everything), PREFIX.csv (a row a case and class), PREFIX_lesions.csv."""
 
 import csv
+import errno
 import io
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,13 @@ def refuse_existing(files: Iterable[Path], overwrite: bool, inputs: Iterable[Pat
             raise ValueError(f"{file}: is an input: choose another --output")
         if not overwrite:
             raise ValueError(f"{file}: is there already: choose another --output, or pass --overwrite")
+
+
+def check_place(prefix: Path) -> None:
+    """Makes the folder of these files. Raises OSError where it cannot be written, before hours go into scores."""
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(prefix.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(prefix.parent))
 
 
 def write_scores(prefix: Path, content: Mapping[str, Any]) -> tuple[Path, Path, Path]:
