@@ -11,6 +11,7 @@ from pathlib import Path
 from datasets.findings import Finding
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
+NO_FILE = "kind (no regular file)"
 REMEDIES = {
     errno.ENOSPC: "free some disk space and run the command again",
     errno.EDQUOT: "free some of your disk quota and run the command again",
@@ -151,7 +152,7 @@ def scan(root: Path, depth: int | None = None) -> Scan:
                     seen.add(_identity(path))
                     real.append((path, level + 1))
             elif not path.is_file():
-                found.pass_over(path, "kind (no regular file)")
+                found.pass_over(path, NO_FILE)
             elif not os.access(path, os.R_OK):
                 what = f"cannot be read ({os.strerror(errno.EACCES)})"
                 found.findings.append(Finding(path, what, REMEDIES[errno.EACCES]))

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.files import NIFTI_ENDINGS, ending, scan, stem
+from datasets.files import NIFTI_ENDINGS, NO_FILE, ending, scan, stem
 from datasets.findings import Finding
 
 BESIDE_LABELS = re.compile(r"(.+)_(4d|\d{4}|probabilities)")  # ACDC, nnU-Net, predict.py
@@ -16,20 +16,24 @@ IMAGES_BESIDE_LABELS = re.compile(r"volume-\d+|patient\d+_frame\d+")  # LiTS, AC
 
 @dataclass
 class Labels:
-    """The label files of one side by case, and what the search passed over or could not read."""
+    """The label files of one side by case; what the search could not read, and its cases; what it passed over."""
 
     cases: dict[str, list[Path]]
     findings: list[Finding]
+    unusable: set[str]
     passed_over: str | None
 
 
 def find_labels(root: Path, what: str) -> Labels:
     """NIfTI files by case; what lies beside the label of its case (an image, probabilities) is not a label."""
     if root.is_file():
-        return Labels({case_name(root): [root]}, [], None)
+        return Labels({case_name(root): [root]}, [], set(), None)
     if not root.is_dir():
         raise ValueError(f"--{what} {root}: no such file or folder")
     found = scan(labels_folder(root))
+    named = [folder for folder in found.folders[1:] if ending(folder) in NIFTI_ENDINGS]
+    empty = [folder for folder in named if not any(folder in file.parents for file in found.files)]
+    found.files += [*found.passed.pop(NO_FILE, []), *empty]  # named as a label: who reads them says what they are
     found.keep(lambda file: ending(file) in NIFTI_ENDINGS, "ending")
     names = {stem(file) for file in found.files}
     found.keep(lambda file: not _is_beside_label(stem(file), names), IMAGE)
@@ -56,7 +60,8 @@ def find_labels(root: Path, what: str) -> Labels:
             findings.append(finding)
     if not files and not any(finding.bad for finding in findings):
         raise ValueError(f"--{what} {root}: holds no .nii or .nii.gz label file")
-    return Labels(files, findings, found.summary)
+    unusable = {case_name(finding.file) for finding in findings if finding.bad}
+    return Labels(files, findings, unusable, found.summary)
 
 
 def labels_folder(root: Path) -> Path:

@@ -98,11 +98,11 @@ def find_pairs(predictions: Path, labels: Path) -> Found:
         raise ValueError(
             f"no case of {predictions} ({_some(ours)}) is in {labels} ({_some(theirs)}): give the files the same names"
         )
-    for case in sorted(ours.keys() - theirs.keys(), key=_natural):
+    for case in sorted(ours.keys() - theirs.keys() - sides["labels"].unusable, key=_natural):
         findings.append(
             Finding(ours[case][0], f"no label of case {case} in {labels}", "give its label, or leave it out")
         )
-    if missed := sorted(theirs.keys() - ours.keys(), key=_natural):
+    if missed := sorted(theirs.keys() - ours.keys() - sides["predictions"].unusable, key=_natural):
         notes.append(f"not scored: {len(missed)} labels without prediction ({some(missed)})")
     return Found(pairs, findings, notes + _by_remedy(doubtful))
 
