@@ -4,8 +4,8 @@ import errno
 import fcntl
 import os
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from datasets.findings import Finding
@@ -212,8 +212,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a text file in one step. UTF-8; names that are not UTF-8 are written as the file system has them."""
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+    write_texts({path: text})
+
+
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Replace text files that belong together: all are written before the first is renamed."""
+    with ExitStack() as stack:
+        for path, text in texts.items():
+            partial = stack.enter_context(replacing(path))
+            partial.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
 
 
 @contextmanager
@@ -291,6 +298,11 @@ def keep_apart(output: Path, inputs: Iterable[Path]) -> None:
         else:
             continue
         raise ValueError(f"{output}: {how} {path}, which must not be written to: choose a folder apart from it")
+
+
+def is_below(path: Path, folder: Path) -> bool:
+    """Whether a path lies below a folder, under whatever name or link; the path itself need not be there."""
+    return folder.exists() and _identity(folder) in _identities(path)
 
 
 def _identities(path: Path) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from datasets.consistency import check_consistent
 from datasets.fingerprints import Digests, slice_digests
 from datasets.selection import thinned, unlabeled_patients
 from datasets.store import SliceRecord, read_index, read_manifest, read_slice
@@ -111,7 +112,7 @@ class SliceDataset(Dataset):
             self._lookup[value] = number
 
         index = read_index(self.root)
-        _check_index(index, labels, self.root)
+        check_consistent(self.root, index, manifest)
         self._patients = {name: sorted({r.patient for r in index if r.split == name}) for name in SPLITS}
         records = sorted((r for r in index if r.split == split), key=lambda r: (r.case, r.slice))
         if not records:
@@ -289,18 +290,3 @@ def _classes(
 
 def _listed(labels: dict[int, str]) -> str:
     return ", ".join(f"{value} {name}" for value, name in sorted(labels.items()))
-
-
-def _check_index(index: list[SliceRecord], labels: dict[int, str], root: Path) -> None:
-    """Refuse labels the manifest does not name, and a patient in two splits."""
-    split_of: dict[str, str] = {}
-    for record in index:
-        if unknown := set(record.labels) - set(labels):
-            raise ValueError(
-                f"{record.path} holds label {min(unknown)}, dataset.json knows {_listed(labels)}: slice again"
-            )
-        if split_of.setdefault(record.patient, record.split) != record.split:
-            raise ValueError(
-                f"{root / 'index.csv'}: patient {record.patient} is in {split_of[record.patient]} and {record.split}: "
-                "a patient belongs to one split, slice again"
-            )

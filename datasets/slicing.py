@@ -1,7 +1,5 @@
 """Slice one raw case into the store: read, check, write, publish by rename. Runs in a worker process."""
 
-import shutil
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,12 +8,13 @@ import numpy as np
 from isal import isal_zlib
 
 from datasets.checks import check_grid, check_image, check_label, check_slice_size, check_spacing
+from datasets.files import remedy_of
 from datasets.findings import Finding
 from datasets.geometry import iterate_slices, orient, to_slices
 from datasets.layouts import RawCase, RawDataset
 from datasets.nifti import Header, UnreadableVolumeError, read_header
-from datasets.splits import SPLITS
-from datasets.store import index_rows, published_cases, read_case, write_index, write_json, write_slice
+from datasets.publishing import NotOursError
+from datasets.store import CASES, RECORD, read_case, write_json, write_slice
 from datasets.volumes import Image, Label, read_image, read_label
 
 STORE_VERSION = 1
@@ -48,20 +47,18 @@ def slice_case(job: Job) -> Outcome:
     """Slice, or inspect, one case; whatever is wrong with it comes back as findings."""
     case = job.case
     try:
-        sources = {"image": _source(case.image), "label": _source(case.label)}
-        settings = {"version": STORE_VERSION, "format": job.format, "channel": job.channel}
-        if job.root is not None and not job.overwrite:
-            record = read_case(job.root / case.case)
-            if record and _unchanged(record, sources, settings):
-                return Outcome(case.case, record, kept=True)
+        sources, settings = read_sources(case), settings_of(job.format, job.channel)
+        if job.root is not None:
+            record = None if job.overwrite else read_case(job.root / case.case)
+            if record and is_unchanged(record, sources, settings):
+                return _keep(job, record, sources)
+            CASES.check(job.root / case.case, case.case)
         return _slice(job, sources, settings)
-    except UnreadableVolumeError as error:
+    except (UnreadableVolumeError, NotOursError) as error:
         return Outcome(case.case, findings=[Finding(error.path, error.what, error.remedy)])
     except OSError as error:
         file = Path(error.filename or case.image)
-        return Outcome(
-            case.case, findings=[Finding(file, error.strerror or str(error), "check disk space and permissions")]
-        )
+        return Outcome(case.case, findings=[Finding(file, error.strerror or str(error), remedy_of(error))])
     except Exception as error:  # one strange file must not stop the others
         finding = Finding(
             case.image, f"{type(error).__name__}: {error}", "look at this case; if it is sound, report this"
@@ -69,15 +66,38 @@ def slice_case(job: Job) -> Outcome:
         return Outcome(case.case, findings=[finding])
 
 
-def _source(path: Path) -> dict[str, Any]:
-    status = path.stat()
-    return {"file": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+def read_sources(case: RawCase) -> dict[str, dict[str, Any]]:
+    """What tells whether the files of a case are those of an earlier run."""
+    found = {}
+    for role, path in (("image", case.image), ("label", case.label)):
+        status = path.stat()
+        found[role] = {"file": str(path.absolute()), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    return found
 
 
-def _unchanged(record: dict[str, Any], sources: dict[str, Any], settings: dict[str, Any]) -> bool:
+def settings_of(file_format: str, channel: int | None) -> dict[str, Any]:
+    """What the slices of a case depend on besides its files."""
+    return {"version": STORE_VERSION, "format": file_format, "channel": channel}
+
+
+def is_unchanged(record: dict[str, Any], sources: dict[str, Any], settings: dict[str, Any]) -> bool:
     """Whether a published case is of these files, by size and time of modification, and of these settings."""
     same = all(record["sources"][role][key] == sources[role][key] for role in sources for key in ("size", "mtime_ns"))
     return same and record["settings"] == settings
+
+
+def _keep(job: Job, record: dict[str, Any], sources: dict[str, Any]) -> Outcome:
+    """Keep a published case whose files did not change; the labels, its place and its patient may have."""
+    voxels = {int(value): count for value, count in record["voxels"].items()}
+    label = Label(np.empty(0, np.uint8), record["sources"]["label"]["sha256"], voxels)
+    findings = [finding for finding in check_label(job.case.label, label, job.raw.labels) if finding.bad]
+    if findings:
+        return Outcome(job.case.case, findings=findings)
+    sources = {role: {**record["sources"][role], "file": sources[role]["file"]} for role in sources}
+    now = {**record, "patient": job.case.patient, "sources": sources}
+    if now != record:
+        write_json(job.root / job.case.case / RECORD, now)
+    return Outcome(job.case.case, now, kept=True)
 
 
 def _slice(job: Job, sources: dict[str, Any], settings: dict[str, Any]) -> Outcome:
@@ -148,65 +168,31 @@ def _geometry(
 
 def _publish(job: Job, record: dict[str, Any], geometry: dict[str, Any], image: Image, packed: list[bytes]) -> None:
     """Write the case beside its place and rename it there, so that it is whole or absent."""
-    partial, old = _partial_folders(job.root, job.case)
-    remove_partial(job.root, [job.case])
-    partial.mkdir()
     slices = to_slices(image.array.T, geometry["axes"], geometry["flips"])
     half = image.half and job.format == "npz"
     empty = np.zeros(slices.shape[1:], np.uint8)
-    record["slices"] = []
-    for index, (part, pack) in enumerate(zip(iterate_slices(slices), packed, strict=True)):
-        label = np.frombuffer(isal_zlib.decompress(pack), np.uint8).reshape(empty.shape) if pack else empty
-        values = part.astype(np.float16) if half else part
-        write_slice(partial / f"{index:04d}.{job.format}", values, label, job.compress)
-        record["slices"].append(np.flatnonzero(np.bincount(label[label > 0])).tolist() if pack else [])
-    record["bytes"] = sum(file.stat().st_size for file in partial.iterdir())
-    write_json(partial / "geometry.json", geometry)
-    write_json(partial / "case.json", record)
-    place = job.root / job.case.case
-    if place.exists():
-        place.rename(old)
-    partial.rename(place)
-    remove_partial(job.root, [job.case])
+    with CASES.publishing(job.root / job.case.case) as folder:
+        write_json(folder / RECORD, {"case": record["case"], "settings": record["settings"]})  # the folder is ours
+        listed = []
+        for index, (part, pack) in enumerate(zip(iterate_slices(slices), packed, strict=True)):
+            label = np.frombuffer(isal_zlib.decompress(pack), np.uint8).reshape(empty.shape) if pack else empty
+            values = part.astype(np.float16) if half else part
+            write_slice(folder / f"{index:04d}.{job.format}", values, label, job.compress)
+            listed.append(np.flatnonzero(np.bincount(label[label > 0])).tolist() if pack else [])
+        size = sum(file.stat().st_size for file in folder.iterdir() if file.name != RECORD)
+        write_json(folder / "geometry.json", geometry)
+        record |= {"slices": listed, "bytes": size}
+        write_json(folder / RECORD, record)
 
 
-def _partial_folders(root: Path, case: RawCase) -> tuple[Path, Path]:
-    """Where a case is while it is written, and where its earlier version goes while they change places."""
-    return root / f".partial-{case.case}", root / f".old-{case.case}"
-
-
-def remove_partial(root: Path, cases: Iterable[RawCase]) -> None:
-    """Remove what an interrupted run left of these cases (other machines may be at work on others)."""
-    for case in cases:
-        for folder in _partial_folders(root, case):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def duplicates(records: list[dict[str, Any]]) -> list[Finding]:
+def duplicates(records: list[dict[str, Any]]) -> dict[str, Finding]:
     """Find cases whose image holds the very voxels of an earlier one; one patient in two splits would be a leak."""
     first: dict[tuple, dict[str, Any]] = {}
-    findings = []
+    findings = {}
     for record in records:
         key = (record["checksum"], *record["shape"], record["statistics"]["mean"])
         earlier = first.setdefault(key, record)
         if earlier is not record:
             file = Path(record["sources"]["image"]["file"])
-            findings.append(Finding(file, f"duplicate of {earlier['case']}", "remove one of the two"))
+            findings[record["case"]] = Finding(file, f"duplicate of {earlier['case']}", "remove one of the two")
     return findings
-
-
-def rebuild_index(root: Path, split: dict[str, list[str]], suffix: str) -> tuple[list[dict[str, Any]], list[Finding]]:
-    """Write index.csv from the records of the published cases and return those it lists; duplicates are left out.
-
-    Shards of other machines publish into the same folder: whoever finishes last lists everything.
-    """
-    split_of = {patient: name for name in SPLITS for patient in split[name]}
-    while True:
-        records = published_cases(root)
-        findings = duplicates(records)
-        repeated = {str(finding.file) for finding in findings}
-        listed = [record for record in records if record["sources"]["image"]["file"] not in repeated]
-        rows = [row for record in listed for row in index_rows(root, record, split_of[record["patient"]], suffix)]
-        write_index(root, rows)
-        if len(published_cases(root)) == len(records):
-            return listed, findings

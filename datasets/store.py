@@ -8,6 +8,7 @@ Slice 0 is the most inferior; rows run anterior -> posterior, columns patient ri
 
 import csv
 import json
+import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,9 +21,12 @@ import numpy as np
 from isal import isal_zlib
 from PIL import Image, PngImagePlugin
 
-from datasets.files import write_text
+from datasets.files import write_text, write_texts
+from datasets.publishing import Kind
 
 COLUMNS = ("case", "patient", "slice", "file", "split", "labels", "mean", "std", "p005", "p995")
+MANIFEST = {"dataset", "modality", "task", "labels", "tumor_labels", "split_sha256"}
+RECORD = "case.json"
 PNG_OFFSET = "offset"  # the text chunk of a slice's PNG: what to subtract from its 16-bit values
 CT_PNG_OFFSET = 1 << 15
 
@@ -55,26 +59,31 @@ def read_index(root: Path | str) -> list[SliceRecord]:
         missing = set(COLUMNS) - set(reader.fieldnames or ())
         if missing:
             raise ValueError(f"{path}: no column {', '.join(sorted(missing))}: run scripts/SliceMaker.py again")
-        return [
-            SliceRecord(
-                case=row["case"],
-                patient=row["patient"],
-                slice=int(row["slice"]),
-                file=row["file"],
-                split=row["split"],
-                labels=tuple(int(value) for value in row["labels"].split()),
-                mean=float(row["mean"]),
-                std=float(row["std"]),
-                p005=float(row["p005"]),
-                p995=float(row["p995"]),
-                path=root / row["file"],
-            )
-            for row in reader
-        ]
+        try:
+            return [_record(root, row) for row in reader]
+        except (ValueError, TypeError, AttributeError) as error:
+            what = f"line {reader.line_num} is damaged ({error})"
+            raise ValueError(f"{path}: {what}: run scripts/SliceMaker.py again") from None
 
 
-def write_index(root: Path, records: Iterable[SliceRecord]) -> None:
-    """Replace index.csv in one step."""
+def _record(root: Path, row: dict[str, str]) -> SliceRecord:
+    return SliceRecord(
+        case=row["case"],
+        patient=row["patient"],
+        slice=int(row["slice"]),
+        file=row["file"],
+        split=row["split"],
+        labels=tuple(int(value) for value in row["labels"].split()),
+        mean=float(row["mean"]),
+        std=float(row["std"]),
+        p005=float(row["p005"]),
+        p995=float(row["p995"]),
+        path=root / row["file"],
+    )
+
+
+def write_catalog(root: Path, records: Iterable[SliceRecord], split: dict[str, Any], manifest: dict[str, Any]) -> None:
+    """Replace split.json, index.csv and dataset.json together: a full disk leaves all three as they were."""
     lines = [COLUMNS]
     for record in records:
         labels = " ".join(str(value) for value in record.labels)
@@ -82,7 +91,8 @@ def write_index(root: Path, records: Iterable[SliceRecord]) -> None:
         lines.append((*place, *(f"{value:.9g}" for value in (record.mean, record.std, record.p005, record.p995))))
     text = StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
-    write_text(root / "index.csv", text.getvalue())
+    texts = {"split.json": to_json(split), "index.csv": text.getvalue(), "dataset.json": to_json(manifest)}
+    write_texts({root / name: content for name, content in texts.items()})
 
 
 def read_manifest(root: Path | str) -> dict[str, Any]:
@@ -90,12 +100,22 @@ def read_manifest(root: Path | str) -> dict[str, Any]:
     path = Path(root) / "dataset.json"
     if not path.is_file():
         raise ValueError(f"{path}: not found: {root} is no slice store; make one with scripts/SliceMaker.py")
-    return json.loads(path.read_text())
+    try:
+        content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    except ValueError as error:
+        raise ValueError(f"{path}: is damaged ({error}): run scripts/SliceMaker.py again") from None
+    if not isinstance(content, dict) or not content.keys() >= MANIFEST:
+        raise ValueError(f"{path}: is not of a slice store: make one with scripts/SliceMaker.py")
+    return content
+
+
+def to_json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Replace a JSON file in one step."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_text(path, to_json(content))
 
 
 def read_slice(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
@@ -114,17 +134,21 @@ def read_slice(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
 def write_slice(path: Path, image: np.ndarray, label: np.ndarray, compress: bool = False) -> None:
     """Write one slice as `path` says (.npz or .png). PNG holds int16, or whole numbers in 0..65535; both are lossless.
 
-    Slices are stored, not compressed, unless asked: reading them is then a copy.
+    Slices are stored, not compressed, unless asked: reading them is then a copy. An OSError (a full disk) has the path.
     """
-    if path.suffix == ".npz":
-        path.write_bytes(_zip([("image.npy", image), ("label.npy", label)], compress))
-        return
-    offset = CT_PNG_OFFSET if image.dtype == np.int16 else 0
-    values = (image.astype(np.int32) + offset).astype(np.uint16)
-    text = PngImagePlugin.PngInfo()
-    text.add_text(PNG_OFFSET, str(offset))
-    Image.fromarray(values).save(path, pnginfo=text, compress_level=1)
-    Image.fromarray(label).save(path.with_name(f"{path.stem}_label.png"), compress_level=1)
+    try:
+        if path.suffix == ".npz":
+            path.write_bytes(_zip([("image.npy", image), ("label.npy", label)], compress))
+            return
+        offset = CT_PNG_OFFSET if image.dtype == np.int16 else 0
+        values = (image.astype(np.int32) + offset).astype(np.uint16)
+        text = PngImagePlugin.PngInfo()
+        text.add_text(PNG_OFFSET, str(offset))
+        Image.fromarray(values).save(path, pnginfo=text, compress_level=1)
+        Image.fromarray(label).save(path.with_name(f"{path.stem}_label.png"), compress_level=1)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _zip(arrays: list[tuple[str, np.ndarray]], compress: bool) -> bytes:
@@ -160,8 +184,29 @@ def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
 
 def read_case(folder: Path) -> dict[str, Any] | None:
     """Read the record of a published case (case.json), or None when the folder is none."""
-    path = folder / "case.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    record = _read_record(folder)
+    return record if _is_of(record, folder.name) and "slices" in record else None
+
+
+def _read_record(folder: Path) -> Any:
+    try:
+        return json.loads((folder / RECORD).read_text(encoding="utf-8", errors="surrogateescape"))
+    except (OSError, ValueError):
+        return None
+
+
+def _is_of(record: Any, case: str) -> bool:
+    """Whether this is what SliceMaker wrote about a case, and not another program's file."""
+    return isinstance(record, dict) and record.get("case") == case and isinstance(record.get("settings"), dict)
+
+
+def _is_case(folder: Path, case: str) -> bool:
+    """Whether SliceMaker made a folder of slices; a killed run may have left it before the record was whole."""
+    return _is_of(_read_record(folder), case) or {file.name for file in folder.iterdir()} == {f".{RECORD}.partial"}
+
+
+_FILES = r"\d{4,}\.npz|\d{4,}(_label)?\.png|(geometry|case)\.json|\.(geometry|case)\.json\.partial"
+CASES = Kind(re.compile(_FILES), _is_case, RECORD)
 
 
 def published_cases(root: Path) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.files import ending, scan, stem
 from datasets.splits import SPLITS, split_as_asked, split_patients, split_sha256
-from datasets.store import SliceRecord, write_index, write_json, write_slice
+from datasets.store import SliceRecord, write_catalog, write_json, write_slice
 from utils.command import run_command
 
 NAME = re.compile(r"(?P<case>.+)_(?P<number>\d+)")
@@ -101,9 +101,7 @@ def import_slices(args: argparse.Namespace) -> int:
         print(problem)
     if not records:
         raise ValueError(f"{args.inpath}: none of {len(pairs)} slices could be read")
-    write_index(partial, records)
     drawn = {"seed": None, "ratios": None} if args.split_file else {"seed": args.seed, "ratios": list(args.split)}
-    write_json(partial / "split.json", {**drawn, **split})
     manifest = {
         "dataset": args.inpath.name,
         "modality": "CT" if args.hounsfield else "MR",
@@ -113,7 +111,7 @@ def import_slices(args: argparse.Namespace) -> int:
         "tumor_labels": [args.labels.index(name) + 1 for name in args.tumor],
         "split_sha256": split_sha256(split),
     }
-    write_json(partial / "dataset.json", manifest)
+    write_catalog(partial, records, {**drawn, **split}, manifest)
     partial.rename(args.outpath)
     counts = {name: [record for record in records if record.split == name] for name in SPLITS}
     parts = [f"{name} {len({r.case for r in mine})} patients, {len(mine)} slices" for name, mine in counts.items()]

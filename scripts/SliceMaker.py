@@ -11,14 +11,10 @@ See data/README.md for the layouts that go in and the store that comes out.
 """
 
 import argparse
-import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +22,17 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from datasets.catalog import SplitWish, check_store, choose_split, describe_store, list_cases
+from datasets.files import keep_apart
 from datasets.findings import Finding
-from datasets.layouts import LAYOUTS, RawDataset, find_cases
-from datasets.slicing import Job, Outcome, duplicates, rebuild_index, remove_partial, slice_case
-from datasets.splits import SPLITS, read_split, split_as_asked, split_patients, split_sha256
-from datasets.store import read_manifest, write_json
+from datasets.layouts import LAYOUTS, RawCase, RawDataset, find_cases
+from datasets.publishing import NotOursError, left_behind
+from datasets.shards import hold_index, hold_store, read_shard, remove_leftovers
+from datasets.slicing import Job, Outcome, duplicates, settings_of
+from datasets.slicing_workers import run
+from datasets.splits import SPLITS, split_as_asked, split_sha256
+from datasets.store import CASES, index_rows, write_catalog
 from utils.command import run_command
-
-DEFAULT_RATIOS = (0.7, 0.1, 0.2)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -87,17 +86,18 @@ def slice_or_check(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace, raw: RawDataset) -> int:
     """Inspect every case, write nothing, and print one line per finding."""
-    jobs = [Job(case, raw, None, args.format, channel=args.channel) for case in shard(raw.cases, args.shard)]
+    index, count = read_shard(args.shard)
+    jobs = [Job(case, raw, None, args.format, channel=args.channel) for case in raw.cases[index::count]]
     findings = list(raw.findings)
     for finding in findings:
         print(finding)
     records = []
-    for outcome in progress(run(jobs, args), len(jobs)):
+    for outcome in progress(run(jobs, args.jobs, args.scheduler), len(jobs)):
         for finding in outcome.findings:
             tqdm.write(str(finding))
         findings += outcome.findings
         records += [outcome.record] if outcome.record else []
-    for finding in duplicates(sorted(records, key=lambda record: record["case"])):
+    for finding in duplicates(sorted(records, key=lambda record: record["case"])).values():
         print(finding)
         findings.append(finding)
     bad = sum(finding.bad for finding in findings)
@@ -109,172 +109,89 @@ def check(args: argparse.Namespace, raw: RawDataset) -> int:
 
 
 def make_slices(args: argparse.Namespace, raw: RawDataset) -> int:
-    """Slice what is not published yet, rebuild the index, and print the summary."""
-    started = time.monotonic()
+    """Slice what is not published yet, list what is good, and print the summary."""
     if args.outpath is None:
         raise ValueError("--outpath is missing: name the folder of the slice store (or only look, with --check)")
     task = args.task or ("tumor" if raw.tumor_labels else "all")
     if task == "tumor" and not raw.tumor_labels:
         names = ", ".join(raw.labels.values())
         raise ValueError(f"--task tumor: {args.dataset} has no tumor label ({names}): use --task organ or --task all")
-    findings = list(raw.findings)
-    for finding in findings:
+    for finding in raw.findings:
         if finding.bad or not raw.cases:
             print(finding)
     if not raw.cases:
         raise ValueError(f"{args.inpath}: no case has both image and label: nothing to slice")
+    index, count = read_shard(args.shard)
     root = args.outpath.absolute()
-    root.mkdir(parents=True, exist_ok=True)
-    check_store(root, args.dataset, args.format, raw)
-    cases = shard(raw.cases, args.shard)
-    split = choose_split(args, raw, root)
-    write_json(root / "split.json", split)
+    keep_apart(root, [args.inpath, *(file for case in raw.cases for file in (case.image, case.label))])
+    with hold_store(root, index, count):
+        return fill_store(args, raw, root, task, raw.cases[index::count], count == 1)
+
+
+def fill_store(
+    args: argparse.Namespace, raw: RawDataset, root: Path, task: str, cases: list[RawCase], alone: bool
+) -> int:
+    """Slice cases into a store that is held. alone: no other shard is at work in it."""
+    started = time.monotonic()
+    wish = read_wish(args, raw)
+    check_store(root, raw, args.inpath, args.format)
+    choose_split(wish, raw, root, args.inpath)  # refused before any work
+    findings = recover(root, cases, alone)
     jobs = [Job(case, raw, root, args.format, args.compress, args.channel, args.overwrite) for case in cases]
-    counts = Counter()
-    for outcome in progress(run(jobs, args), len(jobs)):
+    outcomes = {}
+    for outcome in progress(run(jobs, args.jobs, args.scheduler), len(jobs)):
         for finding in outcome.findings:
             if finding.bad:
                 tqdm.write(str(finding))
         findings += outcome.findings
-        counts["kept" if outcome.kept else "sliced" if outcome.record else "bad"] += 1
-    remove_partial(root, cases)
-    records, repeated = rebuild_index(root, split, f".{args.format}")
-    for finding in repeated:
-        print(finding)
-    findings += repeated
-    present = {int(value) for record in records for value in record["voxels"]}
-    cyst_free = args.dataset == "kits" and 3 not in present  # KiTS19 knows no cysts
-    labels = {str(value): name for value, name in raw.labels.items() if not (cyst_free and value == 3)}
-    manifest = {
-        "dataset": args.dataset,
-        "modality": raw.modality,
-        "format": args.format,
-        "task": task,
-        "labels": labels,
-        "tumor_labels": raw.tumor_labels,
-        "split_sha256": split_sha256(split),
-    }
-    write_json(root / "dataset.json", manifest)
-    summarize(root, manifest, split, records, counts, findings, time.monotonic() - started)
+        outcomes[outcome.case] = outcome
+    recover(root, cases, alone)  # what killed workers left
+    with hold_index(root):  # other shards may have split and listed cases since
+        split = choose_split(wish, raw, root, args.inpath)
+        records, noted = list_cases(root, raw, args.inpath, settings_of(args.format, args.channel), outcomes)
+        split_of = {patient: name for name in SPLITS for patient in split[name]}
+        suffix = f".{args.format}"
+        rows = [row for record in records for row in index_rows(root, record, split_of[record["patient"]], suffix)]
+        rest = {"format": args.format, "task": task, "split_sha256": split_sha256(split)}
+        manifest = describe_store(raw, root, args.inpath, records, **rest)
+        write_catalog(root, rows, split, manifest)
+    for finding in noted:
+        if finding.bad:
+            print(finding)
+    findings += raw.findings + noted
+    summarize(root, manifest, split, records, outcomes.values(), findings, time.monotonic() - started)
     return 1 if any(finding.bad for finding in findings) else 0
 
 
-def check_store(root: Path, dataset: str, file_format: str, raw: RawDataset) -> None:
-    """Raise ValueError when OUT holds something these slices cannot be added to."""
-    if not (root / "dataset.json").is_file():
-        return
-    manifest = read_manifest(root)
-    for key, value in (("dataset", dataset), ("format", file_format), ("modality", raw.modality)):
-        if manifest.get(key) != value:
-            raise ValueError(
-                f"{root} holds {key} {manifest.get(key)}, not {value}: choose another --outpath or empty it"
-            )
-
-
-def choose_split(args: argparse.Namespace, raw: RawDataset, root: Path) -> dict[str, Any]:
-    """Who is in which split: as the flags say, and otherwise as in OUT already, with new patients dealt in."""
-    patients = sorted({case.patient for case in raw.cases})
-    file = root / "split.json"
-    existing = read_split(file) if file.is_file() else {name: [] for name in SPLITS}
-    before = {patient: name for name in SPLITS for patient in existing[name]}
-    if args.overwrite:
-        existing = {name: [patient for patient in existing[name] if patient not in patients] for name in SPLITS}
-    ratios, seed = args.split or DEFAULT_RATIOS, args.seed or 0
-    if args.fold is not None and not args.split_file:
-        raise ValueError(f"--fold {args.fold}: there is no --split_file to take it from")
+def read_wish(args: argparse.Namespace, raw: RawDataset) -> SplitWish:
+    """What the flags ask of the split."""
+    given, note = None, None
     if args.split_file:
-        patient_of = {case.case: case.patient for case in raw.cases}
-        (split, note), ratios, seed = split_as_asked(args.split_file, patient_of, args.fold), None, None
-        if note:
-            print(note, file=sys.stderr)
-        absent = sorted({*patients, *before} - {patient for name in SPLITS for patient in split[name]})
-        if absent:
-            raise ValueError(f"{args.split_file}: {len(absent)} patients are in no list, such as {absent[0]}: add them")
-    elif args.mode != "all":
-        split, ratios, seed = {**existing, args.mode: sorted({*existing[args.mode], *patients})}, None, None
-    elif args.split or args.seed is not None or not file.is_file() or args.overwrite:
-        split = split_patients({*patients, *before}, ratios, seed)
-    else:
-        split = split_patients(patients, ratios, seed, existing)
-    if not args.overwrite:
-        moved = sorted(patient for name in SPLITS for patient in split[name] if before.get(patient, name) != name)
-        if moved:
-            raise ValueError(
-                f"{file} splits the patients otherwise ({moved[0]} is in {before[moved[0]]}): what was trained on it "
-                "may have seen the new test patients; choose another --outpath, or pass --overwrite"
-            )
-    return {"seed": seed, "ratios": None if ratios is None else list(ratios), **split}
+        given, note = split_as_asked(args.split_file, {case.case: case.patient for case in raw.cases}, args.fold)
+    elif args.fold is not None:
+        raise ValueError(f"--fold {args.fold}: there is no --split_file to take it from")
+    if note:
+        print(note, file=sys.stderr)
+    return SplitWish(args.split, args.seed, args.split_file, given, args.mode, args.overwrite)
 
 
-def shard(cases: list, which: str) -> list:
-    """Every N-th case from the I-th on."""
-    try:
-        index, count = (int(part) for part in which.split("/"))
-        if not 0 <= index < count:
-            raise ValueError
-    except ValueError:
-        raise ValueError(f"--shard {which}: give I/N with 0 <= I < N, such as 0/4") from None
-    return cases[index::count]
+def recover(root: Path, cases: list[RawCase], alone: bool) -> list[Finding]:
+    """Bring back, or remove, what a killed run left: of all cases where no other shard is at work, else of these."""
+    findings = []
+    if alone:
+        remove_leftovers(root)
+    mine = {case.case for case in cases}
+    for place in left_behind(root):
+        if alone or place.name in mine:
+            try:
+                CASES.recover(place)
+            except NotOursError as error:  # a finding for the case, once it is its turn
+                findings += [] if place.name in mine else [Finding(error.path, error.what, error.remedy, bad=False)]
+    return findings
 
 
 def progress(outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:
     return tqdm(outcomes, total=total, unit="case", desc="slicing", disable=None)  # None: only on a terminal
-
-
-def run(jobs: list[Job], args: argparse.Namespace) -> Iterator[Outcome]:
-    """Run the cases where the flags say, the largest files first so that the workers finish together."""
-    jobs = sorted(jobs, key=lambda job: -job.case.image.stat().st_size)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(args.jobs or cores, len(jobs))
-    if args.scheduler:
-        yield from run_on_dask(jobs, args.scheduler)
-    elif workers <= 1:
-        yield from map(slice_case, jobs)
-    else:
-        yield from run_in_processes(jobs, workers)
-
-
-def run_in_processes(jobs: list[Job], workers: int, work: Callable[[Job], Outcome] = slice_case) -> Iterator[Outcome]:
-    """Run the cases in worker processes. A killed worker breaks the pool: what is left then runs one case at a time, in
-    a process of its own each, so that only the case that kills it is lost."""
-    context, left = get_context("spawn"), []
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures = {pool.submit(work, job): job for job in jobs}
-        try:
-            for future in as_completed(futures):
-                try:
-                    yield future.result()
-                except BrokenProcessPool:
-                    left.append(futures[future])
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    for job in left:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            try:
-                yield pool.submit(work, job).result()
-            except BrokenProcessPool:
-                what = "its worker was killed (out of memory?)"
-                finding = Finding(job.case.image, what, "free memory, or use a machine with more")
-                yield Outcome(job.case.case, findings=[finding])
-
-
-def run_on_dask(jobs: list[Job], address: str) -> Iterator[Outcome]:
-    """Run the cases on the workers of a Dask scheduler; they see IN, OUT and this project under the same paths."""
-    try:
-        from dask.distributed import Client, as_completed
-    except ImportError:
-        raise ValueError(f"--scheduler {address}: Dask is not installed: pip install distributed") from None
-    try:
-        client = Client(address, timeout="10s")
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"--scheduler {address}: no scheduler answers ({error}): start it with `dask scheduler`"
-        ) from None
-    with client:
-        client.run(lambda path: sys.path.insert(0, path), str(Path(__file__).resolve().parents[1]))
-        for future in as_completed(client.map(slice_case, jobs, pure=False)):
-            yield future.result()
 
 
 def summarize(
@@ -282,7 +199,7 @@ def summarize(
     manifest: dict[str, Any],
     split: dict[str, Any],
     records: list[dict[str, Any]],
-    counts: Counter,
+    outcomes: Collection[Outcome],
     findings: list[Finding],
     seconds: float,
 ) -> None:
@@ -292,6 +209,7 @@ def summarize(
         set(manifest["tumor_labels"]) if manifest["task"] == "tumor" else {int(value) for value in manifest["labels"]}
     )
     hits = sum(bool(labels & wanted) for _, labels in slices)
+    counts = Counter("kept" if outcome.kept else "sliced" if outcome.record else "bad" for outcome in outcomes)
     done = f"{counts['sliced']} sliced now, {counts['kept']} kept, {counts['bad']} bad"
     held = Counter(value for _, labels in slices for value in labels)
     names = [f"{value} {manifest['labels'][str(value)]} {count}" for value, count in sorted(held.items())]

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from datasets.splits import split_sha256
+
 SPLIT = {
     "train": ["case_00000", "case_00001", "case_00002"],
     "val": ["case_00003"],
     "test": ["case_00004", "case_00005"],
 }
-SHA256 = "0" * 64
+SHA256 = split_sha256(SPLIT)
 SLICES = 6
 
 
@@ -49,7 +51,7 @@ def write_store(
         "task": task,
         "labels": {str(value): name for value, name in labels.items()},
         "tumor_labels": list(tumor_labels),
-        "split_sha256": SHA256,
+        "split_sha256": split_sha256(split),
     }
     (root / "dataset.json").write_text(json.dumps(manifest))
     (root / "split.json").write_text(json.dumps({"seed": 0, "ratios": [0.5, 0.2, 0.3], **split}))

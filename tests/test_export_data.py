@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_exports import copied, export, exported, networks, plain, store
 
+from datasets.splits import split_sha256
 from scripts.evaluate import main as evaluate_main
 from utils import checkpoints
 from utils.exporting.artifact import FILES
@@ -15,10 +16,15 @@ __all__ = ["exported", "networks", "plain", "store"]  # fixtures
 
 
 def anew(store: Path, tmp_path: Path) -> Path:
-    """The slices as they would be after another split."""
+    """The slices as they would be after another split: val and test have changed places."""
     folder = Path(shutil.copytree(store / "store", tmp_path / "store"))
-    manifest = json.loads((folder / "dataset.json").read_text())
-    (folder / "dataset.json").write_text(json.dumps(manifest | {"split_sha256": "1" * 64}))
+    split, manifest = (json.loads((folder / f"{name}.json").read_text()) for name in ("split", "dataset"))
+    split["val"], split["test"] = split["test"], split["val"]
+    (folder / "split.json").write_text(json.dumps(split))
+    (folder / "dataset.json").write_text(json.dumps(manifest | {"split_sha256": split_sha256(split)}))
+    index = (folder / "index.csv").read_text()
+    swapped = index.replace(",val,", ",X,").replace(",test,", ",val,").replace(",X,", ",test,")
+    (folder / "index.csv").write_text(swapped)
     return folder
 
 

@@ -15,9 +15,9 @@ from raw_cases import KITS, LITS, hounsfield, kits_case, label_of, make, msd, sa
 
 from datasets.layouts import find_cases
 from datasets.slicing import Job, Outcome
+from datasets.slicing_workers import run_in_processes
 from datasets.splits import read_split, split_sha256
 from datasets.store import read_index, read_manifest, read_slice, write_slice
-from scripts.SliceMaker import run_in_processes
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import train
 import train_kd
 from datasets.slices import SliceDataset
+from datasets.splits import split_sha256
 from networks import NETWORKS
 from utils import checkpoints
 from utils.command_line import parse
@@ -208,6 +209,8 @@ def test_a_teacher_that_saw_the_students_patients_is_refused(taught, tmp_path, c
     split = json.loads((taught / "split.json").read_text())
     split["train"], split["test"] = ["case_00004", "case_00005"], ["case_00000", "case_00001", "case_00002"]
     (taught / "split.json").write_text(json.dumps(split))
+    manifest = json.loads((taught / "dataset.json").read_text())
+    (taught / "dataset.json").write_text(json.dumps(manifest | {"split_sha256": split_sha256(split)}))
     index = (taught / "index.csv").read_text().splitlines()
     swapped = [line.replace(",train,", ",X,").replace(",test,", ",train,").replace(",X,", ",test,") for line in index]
     (taught / "index.csv").write_text("\n".join(swapped) + "\n")
