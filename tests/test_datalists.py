@@ -125,8 +125,7 @@ def test_nnunet_v2_is_read_with_a_file_per_channel(tmp_path):
     touch(tmp_path / "labelsTr/e.nii.gz")
     touch(tmp_path / "imagesTs/f_0000.nii.gz")
     assert lines(home, 0) == [
-        "imagesTr/e.nii.gz: missing, though dataset.json names it (labelsTr/e.nii.gz): "
-        "copy or download it again, or correct dataset.json",
+        "imagesTr/e.nii.gz: missing, the image of labelsTr/e.nii.gz: add it, or move the label away",
         "imagesTr/d_0000.nii.gz: has no label in labelsTr: add it, or move the image to imagesTs",
         "dataset.json: numTraining is 3, but labelsTr holds 4 labels: see which are absent",
     ]
@@ -169,18 +168,18 @@ def test_the_newer_list_of_nnunet_and_lists_of_strings_are_read(tmp_path):
         training=["./imagesTr/a.nii.gz", "b", ["imagesTr/c.nii.gz", "labelsTr/c.nii.gz"]],
     )
     assert found(home) == {case: f"imagesTr/{case}.nii.gz" for case in "abc"}
-    sets = {"a": {"images": ["pet/a.nii.gz", "ct/a.nii.gz"], "label": "label/a.nii.gz"}}
+    sets = {"a": {"images": ["pet/a_p.nii.gz", "ct/a_c.nii.gz"], "label": "label/a.nii.gz"}}
     touch(tmp_path / "new/label/a.nii.gz")
     home = folder(
         tmp_path / "new",
-        "ct/{}.nii.gz",
-        "pet/{}.nii.gz",
+        "ct/{}_c.nii.gz",
+        "pet/{}_p.nii.gz",
         "a",
         training=None,
         dataset=sets,
         modality={"0": "PET", "1": "CT"},
     )
-    assert found(home, 1) == {"a": "ct/a.nii.gz"} and found(home, 0) == {"a": "pet/a.nii.gz"}
+    assert found(home, 1) == {"a": "ct/a_c.nii.gz"} and found(home, 0) == {"a": "pet/a_p.nii.gz"}
 
 
 def test_equal_names_in_folders_go_by_their_folders_and_only_the_same_file_is_listed_twice(tmp_path):

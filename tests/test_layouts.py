@@ -11,6 +11,7 @@ from raw_cases import kits_case, make
 from test_files import AS_USER, touch
 
 from datasets.layouts import find_cases
+from datasets.selection import unlabeled_patients
 from datasets.store import read_index
 from scripts import MakePhantom
 from utils.config import ROOT
@@ -174,6 +175,7 @@ def test_names_that_are_not_utf8_come_back_from_the_store(tmp_path):
     assert make(tmp_path / "raw", tmp_path / "out") == 0  # kept: the record is found again
     assert {record.case for record in read_index(tmp_path / "out")} == {name}
     assert all(record.path.is_file() for record in read_index(tmp_path / "out"))
+    assert len(unlabeled_patients([name, "case_00001"], 0.5)) == 1
 
 
 def test_the_phantom_finds_labels_as_slicing_does(tmp_path, capsys):

@@ -123,7 +123,7 @@ def _image_files(
     match = CHANNEL.fullmatch(name)
     channel_of = match[1] if match and label is not None and match[1].casefold() == label.casefold() else None
     if len(entry.images) > 1:
-        return channel_of or name, {number: volumes.find(image) for number, image in enumerate(entry.images)}
+        return label or name, {number: volumes.find(image) for number, image in enumerate(entry.images)}
     channels, exact = volumes.channels(listed), volumes.find(listed)
     if channels and (numbered or not exact):
         return name, channels
@@ -145,6 +145,8 @@ def _missing(volumes: Volumes, file: Path, entry: Entry, written: str) -> list[F
     path = volumes.root / written.replace("\\", "/")
     if volumes.reported(path):
         return []
+    if entry.where == entry.label:  # a label in labelsTr, which no list names
+        return [Finding(path, f"missing, the image of {entry.label}", "add it, or move the label away")]
     other = volumes.alike(path)
     if len(other) == 1:
         remedy = f"correct the path in {file.name} ({other[0]} has this name)"
