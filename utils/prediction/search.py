@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from datasets.findings import Finding
 from utils.prediction.inputs import Case
 
 IMAGING = "imaging"  # KiTS has one in the folder of each case
+LITS = re.compile(r"volume-\d+")  # LiTS has them in folders of batches
 LABEL_WORDS = "gt|seg|segs|segmentation|segmentations|label|labels|labelmap|mask|masks"
 LABEL_OF = re.compile(rf"(.+)[_.-](?:{LABEL_WORDS})")
 CHANNEL_OF = re.compile(r"(.+)_(\d{4})")
@@ -36,7 +38,7 @@ def find_volumes(path: Path) -> Found:
     """Find the volumes of a NIfTI file, a CSV with the columns case and image, or a folder.
 
     A folder gives its NIfTI files without the labels that lie beside their images, and of all folders below it the
-    DICOM series and KiTS's imaging.nii.gz. Raises ValueError where there is nothing, where two cases have one name, and
+    DICOM series, KiTS's imaging.nii.gz and LiTS's volume-N.nii. Raises ValueError where there is nothing, where two cases have one name, and
     for a list that cannot be meant; OSError where `path` cannot be read.
     """
     if path.is_dir():
@@ -55,9 +57,9 @@ def find_volumes(path: Path) -> Found:
 
 def _at(name: str, path: Path) -> Found:
     """The case `name` at a path that somebody named: a volume, or a folder that holds one."""
-    if path.is_symlink() and (problem := dead_link(path)):
-        return Found([], [problem])
     try:
+        if path.is_symlink() and (problem := dead_link(path)):
+            return Found([], [problem])
         if path.is_dir():
             inside = _in_folder(path)
             if len(inside.cases) == 1:
@@ -100,8 +102,8 @@ def _images(found: Scan) -> list[Path]:
                 images.append(file)
             else:
                 found.pass_over(file, f"name (beside {IMAGING}.nii.gz)")
-        elif file.parent != found.root:
-            found.pass_over(file, f"place (below, only {IMAGING}.nii.gz and DICOM count)")
+        elif file.parent != found.root and not LITS.fullmatch(stem(file).lower()):
+            found.pass_over(file, "place (in a subfolder only imaging.nii.gz, volume-N.nii and DICOM count)")
         elif _is_label(stem(file).lower(), here):
             found.pass_over(file, "name (labels of an image beside them)")
         else:
@@ -211,9 +213,9 @@ def _in_list(path: Path) -> Found:
             raise ValueError(f"{path}: lines {lines_of[name]} and {number} are both {name}: give each row its own case")
         lines_of[name] = number
         file = path.parent / image
-        if not file.exists() and "\\" in image:
+        if "\\" in image and not os.path.lexists(file):  # unlike Path.exists, this raises nothing
             file = path.parent / image.replace("\\", "/")
-        if not file.exists() and not image.isprintable():
+        if not (image.isprintable() or os.path.lexists(file)):
             raise ValueError(f"{path}: line {number}: {image!r} is not UTF-8, or no path: save the list as CSV UTF-8")
         each = _at(name, file)
         found.cases += each.cases
