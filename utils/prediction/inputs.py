@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.checks import check_image
+from datasets.checks import check_header, check_image
 from datasets.dicom import Series, open_series, read_series
 from datasets.dicom_files import SeriesFiles
 from datasets.geometry import orient, voxel_ml
@@ -76,9 +76,12 @@ def open_source(case: Case, modality: str, channel: int | None, slice_axis: int 
         raise UnreadableVolumeError(case.path, f"four axes, shape {header.shape}", remedy)
     if (channel or 0) >= channels:
         raise UnreadableVolumeError(case.path, f"no channel {channel}", "choose a lower --channel")
+    findings = check_header(case.path, header)
+    for finding in findings:
+        if finding.bad:
+            raise UnreadableVolumeError(case.path, finding.what, finding.remedy)
     source = _oriented(case, header, None, modality, channel or 0, slice_axis)
-    if header.sform_code == 0 and header.qform_code == 0:
-        source.notes.append("neither sform nor qform is set, its orientation is a guess: look at the result")
+    source.notes += [f"{finding.what}: {finding.remedy}" for finding in findings]
     return source
 
 
