@@ -89,7 +89,7 @@ HOSTILE = {
     "wrong magic": (content().replace(b"n+1\0", b"n?1\0"), "give a .nii or .nii.gz file"),
     "a header of a pair": (content().replace(b"n+1\0", b"ni1\0"), "give a .nii or .nii.gz file"),
     "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(400), "give a .nii or .nii.gz file"),
-    "nothing": (b"", "truncated or damaged"),
+    "nothing": (b"", "is empty"),
 }
 
 
