@@ -50,6 +50,7 @@ from utils.skin.boosting import (
     score,
 )
 from utils.skin.lesion_tables import Lesions, read_lesion_tables
+from utils.statistics import BETTER, WORSE, judge
 
 MODELS = ("student", "metadata", "embedding", "both")
 
@@ -212,7 +213,8 @@ def summarize(report: dict[str, Any], out: Path) -> None:
         low, high = report["test"]["partial_auc_intervals"]["both - student"]
         areas = report["test"]["scores"]
         gain = areas["both"]["partial_auc"] - areas["student"]["partial_auc"]
-        verdict = "boosting helps" if low > 0 else "boosting harms" if high < 0 else "no measurable difference"
+        found = judge((gain, low, high), report["test"]["patients"], (gain,), "patients")
+        verdict = f"both is {found.words}" if found.verdict in (BETTER, WORSE) else found.words
         print(f"\nboth - student: {gain:+.4f} pAUC, 95 % interval [{low:+.4f}, {high:+.4f}] over patients: {verdict}")
     print(f"\nwhere  {out}: boosting.json, predictions.csv; the booster is not written, the same command fits it")
 

@@ -2,75 +2,155 @@
 
 Each group is one row: NAME=RUN, or NAME=RUN,RUN,... for several seeds of one recipe. A RUN is an output folder of
 train.py or train_kd.py with a test.json (written by --mode test). The groups that come after the one named with
---against are compared with it, case by case.
+--against are compared with it, case by case. Runs of other test cases, targets, splits or classes, and a run given
+twice, are refused.
 
 Example: python scripts/compare.py teacher=runs/t student=runs/s0,runs/s1 distilled=runs/d0,runs/d1 --against student
 """
 
 import argparse
-import json
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from utils import checkpoints
 from utils.command import run_command
-from utils.comparison import (
-    accuracy,
-    auroc,
-    balanced_accuracy,
-    by_seed,
-    case_dice,
-    case_interval,
-    conclude,
-    probabilities,
-    resampled_interval,
-    spread,
-)
+from utils.comparison import KEYS, MEAN_DICE, SCORES, case_dice, compare_runs, conclude, spread
 from utils.complexity import complexity, latency
 from utils.guards import table
-from utils.metrics.partial_auc import partial_auc
-
-CLASSIFICATION_SCORES = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy, "auroc": auroc}
-LABELS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC", "partial_auc": "pAUC"}
+from utils.statistics import INTERVAL, RULE
+from utils.tested import other_data, read_test, same_weights, test_command
 
 
-def read_run(folder: str) -> dict:
-    """A run's test scores and checkpoint. Raises ValueError naming the folder when either is missing."""
-    file = Path(folder) / "test.json"
-    if not file.is_file():
-        raise ValueError(f"{folder}: has no test.json; run its training command again with --mode test")
-    scores, best = json.loads(file.read_text()), Path(folder) / "best.ckpt"
-    if scores["checkpoint_sha256"] != checkpoints.sha256(best):
-        raise ValueError(f"{file}: was made by an earlier best.ckpt; run the training command again with --mode test")
-    return scores | {"content": checkpoints.load(best)}
+@dataclass(frozen=True)
+class Run:
+    """A run folder: its checkpoint, and its test result."""
+
+    folder: Path
+    checkpoint: Mapping[str, Any]
+    tested: Mapping[str, Any]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return self.tested["rows"]
+
+    @property
+    def classifies(self) -> bool:
+        return "probability" in self.rows[0]
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.checkpoint["preprocessing"]["class_names"]
+
+    @property
+    def seed(self) -> int:
+        return self.checkpoint["recipe"].get("seed", 0)
 
 
-def classifies(run: dict) -> bool:
-    return "probability" in run["rows"][0]
+def read_run(folder: Path | str) -> Run:
+    """Read a run. Raises ValueError naming the folder, or the file that is missing or damaged, and OSError."""
+    folder = Path(folder)
+    if folder.is_file():
+        raise ValueError(f"{folder}: is a file: give the run's folder, {folder.parent}")
+    if not folder.exists():
+        raise ValueError(f"{folder}: no such folder: give the output folder of train.py or train_kd.py")
+    best = folder / "best.ckpt"
+    checkpoint = checkpoints.load(best)
+    return Run(folder, checkpoint, read_test(folder, checkpoints.sha256(best), checkpoint["recipe"]))
 
 
-def describe(name: str, runs: list[dict], size: int | None) -> dict[str, str]:
-    content = runs[0]["content"]
-    preprocessing = content["preprocessing"]
+def read_groups(texts: Sequence[str]) -> dict[str, list[Run]]:
+    """The runs of each NAME=RUN,..., in the order of their seeds."""
+    groups: dict[str, list[Run]] = {}
+    for text in texts:
+        name, separator, folders = text.partition("=")
+        if not separator or Path(text).exists():
+            raise ValueError(f"{text}: is not NAME=RUN[,RUN...]: write e.g. student={text}")
+        if not name or not folders.strip(","):
+            raise ValueError(f"{text}: names no {'run' if name else 'group'}: write NAME=RUN[,RUN...]")
+        if name in groups:
+            raise ValueError(f"{text}: there is a group {name} already: give all its runs in one, {name}=RUN,RUN")
+        groups[name] = sorted(map(read_run, split_folders(folders)), key=lambda run: run.seed)
+    return groups
+
+
+def split_folders(text: str) -> list[Path]:
+    """The folders of a list with commas; a name may hold a comma itself, where such a folder is there."""
+    pieces, folders = text.split(","), []
+    while pieces:
+        joined = (",".join(pieces[:many]) for many in range(1, len(pieces) + 1))
+        folder = next((name for name in joined if name and Path(name).exists()), pieces[0])
+        pieces = pieces[folder.count(",") + 1 :]
+        if folder:
+            folders.append(Path(folder))
+    return folders
+
+
+def refuse_unlike(groups: Mapping[str, Sequence[Run]]) -> None:
+    """Raises ValueError where runs cannot be compared, or pooled as seeds of one group. Prints what is only odd."""
+    runs = [(name, run) for name, members in groups.items() for run in members]
+    first = runs[0][1]
+    for _, run in runs[1:]:
+        names = (str(first.folder), str(run.folder))
+        for what, ours, theirs in (
+            ("split of the data", first.checkpoint["split"]["sha256"][:12], run.checkpoint["split"]["sha256"][:12]),
+            ("tested split", first.tested["split_sha256"][:12], run.tested["split_sha256"][:12]),
+            ("classes", ", ".join(first.class_names), ", ".join(run.class_names)),
+            ("metric", first.checkpoint["recipe"]["metric"]["name"], run.checkpoint["recipe"]["metric"]["name"]),
+            ("rule", first.tested["empty_mask_rule"], run.tested["empty_mask_rule"]),
+        ):
+            if ours != theirs:
+                raise ValueError(
+                    f"{names[0]} and {names[1]} cannot be compared: the {what} of the one: {ours}, of the other: "
+                    f"{theirs}; compare runs of the same data, split and metric"
+                )
+        if found := other_data(first.tested, run.tested, names):
+            commands = "; ".join(test_command(each.folder, each.checkpoint["recipe"]) for each in (first, run))
+            raise ValueError(f"{found}: move both test.json away and test both on the same data: {commands}")
+    for (name, run), (other, their) in combinations(runs, 2):
+        if same_weights(run.checkpoint, their.checkpoint):
+            where = f"twice in {name}" if name == other else f"in {name} and in {other}"
+            raise ValueError(f"{run.folder} and {their.folder} are the same run, {where}: give it once")
+        if name == other and run.seed == their.seed:
+            print(f"note: {name}: {run.folder} and {their.folder} have the same seed {run.seed}", file=sys.stderr)
+        images = run.tested.get("data_fingerprint"), their.tested.get("data_fingerprint")
+        if None not in images and images[0] != images[1]:
+            if name == other:
+                raise ValueError(
+                    f"{run.folder} and {their.folder} were tested on other images, so they are not seeds of one "
+                    f"group {name}: test both on the same data, or give them two names"
+                )
+            print(f"note: {run.folder} and {their.folder} were tested on other images", file=sys.stderr)
+
+
+def describe(name: str, runs: Sequence[Run], size: int | None) -> dict[str, str]:
+    checkpoint = runs[0].checkpoint
+    preprocessing = checkpoint["preprocessing"]
     size = size or preprocessing.get("image_size") or preprocessing.get("crop") or 256
-    network = checkpoints.rebuild(content)
-    work = complexity(network, content["network"]["in_channels"], size)
-    milliseconds = latency(network, (1, content["network"]["in_channels"], size, size))
+    network = checkpoints.rebuild(checkpoint)
+    work = complexity(network, checkpoint["network"]["in_channels"], size)
+    milliseconds = latency(network, (1, checkpoint["network"]["in_channels"], size, size))
     row = {"run": name, "seeds": str(len(runs))}
-    if classifies(runs[0]):
-        for score in CLASSIFICATION_SCORES:
-            row[LABELS[score]] = spread([run["scores"][score] for run in runs])
-        row["calibration error"] = spread([run["scores"]["calibration_error"] for run in runs])
-        if "partial_auc" in runs[0]["scores"]:
-            row["pAUC"] = spread([run["scores"]["partial_auc"] for run in runs])
+
+    def scores(key: str) -> str:
+        return spread([run.tested["scores"].get(key, float("nan")) for run in runs])
+
+    if runs[0].classifies:
+        keys = {score: KEYS[score] for score in score_names(runs[0])}
+        row |= {score: scores(key) for score, key in keys.items() if score != "pAUC"}
+        row["calibration error"] = scores("calibration_error")
+        row |= {"pAUC": scores("partial_auc")} if "pAUC" in keys else {}
     else:
-        for class_name in content["preprocessing"]["class_names"]:
-            dice = [np.mean(list(case_dice([run["rows"]], class_name).values())) for run in runs]
+        for class_name in runs[0].class_names:
+            dice = [np.mean(list(case_dice([run.rows], class_name).values())) for run in runs]
             row[f"{class_name} Dice"] = spread(dice)
-        row["mean Dice"] = spread([run["scores"]["dice"] for run in runs])
+        row[MEAN_DICE] = scores("dice")
     return row | {
         "parameters": f"{work.parameters / 1e6:.2f} M",
         "image": f"{size}x{size}",
@@ -79,38 +159,25 @@ def describe(name: str, runs: list[dict], size: int | None) -> dict[str, str]:
     }
 
 
-def differences(name: str, runs: list[dict], other: str, others: list[dict]) -> list[str]:
-    """A line a score: the mean paired difference, its 95 % interval over cases, by seed, and what to conclude.
+def score_names(run: Run) -> list[str]:
+    """What runs are compared by."""
+    if not run.classifies:
+        return [MEAN_DICE]
+    return [score for score in SCORES if score != "pAUC" or len(run.class_names) == 2]
 
-    Dice is a mean over cases: Student's t. Scores of all images together: bootstrap over images. Each seed is compared
-    with the same seed of the other group where both have as many, else with the other's mean.
+
+def differences(name: str, runs: Sequence[Run], other: str, others: Sequence[Run]) -> list[str]:
+    """A line a score: the mean paired difference, its 95 % interval, by seed, and what to conclude.
+
+    Each seed is compared with the same seed of the other group, or with the other's mean where the seeds are others.
     """
-    if not classifies(runs[0]):
-        ours, theirs = (case_dice([run["rows"] for run in group]) for group in (runs, others))
-        _refuse_other_cases(ours.keys() == theirs.keys(), name, other)
-        interval = case_interval(np.array([ours[case] - theirs[case] for case in ours]))
-        means = [[float(np.mean(list(case_dice([run["rows"]]).values()))) for run in group] for group in (runs, others)]
-        return [conclude("mean Dice", interval, by_seed(*means), len(ours), name, other)]
-    cases = [sorted(row["case"] for row in run["rows"]) for run in (*runs, *others)]
-    _refuse_other_cases(all(named == cases[0] for named in cases), name, other)
-    target = probabilities(runs[0]["rows"])[1]
-    if any((probabilities(run["rows"])[1] != target).any() for run in (*runs, *others)):
-        raise ValueError(f"{name} and {other} have other targets for the same test cases; use the same data for both")
-    ours, theirs = ([probabilities(run["rows"])[0] for run in group] for group in (runs, others))
-    lines = []
-    scores = dict(CLASSIFICATION_SCORES)
-    if ours[0].shape[1] == 2:
-        scores["partial_auc"] = lambda probability, target: partial_auc(probability[:, 1], target)
-    for name_of_score, score in scores.items():
-        interval = resampled_interval(score, ours, theirs, target)
-        seeds = by_seed([score(run, target) for run in ours], [score(run, target) for run in theirs])
-        lines.append(conclude(LABELS[name_of_score], interval, seeds, len(target), name, other))
-    return lines
-
-
-def _refuse_other_cases(same: bool, name: str, other: str) -> None:
-    if not same:
-        raise ValueError(f"{name} and {other} were not scored on the same test cases; use the same split for both")
+    seeds = [[run.seed for run in group] for group in (runs, others)]
+    rows = [[run.rows for run in group] for group in (runs, others)]
+    same_seeds = seeds[0] == seeds[1] or len(runs) == len(others) == 1
+    cases = len({row["case"] for row in rows[0][0]})
+    return [
+        conclude(score, compare_runs(*rows, score, same_seeds), cases, name, other) for score in score_names(runs[0])
+    ]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -129,32 +196,28 @@ def main(argv: list[str] | None = None) -> int:
 
 def compare(arguments: argparse.Namespace) -> int:
     """Print the table of the groups, and how they differ from the one they are compared with."""
-    groups = {}
-    for group in arguments.groups:
-        name, separator, folders = group.partition("=")
-        if not separator:
-            raise ValueError(f"{group!r} is not NAME=RUN[,RUN...]")
-        groups[name] = [read_run(folder) for folder in folders.split(",")]
+    groups = read_groups(arguments.groups)
+    names = list(groups)
     if arguments.against is not None and arguments.against not in groups:
         raise ValueError(f"--against {arguments.against}: no such group; one of {', '.join(groups)}")
-    first = next(iter(groups.values()))[0]
-    splits = {run["split_sha256"] for runs in groups.values() for run in runs}
-    classes = {tuple(run["content"]["preprocessing"]["class_names"]) for runs in groups.values() for run in runs}
-    rules = {run["empty_mask_rule"] for runs in groups.values() for run in runs}
-    for what, found in (("splits", splits), ("classes", classes), ("metrics", rules)):
-        if len(found) > 1:
-            raise ValueError(f"the runs have different {what}; they cannot be compared")
+    if arguments.against is not None and arguments.against == names[-1]:
+        raise ValueError(
+            f"--against {arguments.against}: no group comes after it to be compared with it: give it before the others"
+        )
+    refuse_unlike(groups)
+    first = groups[names[0]][0]
     rows = [describe(name, runs, arguments.size) for name, runs in groups.items()]
     print(markdown(rows) if arguments.markdown else table(rows))
     print(
-        f"\n{'Scores' if classifies(first) else 'Volume Dice, all slices,'} of {first['cases']} test cases; "
-        f"{first['empty_mask_rule']}\n"
+        f"\n{'Scores' if first.classifies else 'Volume Dice, all slices,'} of {first.tested['cases']} test cases; "
+        f"{first.tested['empty_mask_rule']}\n"
         "± is the standard deviation over seeds. GMACs and ms: one image, batch 1, fp32, this CPU."
     )
     if arguments.against is not None:
-        names = list(groups)
         for name in names[names.index(arguments.against) + 1 :]:
             print("\n".join(differences(name, groups[name], arguments.against, groups[arguments.against])))
+        how = "intervals are bootstraps over test images with the seeds fixed" if first.classifies else INTERVAL
+        print(f"{RULE[:1].upper()}{RULE[1:]}; {how}.")
     return 0
 
 

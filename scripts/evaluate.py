@@ -200,17 +200,25 @@ def compare_files(arguments: argparse.Namespace) -> int:
     """Compares two evaluations of the same cases."""
     from utils.scoring.paired_tests import RULE, compare
     from utils.scoring.printing import print_comparison
+    from utils.tested import other_data
 
     if arguments.output:
         refuse_existing(table_files(as_prefix(arguments.output)), arguments.overwrite, arguments.compare)
     first, second = (read_scores(path) for path in arguments.compare)
+    names = (str(arguments.compare[0]), str(arguments.compare[1]))
+    if found := other_data(first, second, names):
+        raise ValueError(f"{found}: score both on the same labels")
+    splits = [content.get("evaluated", content).get("split_sha256") for content in (first, second)]
+    if None not in splits and splits[0] != splits[1]:
+        raise ValueError(f"{names[0]} and {names[1]} are of other splits of the data: score both on the same split")
     if first.get("settings") != second.get("settings"):
         raise ValueError(
-            f"{arguments.compare[0]} and {arguments.compare[1]} were scored with other settings "
+            f"{names[0]} and {names[1]} were scored with other settings "
             f"({first.get('settings')}; {second.get('settings')}): score both with the same flags"
         )
     lines = compare(first["rows"], second["rows"], arguments.scores)
-    names = [str(path) for path in arguments.compare]
+    if arguments.compare[0].samefile(arguments.compare[1]):
+        raise ValueError(f"{names[0]} and {names[1]} are the same file: give two evaluations")
     print_comparison(names, lines)
     if arguments.output:
         everything, rows = table_files(as_prefix(arguments.output))

@@ -8,8 +8,8 @@ The page is one file that needs no network and no script; it prints, and follows
   python scripts/report.py --runs runs/a runs/b --output report.html --exports exports/b --no_latency
 
 A run whose recipe names a teacher was distilled; the same network without a teacher is its control; what is left is a
-teacher. Runs that differ in their seed alone are one row. A run that lacks something is told of in one line, on the
-page too, the rest goes on, and the exit code is 1.
+teacher. Runs that differ in their seed alone are one row. What a run lacks, and a run that is left out, is named in one
+line, on the page too; the rest goes on, and the exit code is 1. Only an earlier page is replaced.
 """
 
 import argparse
@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from utils.command import run_command
 from utils.report.assembly import make_report
 from utils.report.facts import Wanted
+from utils.report.page import refuse_foreign
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -76,6 +77,7 @@ def check_flags(args: argparse.Namespace) -> None:
         )
     if args.output.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--output {args.output}: the page is HTML: give a name that ends in .html")
+    refuse_foreign(args.output)
 
 
 if __name__ == "__main__":

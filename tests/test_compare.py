@@ -1,45 +1,55 @@
-"""Comparing runs: paired by case, and no claim without evidence."""
+"""Comparing runs: paired by case, no claim without evidence, and nothing compared that is not the same."""
+
+import json
+import shutil
 
 import numpy as np
 import pytest
+from run_folders import answer_rows, dice_rows, write_run
 from sklearn import metrics
 
-from scripts.compare import differences
+from scripts.compare import main
 from utils import comparison
-from utils.comparison import case_dice, resampled_interval, spread
-
-
-def run(dice: dict[str, float]) -> dict:
-    return {"rows": [{"case": case, "class": "tumor", "dice": value} for case, value in dice.items()]}
-
+from utils.comparison import MEAN_DICE, case_dice, compare_runs, conclude, resampled_interval, spread
 
 CASES = [f"case_{number}" for number in range(20)]
 
 
+def rows(values):
+    return dice_rows(dict(zip(CASES, values, strict=False)))
+
+
+def told(capsys, *arguments):
+    """Status, lines on stdout, and the one line on stderr."""
+    status = main([str(argument) for argument in arguments])
+    output = capsys.readouterr()
+    return status, output.out.splitlines(), output.err.strip()
+
+
+def line_of(out, name):
+    return next(line for line in out if line.startswith(f"{name} - "))
+
+
 def test_dice_of_a_case_is_averaged_over_seeds_and_classes():
-    runs = [run(dice)["rows"] for dice in ({"a": 0.2, "b": 0.4}, {"a": 0.4, "b": 0.8})]
+    runs = [dice_rows(dice) for dice in ({"a": 0.2, "b": 0.4}, {"a": 0.4, "b": 0.8})]
     assert case_dice(runs, "tumor") == pytest.approx({"a": 0.3, "b": 0.6})
     assert case_dice(runs, None) == case_dice(runs, "tumor")
 
 
 def test_a_constant_gain_is_found_and_a_random_one_is_not():
     noise = np.random.default_rng(0).normal(0, 0.1, (2, len(CASES)))
-    plain = run(dict(zip(CASES, 0.5 + noise[0], strict=True)))
-    better = run(dict(zip(CASES, 0.6 + noise[0] + 0.01 * noise[1], strict=True)))
-    same = run(dict(zip(CASES, 0.5 + noise[1] - noise[1].mean() + noise[0].mean(), strict=True)))
-    assert differences("new", [better], "old", [plain])[0].endswith("new is better")
-    assert "+0.1" in differences("new", [better], "old", [plain])[0]
-    assert differences("new", [same], "old", [plain])[0].endswith("no measurable difference")
+    plain = rows(0.5 + noise[0])
+    better = rows(0.6 + noise[0] + 0.01 * noise[1])
+    same = rows(0.5 + noise[1] - noise[1].mean() + noise[0].mean())
+    found = compare_runs([better], [plain], MEAN_DICE, same_seeds=True)
+    assert found.verdict == "better" and found.mean == pytest.approx(0.1, abs=0.01)
+    assert compare_runs([same], [plain], MEAN_DICE, same_seeds=True).words == "no measurable difference"
 
 
-def test_runs_on_other_cases_are_not_compared():
-    with pytest.raises(ValueError, match="not scored on the same test cases"):
-        differences("new", [run({"a": 1.0})], "old", [run({"b": 1.0})])
-
-
-def test_spread_tells_the_standard_deviation_over_seeds():
+def test_spread_is_the_standard_deviation_over_seeds():
     assert spread([0.5]) == "0.500"
     assert spread([0.5, 0.7]) == "0.600 ± 0.141"  # sd of two values 0.2 apart: 0.2 / sqrt 2
+    assert spread([0.5, float("nan")]) == "not defined"
 
 
 def answers(seed: int, skill: float, images: int = 400, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -70,26 +80,176 @@ def test_auroc_of_four_images_by_hand():
     assert area == pytest.approx(0.625)
 
 
-def test_a_better_classifier_is_told_from_noise():
+def test_a_better_classifier_is_distinguished_from_noise():
     target = answers(0, 1.0)[1]
     plain = [answers(seed, 1.0)[0] for seed in (1, 2)]
     again = [answers(seed, 1.0)[0] for seed in (3, 4)]
     better = [answers(seed, 2.0)[0] for seed in (5, 6)]
-    mean, low, high = resampled_interval(comparison.accuracy, better, plain, target, resamples=200)
+    mean, low, high, _ = resampled_interval(comparison.accuracy, better, plain, target, resamples=200)
     assert 0 < low < mean < high
-    _, low, high = resampled_interval(comparison.accuracy, again, plain, target, resamples=200)
+    _, low, high, _ = resampled_interval(comparison.accuracy, again, plain, target, resamples=200)
     assert low < 0 < high
 
 
 def test_classifiers_are_compared_by_image():
-    def run(seed: int, skill: float) -> dict:
+    def run(seed: int, skill: float) -> list[dict]:
         probability, target = answers(seed, skill)
         rows = [
             {"case": f"{number:03d}", "target": int(label), "probability": list(values)}
             for number, (values, label) in enumerate(zip(probability, target, strict=True))
         ]
-        return {"rows": rows[::-1] if seed % 2 else rows}
+        return rows[::-1] if seed % 2 else rows
 
-    lines = differences("new", [run(1, 2.0)], "old", [run(2, 1.0)])
-    assert [line.split(" ")[4] for line in lines] == ["accuracy,", "balanced", "AUROC,"]
-    assert all(line.endswith("new is better") for line in lines)
+    for score in ("accuracy", "balanced accuracy", "AUROC"):
+        assert compare_runs([run(1, 2.0)], [run(2, 1.0)], score, same_seeds=True).verdict == "better"
+
+
+def test_a_score_that_is_not_defined_is_said_to_be_so(tmp_path, capsys):
+    one_class = np.zeros(12, int)
+    for seed in (0, 1):
+        write_run(tmp_path / f"r{seed}", answer_rows(np.linspace(0.1, 0.3 + 0.1 * seed, 12), one_class), seed)
+    status, out, err = told(capsys, f"a={tmp_path}/r0", f"b={tmp_path}/r1", "--against", "a")
+    assert (status, err) == (0, "")
+    assert "b - a: AUROC is not defined: all 12 images are of one class" in out
+    assert "b - a: pAUC is not defined: all 12 images are of one class" in out
+    assert "nan" not in " ".join(out) and "not defined" in out[2]
+
+
+def test_an_interval_that_many_resamples_do_not_define_is_no_finding():
+    target = np.array([1] + [0] * 19)  # a resample has no positive in (19 / 20)^20: 36 %
+    ours, theirs = ([answer_rows(np.random.default_rng(seed).uniform(0.1, 0.9, 20), target)] for seed in (0, 1))
+    found = compare_runs(ours, theirs, "AUROC", same_seeds=True)
+    line = conclude("AUROC", found, 20, "b", "a")
+    assert (
+        found.verdict == "not defined" and "95 % interval not defined over 20 cases, one seed: not defined: 3" in line
+    )
+    assert line.endswith("% of the resamples of 20 images hold one class only") and "nan" not in line
+
+
+def test_other_targets_are_not_compared(tmp_path, capsys):
+    values = dict(zip(CASES, np.linspace(0.5, 0.9, 20), strict=True))
+    write_run(tmp_path / "a", dice_rows(values), 0)
+    write_run(tmp_path / "b", dice_rows(values, dict.fromkeys(CASES, 100) | {"case_7": 0}), 1)
+    status, out, err = told(capsys, f"a={tmp_path}/a", f"b={tmp_path}/b")
+    assert (status, out) == (2, [])
+    assert f"case_7, tumor: the target of {tmp_path}/a has 100 voxels, that of {tmp_path}/b has 0" in err
+    assert f"python train.py --config {tmp_path}/b/config.yaml --mode test" in err and len(err.splitlines()) == 1
+    status, _, err = told(capsys, f"a={tmp_path}/a,{tmp_path}/b")  # nor pooled
+    assert status == 2 and "case_7" in err
+
+
+def test_as_many_voxels_elsewhere_are_other_targets(tmp_path, capsys):
+    for name, digest in (("a", "1"), ("b", "2")):
+        digests = {"case_0": "0", "case_1": digest}
+        write_run(tmp_path / name, dice_rows({"case_0": 0.5, "case_1": 0.6}), ord(name), target_digests=digests)
+    status, _, err = told(capsys, f"a={tmp_path}/a", f"b={tmp_path}/b")
+    assert status == 2 and f"case_1: the target of {tmp_path}/a is not that of {tmp_path}/b" in err
+
+
+def test_images_of_other_classes_and_other_cases_are_not_compared(tmp_path, capsys):
+    values = np.linspace(0.1, 0.9, 8)
+    write_run(tmp_path / "a", answer_rows(values, [0, 1] * 4), 0)
+    write_run(tmp_path / "b", answer_rows(values, [0, 1] * 3 + [1, 1]), 1)
+    write_run(tmp_path / "c", answer_rows(values[:7], [0, 1] * 3 + [0]), 2)
+    write_run(tmp_path / "d", dice_rows({"000": 0.5}), 3)
+    write_run(tmp_path / "e", answer_rows(values, [0, 1] * 4), 4, split="other")
+    for other, said in (
+        ("b", f"006: the target of {tmp_path}/a is class 0, that of {tmp_path}/b is class 1"),
+        ("c", "were not scored on the same cases and classes (1 are in one only, such as 007"),
+        ("d", "the classes of the one: benign, malignant, of the other: tumor"),
+        ("e", "the split of the data of the one: split, of the other: other"),
+    ):
+        status, _, err = told(capsys, f"a={tmp_path}/a", f"b={tmp_path}/{other}")
+        assert status == 2 and said in err and len(err.splitlines()) == 1
+
+
+def test_a_run_given_twice_is_no_second_seed(tmp_path, capsys):
+    run = write_run(tmp_path / "a", rows(np.linspace(0.5, 0.9, 8)), 0)
+    (tmp_path / "link").symlink_to(run)
+    shutil.copytree(run, tmp_path / "copy")
+    for second in ("a", "a/", "link", "copy", "../" + tmp_path.name + "/a"):
+        status, _, err = told(capsys, f"a={run},{tmp_path}/{second}")
+        assert status == 2 and "are the same run, twice in a: give it once" in err
+    status, _, err = told(capsys, f"a={run}", f"b={tmp_path}/copy")
+    assert status == 2 and "in a and in b" in err
+    write_run(tmp_path / "other", rows(np.linspace(0.5, 0.8, 8)), 0, weights_seed=5)
+    status, _, err = told(capsys, f"a={run},{tmp_path}/other")
+    assert (status, err) == (0, f"note: a: {run} and {tmp_path}/other have the same seed 0")
+
+
+def test_seeds_are_paired_by_their_number(tmp_path, capsys):
+    for group, gain in (("a", 0.0), ("b", 0.1)):
+        for seed in (0, 1):
+            write_run(
+                tmp_path / f"{group}{seed}",
+                rows(np.linspace(0.4, 0.6, 8) + gain + 0.2 * seed),
+                seed,
+                2 * ord(group) + seed,
+            )
+    given = [f"a={tmp_path}/a0,{tmp_path}/a1", f"b={tmp_path}/b1,{tmp_path}/b0"]
+    _, out, _ = told(capsys, *given, "--against", "a")
+    assert "by seed +0.100, +0.100: b is better" in line_of(out, "b")
+
+
+def test_groups_that_cannot_be_read(tmp_path, capsys):
+    run = write_run(tmp_path / "a", rows(np.linspace(0.5, 0.9, 8)), 0)
+    taught = write_run(tmp_path / "b", rows(np.linspace(0.5, 0.9, 8)), 1, teacher=run / "best.ckpt")
+    (taught / "test.json").unlink()
+    command = f"python train_kd.py --config {taught}/config.yaml --mode test"
+    for given, said in (
+        ([f"a={run}", f"a={taught}"], "there is a group a already"),
+        (["a="], "a=: names no run"),
+        (["a=,"], "a=,: names no run"),
+        ([f"={run}"], "names no group"),
+        ([str(run)], f"{run}: is not NAME=RUN[,RUN...]: write e.g. student={run}"),
+        ([f"a={run}/best.ckpt"], f"{run}/best.ckpt: is a file: give the run's folder, {run}"),
+        ([f"a={tmp_path}/none"], f"{tmp_path}/none: no such folder"),
+        ([f"a={run}", f"b={taught}"], f"{taught}: has no test.json: {command} writes it"),
+        ([f"a={run}", "--against", "a"], "no group comes after it"),
+        ([f"a={run}", "--against", "b"], "--against b: no such group; one of a"),
+    ):
+        status, out, err = told(capsys, *given)
+        assert (status, out) == (2, []) and said in err and len(err.splitlines()) == 1, err
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"\xff\xfe", b'{"rows": []}', b"[" * 100_000, "cut", "nan", "twice"]
+)
+def test_a_damaged_test_result_is_named(tmp_path, capsys, content):
+    run = write_run(tmp_path / "a", rows(np.linspace(0.5, 0.9, 8)), 0)
+    file = run / "test.json"
+    if content == "cut":
+        content = file.read_bytes()[:200]
+    elif isinstance(content, str):
+        known = json.loads(file.read_text())
+        known["rows"][1] |= {"dice": float("nan")} if content == "nan" else {"case": "case_0"}
+        content = json.dumps(known).encode()
+    file.write_bytes(content)
+    status, out, err = told(capsys, f"a={run}")
+    assert (status, out) == (2, []) and err.startswith(f"compare: {file}: ") and len(err.splitlines()) == 1
+    assert f"move it away; python train.py --config {run}/config.yaml --mode test writes it again" in err
+
+
+def test_weights_changed_since_the_test_are_named(tmp_path, capsys):
+    run = write_run(tmp_path / "a", rows([0.5, 0.6]), 0)
+    shutil.copy(write_run(tmp_path / "b", rows([0.5, 0.6]), 1) / "best.ckpt", run)
+    status, _, err = told(capsys, f"a={run}")
+    assert status == 2 and f"{run}/test.json: was made by an earlier best.ckpt: python train.py" in err
+
+
+def test_folders_with_commas_and_equal_signs(tmp_path, capsys):
+    values = rows(np.linspace(0.5, 0.9, 8))
+    for seed, name in enumerate(("x,y", "lr=1,2", "z")):
+        write_run(tmp_path / name, values, seed)
+    status, out, _ = told(capsys, f"a={tmp_path}/x,y,{tmp_path}/lr=1,2", f"b={tmp_path}/z")
+    assert status == 0 and [line.split()[:2] for line in out[2:4]] == [["a", "2"], ["b", "1"]]
+
+
+def test_runs_tested_on_other_images_are_no_seeds_of_one_group(tmp_path, capsys):
+    values = rows(np.linspace(0.5, 0.9, 8))
+    for seed, name in enumerate("ab"):
+        write_run(tmp_path / name, values, seed, data_fingerprint=name)
+    status, _, err = told(capsys, f"a={tmp_path}/a,{tmp_path}/b")
+    assert status == 2 and "were tested on other images" in err
+    status, _, err = told(capsys, f"a={tmp_path}/a", f"b={tmp_path}/b")
+    assert status == 0 and err.startswith("note: ") and "were tested on other images" in err

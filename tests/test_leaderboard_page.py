@@ -269,7 +269,7 @@ def test_names_can_be_read(name, shown):
 
 def write_scores(folder, dice):
     folder.mkdir(parents=True)
-    cases = [{"case": case, "class": "x", "dice": dice} for case in "abcd"]
+    cases = [{"case": case, "class": "x", "dice": dice} for case in "abcdef"]  # a claim needs six
     (folder / "test.json").write_text(json.dumps({"rows": cases, "scores": {"dice": dice, "dice/x": dice}}))
     (folder / "history.csv").write_text(f"epoch,dice\n1,{dice - 0.1}\n2,{dice - 0.2}\n")
 

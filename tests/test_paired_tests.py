@@ -1,12 +1,13 @@
 """Two evaluations compared: intervals, tests, verdicts, and what is refused."""
 
-from itertools import combinations, product
+from itertools import combinations
 
 import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
-from utils.scoring.paired_tests import ENOUGH, bootstrap, compare, holm
+from utils.scoring.paired_tests import compare, holm
+from utils.statistics import ENOUGH
 
 
 def rows(dice, patients=None, **others):
@@ -83,29 +84,16 @@ def test_pairs_without_a_distance_are_left_out_and_counted():
     assert (line["cases"], line["left_out"], line["difference"]) == (1, 2, -1)
 
 
-def test_the_interval_is_that_of_all_resamples():
-    # 5 cases: the 3125 resamples are few enough to enumerate
-    difference = np.array([0.0, 0.1, 0.3, 0.35, 0.9])
-    means = [np.mean(draw) for draw in product(difference, repeat=5)]
-    interval = bootstrap(difference, list("abcde"), resamples=50_000)
-    assert interval == pytest.approx(tuple(np.quantile(means, (0.025, 0.975))), abs=0.01)
-
-
-def test_the_interval_is_repeatable_and_covers_as_it_says():
-    generator = np.random.default_rng(0)
-    draws = generator.normal(0.2, 1, (200, 40))
-    names = [str(number) for number in range(40)]
-    intervals = [bootstrap(draw, names, resamples=500) for draw in draws]
-    assert intervals[0] == bootstrap(draws[0], names, resamples=500)
-    assert 0.88 < np.mean([low < 0.2 < high for low, high in intervals]) < 0.98
-
-
-def test_a_patient_is_drawn_with_all_cases():
-    # two patients: a resample holds a twice, both, or b twice, so the mean is 0, 0.5 or 1: the interval spans all of it
-    assert bootstrap(np.array([0.0, 0.0, 1.0, 1.0]), ["a", "a", "b", "b"]) == (0.0, 1.0)
+def test_a_patient_counts_once_however_many_cases_it_has():
     ours = rows(np.linspace(0.6, 0.7, 12), patients=[f"p{number // 4}" for number in range(12)])
     (line,) = compare(ours, rows(np.linspace(0.5, 0.55, 12)), ["dice"])
     assert (line["patients_that_differ"], "patients that differ: 3," in line["verdict"]) == (3, True)
+
+
+def test_one_pair_has_no_interval():
+    (line,) = compare(rows([0.5]), rows([0.4]), ["dice"])
+    assert (line["low"], line["high"]) == (None, None)
+    assert line["verdict"] == "not defined: one of the patients has no interval"
 
 
 def test_holms_correction_by_hand():

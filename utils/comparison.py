@@ -1,7 +1,7 @@
-"""Whether two groups of runs differ by more than noise: paired by test case, and over seeds.
+"""Two groups of runs compared in one score, from the rows of their test results.
 
 The classification scores here are those of utils/metrics, which asks scikit-learn, written to be resampled a thousand
-times; tests hold them equal.
+times; tests hold them equal. Where all images are of one class, areas are not defined: NaN.
 """
 
 from __future__ import annotations
@@ -11,8 +11,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata, ttest_1samp
+from scipy.stats import rankdata
 
+from utils import statistics
+from utils.metrics.partial_auc import partial_auc
+from utils.statistics import Comparison, by_seed, judge
+
+Rows = Sequence[Mapping[str, Any]]
+MEAN_DICE = "mean Dice"
 Score = Callable[[NDArray[np.floating], NDArray[np.integer]], float]
 
 
@@ -41,7 +47,20 @@ def auroc(probability: NDArray[np.floating], target: NDArray[np.integer]) -> flo
         inside, outside = int(members.sum()), int((~members).sum())
         if inside and outside:
             areas.append((ranks[members, number].sum() - inside * (inside + 1) / 2) / (inside * outside))
-    return float(np.mean(areas))
+    return float(np.mean(areas)) if areas else float("nan")
+
+
+def _partial_auc(probability: NDArray[np.floating], target: NDArray[np.integer]) -> float:
+    return partial_auc(probability[:, 1], target) if len(np.unique(target)) == 2 else float("nan")
+
+
+SCORES: dict[str, Score] = {
+    "accuracy": accuracy,
+    "balanced accuracy": balanced_accuracy,
+    "AUROC": auroc,
+    "pAUC": _partial_auc,
+}
+KEYS = {"accuracy": "accuracy", "balanced accuracy": "balanced_accuracy", "AUROC": "auroc", "pAUC": "partial_auc"}
 
 
 def case_dice(runs: Sequence[Sequence[Mapping[str, Any]]], class_name: str | None = None) -> dict[str, float]:
@@ -60,18 +79,36 @@ def probabilities(rows: Sequence[Mapping[str, Any]]) -> tuple[NDArray[np.floatin
     return np.array([row["probability"] for row in rows]), np.array([row["target"] for row in rows])
 
 
-def by_seed(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """Differences seed by seed; where the groups have not as many, from the other's mean."""
-    paired = theirs if len(theirs) == len(ours) else [float(np.mean(theirs))] * len(ours)
-    return [own - base for own, base in zip(ours, paired, strict=True)]
+def compare_runs(ours: Sequence[Rows], theirs: Sequence[Rows], score: str, same_seeds: bool) -> Comparison:
+    """Ours - theirs in one score: one of `SCORES`, `MEAN_DICE`, or the Dice of the class of this name.
+
+    Runs are their rows, a run a seed, of the same cases and targets; where same_seeds in the same order of seeds. The
+    interval of Dice is over cases and seeds, that of a score of all images over resampled images with the seeds fixed.
+    """
+    if "probability" in ours[0][0]:
+        return _compare_answers(SCORES[score], ours, theirs, same_seeds)
+    class_name = None if score == MEAN_DICE else score
+    cases = list(case_dice(ours[:1], class_name))
+
+    def by_case(rows: Rows) -> list[float]:
+        dice = case_dice([rows], class_name)
+        return [dice[case] for case in cases]
+
+    scores = (np.array([by_case(rows) for rows in group]) for group in (ours, theirs))
+    return statistics.compare(*scores, same_seeds)
 
 
-def case_interval(difference: NDArray[np.floating]) -> tuple[float, float, float]:
-    """Mean of the differences by case (N,) and its 95 % interval (Student's t)."""
-    if np.ptp(difference) == 0:
-        return (float(difference[0]),) * 3
-    low, high = ttest_1samp(difference, 0).confidence_interval()
-    return float(difference.mean()), float(low), float(high)
+def _compare_answers(score: Score, ours: Sequence[Rows], theirs: Sequence[Rows], same_seeds: bool) -> Comparison:
+    target = probabilities(ours[0])[1]
+    answers = [[probabilities(rows)[0] for rows in group] for group in (ours, theirs)]
+    mean, low, high, share = resampled_interval(score, *answers, target)
+    seeds = by_seed(*([score(run, target) for run in group] for group in answers), same_seeds)
+    undefined = f"{1 - share:.0%} of the resamples of {len(target)} images hold one class only"
+    if not np.isfinite(mean):
+        undefined = f"all {len(target)} images are of one class"
+    ours_mean, theirs_mean = (np.mean(group, axis=0) for group in answers)
+    differing = int((ours_mean != theirs_mean).any(1).sum())
+    return judge((mean, low, high), differing, seeds, "images", undefined=undefined)
 
 
 def resampled_interval(
@@ -80,43 +117,48 @@ def resampled_interval(
     theirs: Sequence[NDArray[np.floating]],
     target: NDArray[np.integer],
     resamples: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float, float]:
-    """Difference of the mean scores of two groups, and its 95 % bootstrap interval over test images.
+) -> tuple[float, float, float, float]:
+    """Difference of the mean scores of two groups, its 95 % bootstrap interval over test images, and the share of the
+    resamples in which it is defined.
 
     `ours` and `theirs` hold a probability (N, K) a seed, for the same images. Every resample draws the same images for
     all of them, so what is common to both cancels.
     """
-    generator = np.random.default_rng(seed)
 
     def difference(where: NDArray[np.integer]) -> float:
         means = [np.mean([score(run[where], target[where]) for run in group]) for group in (ours, theirs)]
         return float(means[0] - means[1])
 
-    draws = [difference(generator.integers(len(target), size=len(target))) for _ in range(resamples)]
-    low, high = np.quantile(draws, (0.025, 0.975))
-    return difference(np.arange(len(target))), float(low), float(high)
+    mean = difference(np.arange(len(target)))
+    if not np.isfinite(mean):
+        return mean, mean, mean, 0.0
+    return mean, *statistics.bootstrap(difference, len(target), resamples)
 
 
-def conclude(
-    what: str, interval: tuple[float, float, float], seeds: Sequence[float], cases: int, name: str, other: str
-) -> str:
-    """One line: the difference, its interval, by seed, and what to conclude.
+def mean_interval(
+    score: Score, answers: Sequence[NDArray[np.floating]], target: NDArray[np.integer], resamples: int = 500
+) -> tuple[float, float]:
+    """95 % interval over images of the mean score of several seeds; NaN where it is not defined."""
 
-    A difference counts when the interval excludes zero and every seed agrees in sign.
-    """
-    mean, low, high = interval
-    agree = all(seed > 0 for seed in seeds) or all(seed < 0 for seed in seeds)
-    measurable = agree and (low > 0 or high < 0)
-    verdict = f"{name} is {'better' if mean > 0 else 'worse'}" if measurable else "no measurable difference"
-    by_seed = f"; by seed {', '.join(f'{seed:+.3f}' for seed in seeds)}" if len(seeds) > 1 else ", one seed"
-    return (
-        f"{name} - {other}: {mean:+.3f} {what}, 95 % interval [{low:+.3f}, {high:+.3f}] over {cases} cases"
-        f"{by_seed}: {verdict}"
-    )
+    def mean(where: NDArray[np.integer]) -> float:
+        return float(np.mean([score(probability[where], target[where]) for probability in answers]))
+
+    return statistics.bootstrap(mean, len(target), resamples)[:2]
+
+
+def conclude(what: str, found: Comparison, cases: int, name: str, other: str) -> str:
+    """One line: the difference, its interval, by seed, and what to conclude."""
+    if not np.isfinite(found.mean):
+        return f"{name} - {other}: {what} is {found.words}"
+    ends = f"[{found.low:+.3f}, {found.high:+.3f}]" if np.isfinite(found.low) else "not defined"
+    by_seed = f"; by seed {', '.join(f'{seed:+.3f}' for seed in found.seeds)}" if len(found.seeds) > 1 else ", one seed"
+    verdict = f"{name} is {found.words}" if found.verdict in (statistics.BETTER, statistics.WORSE) else found.words
+    return f"{name} - {other}: {found.mean:+.3f} {what}, 95 % interval {ends} over {cases} cases{by_seed}: {verdict}"
 
 
 def spread(values: Sequence[float]) -> str:
     """Mean, and the standard deviation over seeds where there are several."""
+    if not np.isfinite(values).all():
+        return statistics.UNDEFINED
     mean = f"{np.mean(values):.3f}"
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.3f}"

@@ -21,9 +21,10 @@ COLUMNS = (
     (
         "Gain",
         "the student's Dice minus that of the student alone of the same seed and case, mean over both; its interval "
-        "comes of 10,000 bootstrap draws of cases and seeds, with replacement, one fewer of each than there are.",
+        "comes of 10,000 bootstrap draws of cases and seeds, with replacement, one fewer of each than there are; of "
+        "one seed it is Student's t over cases.",
     ),
-    ("Verdict", "better or worse where that 95 % interval excludes zero, otherwise no measurable difference."),
+    ("Verdict", "better, worse, or no measurable difference, by the rule above."),
     (
         "Gap closed",
         "gain over the gap between the teacher's Dice and that of the student alone, in the same draws. Not told where "

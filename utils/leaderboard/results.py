@@ -30,12 +30,14 @@ from utils.leaderboard.plan import (
     run_folder,
 )
 from utils.report.curves import read_curves
+from utils.statistics import RESAMPLES, case_interval, count_differing, draws, judge, quantiles
+from utils.statistics import RULE as DIFFERENCE_COUNTS
+from utils.tested import fault_of, other_data
 
-RESAMPLES = 10_000
 RULE = (
     "gain: mean over seeds and test cases of a student's Dice minus that of the plain one of the same seed and case; "
-    "interval: 95 % bootstrap over cases and seeds, one fewer of each than there are; gap closed: gain over the gap "
-    "between teacher and plain student in the same draws"
+    "interval: 95 % bootstrap over cases and seeds, one fewer of each than there are (of one seed Student's t over "
+    f"cases); {DIFFERENCE_COUNTS}; gap closed: gain over the gap between teacher and plain student in the same draws"
 )
 
 
@@ -52,25 +54,40 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def read_dice(file: Path) -> dict[str, float]:
-    """Mean Dice over classes of each test case of a run. Raises ValueError where test was not read."""
+def read_result(file: Path) -> dict[str, Any]:
+    """A test.json. Raises ValueError where test was not read, or the file is damaged."""
     if not file.is_file():
         raise ValueError(f"{file}: not found: the run has not finished, or not read test (train.py --mode test)")
-    cases = json.loads(file.read_text())["rows"]
-    if not all("dice" in case for case in cases):
-        raise ValueError(f"{file}: has no Dice: a leaderboard compares segmentations")
-    return case_dice([cases])
+    again = "move it away, and test that run again (train.py --mode test)"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        rows = content["rows"]
+        if rows and not all("dice" in row for row in rows):
+            raise ValueError(f"{file}: has no Dice: a leaderboard compares segmentations")
+        fault = fault_of(rows)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, RecursionError):
+        fault = "is damaged, or not a test result"
+    if fault:
+        raise ValueError(f"{file}: {fault}: {again}")
+    return content
+
+
+def _of_these_weights(file: Path, content: Mapping[str, Any], checkpoint: Path) -> Mapping[str, Any]:
+    """The content of a test.json. Raises ValueError where its checkpoint has changed since."""
+    tested = content.get("checkpoint_sha256")
+    if tested and checkpoint.is_file() and tested != checkpoints.sha256(checkpoint):
+        raise ValueError(f"{file}: is of another {checkpoint.name}: read test again, with train.py --mode test")
+    return content
 
 
 def teacher_dice(plan: Plan) -> dict[str, float]:
     """Dice of each test case of the teacher. Raises ValueError where it has not read test, or before it changed."""
-    checkpoint = plan.teacher_checkpoint
-    file = checkpoint.parent / "test.json"
-    scores = read_dice(file)
-    tested = json.loads(file.read_text()).get("checkpoint_sha256")
-    if tested and checkpoint.is_file() and tested != checkpoints.sha256(checkpoint):
-        raise ValueError(f"{file}: is of another {checkpoint.name}: read test again, with train.py --mode test")
-    return scores
+    return case_dice([_teacher_result(plan)["rows"]])
+
+
+def _teacher_result(plan: Plan) -> Mapping[str, Any]:
+    file = plan.teacher_checkpoint.parent / "test.json"
+    return _of_these_weights(file, read_result(file), plan.teacher_checkpoint)
 
 
 def paired(
@@ -78,32 +95,23 @@ def paired(
 ) -> tuple[Interval, Interval]:
     """Gain and share of the gap closed of scores by seed and case.
 
-    ours, theirs: (seeds, cases), the same seed and case in the same place; teacher: (cases,). Each of 10,000 draws
-    takes seeds and cases with replacement, the same for all three, one fewer of each than there are (Rao and Wu, 1988):
-    as many would make the variance of n seeds (n - 1) / n of what it is, too small by a third for three. A draw without
-    a gap has no share and is left out.
+    ours, theirs: (seeds, cases), the same seed and case in the same place; teacher: (cases,). The draws of seeds and
+    cases are the same for all three (`draws`). The gain's interval is that of `utils.statistics.difference_interval`. A
+    draw without a gap has no share and is left out.
     """
-    generator = np.random.default_rng(seed)
-    seeds, cases = ours.shape
     gains, shares = [], []
-    for _ in range(RESAMPLES):
-        rows = generator.integers(seeds, size=max(seeds - 1, 1))
-        columns = generator.integers(cases, size=max(cases - 1, 1))
+    for rows, _, columns in draws(len(ours), None, ours.shape[1], RESAMPLES, seed):
         plain = theirs[np.ix_(rows, columns)].mean()
         gain, gap = ours[np.ix_(rows, columns)].mean() - plain, teacher[columns].mean() - plain
         gains.append(gain)
         if gap > 0:
             shares.append(gain / gap)
     gain, gap = float((ours - theirs).mean()), float(teacher.mean() - theirs.mean())
+    ends = case_interval(ours[0] - theirs[0])[1:] if len(ours) == 1 else quantiles(gains)
     share = Interval(float("nan"), float("nan"), float("nan"))
     if gap > 0 and len(shares) > 0.95 * RESAMPLES:
-        share = Interval(gain / gap, *_quantiles(shares))
-    return Interval(gain, *_quantiles(gains)), share
-
-
-def _quantiles(values: Sequence[float]) -> tuple[float, float]:
-    low, high = np.quantile(values, (0.025, 0.975))
-    return float(low), float(high)
+        share = Interval(gain / gap, *quantiles(shares))
+    return Interval(gain, *ends), share
 
 
 def choose_shares(plan: Plan) -> dict[tuple[str, str], float]:
@@ -137,23 +145,24 @@ def rows(plan: Plan, shares: Mapping[tuple[str, str], float]) -> list[dict[str, 
     What was trained by another plan of the same output is left out.
     """
     finished = _finished(plan, shares)
-    teacher = teacher_dice(plan)
+    result = _teacher_result(plan)
+    teacher = case_dice([result["rows"]])
     cases = sorted(teacher)
     of_teacher = np.array([teacher[case] for case in cases])
     table = [_line("teacher", "", {0: list(of_teacher)}, [plan.teacher_checkpoint.parent], None)]
     for student in plan.students:
-        plain = _by_seed(finished[student, PLAIN], cases)
+        plain = _by_seed(finished[student, PLAIN], cases, result)
         first = [_scored(student, PLAIN, plain, finished[student, PLAIN])]
         for control in plan.controls:
             folders = finished[student, control]
             same = all(_classes(folder) == _classes(plan.teacher_checkpoint.parent) for folder in folders.values())
-            mine = _by_seed(folders, cases) if same else {}  # of other classes a mean would say nothing
+            mine = _by_seed(folders, cases, result) if same else {}  # of other classes a mean would say nothing
             line = _scored(student, control, mine, folders) | {"method": f"{PLAIN}: {control}"}
             first.append(line | {"seeds": len(folders)})
         lines = []
         for method in plan.methods:
             folders = finished[student, method]
-            mine = _by_seed(folders, cases)
+            mine = _by_seed(folders, cases, result)
             seeds = sorted(mine.keys() & plain.keys())
             line = _scored(student, method, mine, folders)
             if (student, method) in shares:
@@ -161,17 +170,16 @@ def rows(plan: Plan, shares: Mapping[tuple[str, str], float]) -> list[dict[str, 
             if len(seeds) * len(cases) > 1:  # one score has no interval
                 ours, theirs = (np.array([scores[seed] for seed in seeds]) for scores in (mine, plain))
                 gain, closed = paired(ours, theirs, of_teacher)
-                line |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high, "verdict": verdict(gain)}
+                line |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
+                line["verdict"] = judge(
+                    (gain.mean, gain.low, gain.high),
+                    count_differing((ours - theirs).mean(0)),
+                    (ours - theirs).mean(1),
+                ).verdict
                 line |= {"closed": closed.mean, "closed_low": closed.low, "closed_high": closed.high}
             lines.append(line)
         table += first + sorted(lines, key=lambda line: -line.get("gain", float("-inf")))
     return table
-
-
-def verdict(gain: Interval) -> str:
-    if not gain.excludes_zero:
-        return "no measurable difference"
-    return "better" if gain.mean > 0 else "worse"
 
 
 def _finished(plan: Plan, shares: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], dict[int, Path]]:
@@ -198,19 +206,23 @@ def _is_of(plan: Plan, run: Run, done: bool = False) -> bool:
     return not difference(record["identity"], fingerprint(plan, run)) and (record["done"] or not done)
 
 
-def _by_seed(folders: Mapping[int, Path], cases: Sequence[str]) -> dict[int, list[float]]:
-    """Dice of every case, by seed, of the runs that finished."""
+def _by_seed(folders: Mapping[int, Path], cases: Sequence[str], teacher: Mapping[str, Any]) -> dict[int, list[float]]:
+    """Dice of every case, by seed, of the runs that finished. teacher: its test result, on the same targets."""
     scores = {}
     for seed, folder in folders.items():
-        mine = read_dice(folder / "test.json")
+        file = folder / "test.json"
+        result = _of_these_weights(file, read_result(file), folder / "best.ckpt")
+        mine = case_dice([result["rows"]])
         if sorted(mine) != list(cases):
             raise ValueError(f"{folder}: other test cases than the teacher's: were the data sliced again?")
+        if found := other_data(teacher, result, ("the teacher", str(folder))):
+            raise ValueError(f"{found}: move both test.json away and test both on the same data (train.py --mode test)")
         scores[seed] = [mine[case] for case in cases]
     return scores
 
 
 def _classes(folder: Path) -> set[str]:
-    return {row["class"] for row in json.loads((folder / "test.json").read_text())["rows"]}
+    return {row["class"] for row in read_result(folder / "test.json")["rows"]}
 
 
 def _scored(
@@ -242,7 +254,7 @@ def _line(
 
 def _beside(folders: Sequence[Path]) -> dict[str, float]:
     """What stands beside the Dice that is compared, means over seeds: each class's, and that of RankSEG's labels."""
-    scores = [json.loads((folder / "test.json").read_text())["scores"] for folder in folders]
+    scores = [read_result(folder / "test.json").get("scores", {}) for folder in folders]
     names = {name: name for score in scores for name in score if name.startswith("dice/")}
     names |= {"ranked": "ranked/dice"}
     found = {name: [score[key] for score in scores if key in score] for name, key in names.items()}

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from utils.leaderboard.plan import PLAIN
+from utils.statistics import BETTER, NOTHING, WORSE
 
-BETTER, NOTHING, WORSE = "better", "no measurable difference", "worse"
 KINDS = {BETTER: "good", NOTHING: "none", WORSE: "bad"}  # of CSS
 WORDS = {
     **{"emkd": "EMKD", "hlfd": "HLFD", "hdkd": "HDKD", "skd": "SKD", "dist": "DIST", "vkd": "VkD", "kd": "KD"},

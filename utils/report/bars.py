@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,12 +23,18 @@ class Part:
 
 def interval_axis(intervals: Sequence[tuple[float, float, float]], zero: bool = False) -> Axis:
     """An axis that holds every (mean, low, high), and 0 if asked."""
-    values = [value for interval in intervals for value in interval] + ([0.0] if zero else [])
-    return linear_axis(min(values), max(values), 4)
+    values = [value for interval in intervals for value in interval if math.isfinite(value)] + ([0.0] if zero else [])
+    return linear_axis(min(values, default=0.0), max(values, default=1.0), 4)
 
 
 def interval(axis: Axis, mean: float, low: float, high: float, color: str, note: str, zero: bool = False) -> str:
-    """A dot and its interval on an axis, for a cell of a table; `zero` marks where there is no difference."""
+    """A dot and its interval on an axis, for a cell of a table; `zero` marks where there is no difference.
+
+    Nothing where the mean is not a number, the dot alone where the ends are not.
+    """
+    if not math.isfinite(mean):
+        return ""
+    low, high = (end if math.isfinite(end) else mean for end in (low, high))
     center, left, right = (f"{100 * axis.place(min(max(v, axis.low), axis.high)):.2f}%" for v in (mean, low, high))
     half = HEIGHT / 2
     origin = f"{100 * axis.place(0):.2f}%" if zero else ""

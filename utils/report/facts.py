@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 
+from datasets.files import describe
 from utils import checkpoints
 from utils.complexity import Complexity, complexity, latency
 from utils.latency import Timing
@@ -16,7 +18,7 @@ from utils.report.colors import Style, group_styles
 from utils.report.exports import Export, read_exports
 from utils.report.gains import Estimate, Gain, estimate, gain, score_names
 from utils.report.groups import Group, chosen_student, group_runs
-from utils.report.runs import Run, of_one_dataset, read_run
+from utils.report.runs import Run, of_one_dataset, once_each, read_run
 
 
 @dataclass(frozen=True)
@@ -107,14 +109,18 @@ def gather(wanted: Wanted, tell: Callable[[str], None]) -> Report:
         except ValueError as error:
             notes.append(str(error))
             continue
+        except OSError as error:
+            notes.append(describe(error, folder))
+            continue
         runs.append(run)
         notes += lacks
     if not runs:
         raise ValueError("; ".join(notes))
+    runs, repeated = once_each(runs)
     runs, left_out = of_one_dataset(runs)
     groups = group_runs(runs)
     report = Report(wanted, tell, groups, group_styles(groups), score_names(runs[0]), [])
-    for line in (*notes, *left_out):
+    for line in (*notes, *repeated, *left_out, *_same_seeds(groups)):
         report.note(line)
     _measure(report)
     report.exports, notes = read_exports(wanted.exports, groups)
@@ -123,6 +129,16 @@ def gather(wanted: Wanted, tell: Callable[[str], None]) -> Report:
     if wanted.latency and not report.first.classifies:
         _time(report)
     return report
+
+
+def _same_seeds(groups: Sequence[Group]) -> list[str]:
+    """A line for each two runs of a group with one seed."""
+    return [
+        f"{group.name}: {run.folder} and {other.folder} have the same seed {run.seed}; both are counted"
+        for group in groups
+        for run, other in pairwise(group.runs)
+        if run.seed == other.seed
+    ]
 
 
 def _measure(report: Report) -> None:
@@ -143,7 +159,7 @@ def _measure(report: Report) -> None:
         if group.role != "distilled":
             continue
         if control is None:
-            report.note(f"{group.name}: no run of {group.first.network} trained alone is among these: no gain to tell")
+            report.note(f"{group.name}: no run of {group.first.network} trained alone is among these: no gain is given")
             continue
         for score in report.names:
             try:

@@ -34,6 +34,10 @@ class Group:
         return self.runs[0]
 
     @property
+    def seeds(self) -> list[int]:
+        return [run.seed for run in self.runs]
+
+    @property
     def val_score(self) -> float:
         return sum(run.val_score for run in self.runs) / len(self.runs)
 
@@ -56,8 +60,8 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         else:
             role = "teacher"
         key = {name: value for name, value in run.recipe.items() if name not in NOT_THE_RECIPE}
-        found.setdefault(yaml.safe_dump([role, key]), (role, []))[1].append(run)
-    named = _names([(role, sorted(members, key=_seed)) for role, members in found.values()])
+        found.setdefault(yaml.safe_dump([role, key, run.split, run.fingerprint]), (role, []))[1].append(run)
+    named = _names([(role, sorted(members, key=lambda run: run.seed)) for role, members in found.values()])
     controls = [group for group in named if group.role == "plain"]
     groups = [Group(g.name, g.role, g.runs, _control(g, controls)) for g in named]
     networks = list(dict.fromkeys(yaml.safe_dump(g.first.checkpoint["network"]) for g in groups))
@@ -79,10 +83,6 @@ def short_names(groups: Sequence[Group]) -> list[str]:
     """Names for narrow places: roles where each is there once."""
     roles = [group.role for group in groups]
     return [ROLE_NAMES[group.role] if roles.count(group.role) == 1 else group.name for group in groups]
-
-
-def _seed(run: Run) -> int:
-    return run.recipe.get("seed", 0)
 
 
 def _teacher_folder(run: Run) -> Path:

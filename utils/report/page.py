@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
+from datasets.files import write_text
 from utils.report.markup import text
 
+MARKS = (b'<meta name="generator" content="distillation report">', b'<p class="eyebrow">Distillation ')  # or older
 FOLDER = Path(__file__).resolve().parent
 
 
@@ -25,7 +27,15 @@ def write_page(path: Path, title: str, eyebrow: str, subtitle: str, parts: Seque
         contents=contents,
         parts="\n".join(content for _, _, content in parts),
     )
+    refuse_foreign(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    write_text(path, page)
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raises ValueError where a file that is no page of this program would be replaced."""
+    if not path.exists():
+        return
+    page = path.read_bytes()
+    if page and not any(mark in page for mark in MARKS):
+        raise ValueError(f"{path}: is there already, and this program did not write it: choose another name")

@@ -11,6 +11,7 @@ from utils.report.gains import Estimate
 from utils.report.groups import Group
 from utils.report.machine import describe_machine
 from utils.report.markup import section, text
+from utils.statistics import RULE
 
 
 def show_summary(report: Report) -> str:
@@ -60,8 +61,8 @@ def show_scores(report: Report) -> str:
     if report.gains:
         content += "<h3>What distillation gained</h3>" + scores.show_gains(report.gains, report.names, report.styles)
         content += (
-            '<p class="note">Paired by case against the same network trained alone. A gain counts when its interval '
-            "excludes zero and all seeds agree in sign; the conclusion is about the first score.</p>"
+            '<p class="note">Paired by case against the same network trained alone. '
+            f"{text(RULE[:1].upper() + RULE[1:])}; the conclusion is about the first score.</p>"
         )
     if surfaces := scores.show_surfaces(report.groups):
         content += f"<h3>Distances and lesions</h3>{surfaces}"

@@ -11,6 +11,7 @@ from typing import Any
 from networks import NETWORKS
 from utils import checkpoints
 from utils.inference import make_metrics
+from utils.tested import other_data, read_test, same_weights
 
 EVALUATED = "best_test_scores.json"  # what scripts/evaluate.py leaves beside best.ckpt
 
@@ -28,6 +29,17 @@ class Run:
     rows: list[dict[str, Any]]
     rule: str
     surfaces: list[dict[str, Any]] | None
+    target_digests: dict[str, str] | None = None
+    fingerprint: str | None = None  # of the test data
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What `other_data` compares."""
+        return {"rows": self.rows, "target_digests": self.target_digests}
+
+    @property
+    def seed(self) -> int:
+        return self.recipe.get("seed", 0)
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -76,7 +88,7 @@ class Run:
 def read_run(folder: Path) -> tuple[Run, list[str]]:
     """The run in `folder`, and a line for each file that it lacks.
 
-    Raises ValueError naming the folder where there is no checkpoint to speak of.
+    Raises ValueError naming the folder where there is no checkpoint, and OSError.
     """
     file = folder / "best.ckpt"
     if not file.is_file():
@@ -89,7 +101,7 @@ def read_run(folder: Path) -> tuple[Run, list[str]]:
     digest = checkpoints.sha256(file)
     notes = []
     try:
-        tested = _tested(folder / "test.json", digest)
+        tested = read_test(folder, digest, recipe)
     except ValueError as error:
         tested = None
         notes.append(f"{error}; its scores here are those of val")
@@ -108,25 +120,10 @@ def read_run(folder: Path) -> tuple[Run, list[str]]:
         rows=known["rows"],
         rule=known["empty_mask_rule"],
         surfaces=_evaluated(folder / EVALUATED, digest, notes),
+        target_digests=known.get("target_digests"),
+        fingerprint=known.get("data_fingerprint"),
     )
     return run, notes
-
-
-def _tested(file: Path, digest: str) -> dict[str, Any]:
-    """The content of test.json. Raises ValueError when it is missing, broken or of other weights."""
-    if not file.is_file():
-        raise ValueError(f"{file.parent}: has no test.json (its training command with --mode test writes it)")
-    try:
-        content = json.loads(file.read_text())
-        complete = bool(content["rows"]) and bool(content["scores"]) and bool(content["empty_mask_rule"])
-        of_these_weights = content["checkpoint_sha256"] == digest
-    except (ValueError, KeyError, TypeError):
-        complete = False
-    if not complete:
-        raise ValueError(f"{file}: holds no test scores (its training command with --mode test writes them)")
-    if not of_these_weights:
-        raise ValueError(f"{file}: was made by an earlier best.ckpt (--mode test scores the present one)")
-    return content
 
 
 def _evaluated(file: Path, digest: str, notes: list[str]) -> list[dict[str, Any]] | None:
@@ -148,21 +145,35 @@ def _rule(checkpoint: dict[str, Any]) -> str:
     return make_metrics(checkpoint["recipe"]["metric"], names)[0].empty_mask_rule
 
 
-def of_one_dataset(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """The runs that share data split, classes and metric with most of the others, and a line for each that does not.
+def once_each(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """The runs without those that are there twice (through a link, or as a copy), and a line for each of those."""
+    kept: list[Run] = []
+    notes = []
+    for run in runs:
+        twin = next((other for other in kept if same_weights(run.checkpoint, other.checkpoint)), None)
+        if twin is None:
+            kept.append(run)
+        else:
+            notes.append(f"{run.folder}: is the same run as {twin.folder}: left out, it is no further seed")
+    return kept, notes
 
-    Runs of other patients or classes cannot be paired with these case by case.
+
+def of_one_dataset(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """The runs that share data split, classes, metric and targets with most of the others, and a line for each that
+    does not.
+
+    Runs of other patients, classes or targets cannot be paired with these case by case.
     """
 
     def kind(run: Run) -> tuple:
-        return run.split_sha256, tuple(run.class_names), run.rule
+        return run.split_sha256, tuple(run.class_names), run.recipe["metric"]["name"], run.rule
 
     kinds = [kind(run) for run in runs]
     common = max(kinds, key=kinds.count)  # of equals the first
     reference = runs[kinds.index(common)]
-    notes = []
+    kept, notes = [], []
     for run in runs:
-        for what, ours, theirs in zip(("split", "classes", "metric"), kind(run), common, strict=True):
+        for what, ours, theirs in zip(("split", "classes", "metric", "rule"), kind(run), common, strict=True):
             if ours != theirs:
                 ours, theirs = (value[:12] if what == "split" else value for value in (ours, theirs))
                 notes.append(
@@ -170,4 +181,31 @@ def of_one_dataset(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
                     f"{reference.data}: they cannot be paired, it is left out; make a report of its own"
                 )
                 break
-    return [run for run, its in zip(runs, kinds, strict=True) if its == common], notes
+        else:
+            kept.append(run)
+    left, more = _of_the_same_targets(kept)
+    return left, notes + more
+
+
+def _of_the_same_targets(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """The runs whose targets (of test, or of val where they were not tested) are those of most others."""
+
+    def apart(run: Run, other: Run) -> str | None:
+        if run.split != other.split:
+            return None
+        return other_data(other.result, run.result, (str(other.folder), str(run.folder)))
+
+    reference = {
+        split: max(
+            (run for run in runs if run.split == split),
+            key=lambda run: sum(apart(run, other) is None for other in runs),
+        )
+        for split in {run.split for run in runs}
+    }
+    kept, notes = [], []
+    for run in runs:
+        if found := apart(run, reference[run.split]):
+            notes.append(f"{run.folder}: left out: {found}; test both on the same data")
+        else:
+            kept.append(run)
+    return kept, notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,12 +11,13 @@ from utils.complexity import Complexity
 from utils.latency import Timing
 from utils.report.bars import interval, interval_axis, interval_scale
 from utils.report.colors import Style
-from utils.report.gains import NOTHING, Estimate, Gain
+from utils.report.gains import Estimate, Gain
 from utils.report.groups import Group
 from utils.report.markup import MISSING, TIMES, Column, table, text
 from utils.report.provenance import chip
-from utils.report.summary import interval_text
+from utils.report.summary import interval_text, why
 from utils.report.timings import precision_of, timed_names
+from utils.statistics import UNDEFINED
 
 SURFACES = (
     ("surface_dice", "surface Dice", 3),
@@ -73,7 +75,7 @@ def show_gains(gains: Sequence[Gain], scores: Sequence[str], styles: Mapping[str
                 f"{text(gain.group)} <small>against {text(gain.control)}</small>",
                 _estimate(gain.estimate, signed=True),
                 interval(axis, *_triple(gain.estimate), styles[gain.group].color, note, zero=True),
-                f'<span class="verdict {kind}">{text(gain.verdict if gain.sign else NOTHING)}</span>',
+                f'<span class="verdict {kind}">{text(gain.verdict)}</span>{why(gain)}',
                 *(_estimate(other.estimate, signed=True) if other else "" for other in others),
             ]
         )
@@ -146,5 +148,8 @@ def _triple(estimate: Estimate) -> tuple[float, float, float]:
 
 def _estimate(estimate: Estimate, signed: bool = False) -> str:
     sign = "+" if signed else ""
+    if math.isnan(estimate.mean):
+        return f"<small>{UNDEFINED}</small>"
     low, high = f"{estimate.low:{sign}.3f}", f"{estimate.high:{sign}.3f}"
-    return f"<b>{estimate.mean:{sign}.3f}</b> <small>{low} … {high}</small>"
+    ends = f"interval {UNDEFINED}" if math.isnan(estimate.low) else f"{low} … {high}"
+    return f"<b>{estimate.mean:{sign}.3f}</b> <small>{ends}</small>"

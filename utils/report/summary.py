@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from utils.complexity import Complexity
 from utils.latency import Timing
 from utils.report.exports import TIMED
-from utils.report.gains import NOTHING, Estimate, Gain
+from utils.report.gains import Estimate, Gain
 from utils.report.groups import Group
 from utils.report.markup import TIMES, text
 from utils.report.timings import precision_of, reference, timed_names
+from utils.statistics import NOTHING, UNDEFINED
 
 
 def headline(gains: Sequence[Gain], groups: Sequence[Group]) -> str:
@@ -49,7 +51,7 @@ def sentence(
 ) -> str:
     """Teacher, plain and distilled student in one sentence. Plain text."""
     split = student[0].first.split
-    parts = [f"{name} {value.mean:.3f}" for name, value in _scored(teacher, control, student)]
+    parts = [f"{name} {_mean(value)}" for name, value in _scored(teacher, control, student)]
     where = "" if split == "test" else " (val: not tested)"
     conclusion = ""
     if gain is not None:
@@ -64,11 +66,10 @@ def _scored(*pairs: tuple[Group, Estimate] | None) -> list[tuple[str, Estimate]]
 
 def verdicts(gains: Sequence[Gain]) -> str:
     """A line for each distilled student, in HTML."""
-    words = {1: "better", -1: "worse", 0: NOTHING}
     kinds = {1: "good", -1: "bad", 0: "none"}
     items = "".join(
-        f'<li><span class="verdict {kinds[gain.sign]}">{words[gain.sign]}</span> <b>{text(gain.group)}</b> against '
-        f"{text(gain.control)}: {interval_text(gain.estimate, signed=True)}{_seeds(gain)}</li>"
+        f'<li><span class="verdict {kinds[gain.sign]}">{text(gain.verdict)}</span> <b>{text(gain.group)}</b> against '
+        f"{text(gain.control)}: {interval_text(gain.estimate, signed=True)}{_seeds(gain)}{why(gain)}</li>"
         for gain in gains
     )
     return f'<ul class="verdicts">{items}</ul>' if gains else ""
@@ -86,9 +87,9 @@ def tiles(
     """Key numbers, in HTML."""
     found = []
     if teacher:
-        found.append((f"{teacher[1].mean:.3f}", f"{score} of the teacher", teacher[0].name))
+        found.append((_mean(teacher[1]), f"{score} of the teacher", teacher[0].name))
     if student:
-        found.append((f"{student[1].mean:.3f}", f"{score} of the distilled student", student[0].name))
+        found.append((_mean(student[1]), f"{score} of the distilled student", student[0].name))
     if gain:
         low, high = f"{gain.estimate.low:+.3f}", f"{gain.estimate.high:+.3f}"
         found.append(
@@ -124,7 +125,20 @@ def _ratio(value: float, above: str, below: str) -> tuple[str, str]:
 
 def interval_text(estimate: Estimate, signed: bool = False) -> str:
     sign = "+" if signed else ""
+    if math.isnan(estimate.mean):
+        return UNDEFINED
+    if math.isnan(estimate.low):
+        return f"{estimate.mean:{sign}.3f} (interval {UNDEFINED})"
     return f"{estimate.mean:{sign}.3f} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"
+
+
+def why(gain: Gain) -> str:
+    """Why no more can be claimed, in HTML; often nothing."""
+    return f" <small>{text(gain.why)}</small>" if gain.why else ""
+
+
+def _mean(estimate: Estimate) -> str:
+    return UNDEFINED if math.isnan(estimate.mean) else f"{estimate.mean:.3f}"
 
 
 def _seeds(gain: Gain) -> str:

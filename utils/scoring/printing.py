@@ -51,13 +51,14 @@ def print_comparison(names: Sequence[str], lines: Sequence[Mapping[str, Any]]) -
 
 def _difference(line: Mapping[str, Any]) -> dict[str, str]:
     left_out = f" (-{line['left_out']})" if line["left_out"] else ""
+    ends = "" if line["low"] is None else f" [{line['low']:+.3f}, {line['high']:+.3f}]"
     return {
         "class": line["class"],
         "score": line["score"],
         "cases": f"{line['cases']}{left_out}",
         "A": f"{line['mean']:.3f}",
         "B": f"{line['other_mean']:.3f}",
-        "A - B": f"{line['difference']:+.3f} [{line['low']:+.3f}, {line['high']:+.3f}]",
+        "A - B": f"{line['difference']:+.3f}{ends}",
         "p": f"{line['p']:.3g}, {line['p_holm']:.3g}",
         "effect": f"{line['effect']:+.2f}",
         "verdict": line["verdict"],

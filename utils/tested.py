@@ -1,0 +1,122 @@
+"""Test results of runs: read from test.json, and whether two of them may be compared at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def test_command(folder: Path, recipe: Mapping[str, Any] | None = None) -> str:
+    """The command that scores the run in a folder on its test split. recipe: of its checkpoint, where that is read."""
+    script = "train_kd.py" if recipe and recipe.get("teacher") else "train.py"
+    command = f"python {script} --config {shlex.quote(str(folder / 'config.yaml'))} --mode test"
+    if recipe is None or Path(str(recipe.get("output"))).resolve() != folder.resolve():
+        command += f" --output {shlex.quote(str(folder))}"
+    return command
+
+
+def read_test(folder: Path, sha256: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The test result of the run in a folder.
+
+    sha256, recipe: of its best.ckpt. Raises ValueError where test.json is missing, damaged, or of other weights.
+    """
+    file, command = folder / "test.json", test_command(folder, recipe)
+    if not file.exists():
+        raise ValueError(f"{folder}: has no test.json: {command} writes it")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        faults = None if content["scores"] and content["empty_mask_rule"] else "it holds no scores"
+        of_these_weights = content["checkpoint_sha256"] == sha256
+        faults = faults or fault_of(content["rows"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        faults = "it is damaged, or not a test result"
+    if faults:
+        raise ValueError(f"{file}: {faults}: move it away; {command} writes it again")
+    if not of_these_weights:
+        raise ValueError(f"{file}: was made by an earlier best.ckpt: {command} scores the present one")
+    return content
+
+
+def fault_of(rows: Rows) -> str | None:
+    """What is wrong with the rows of a test result, such as a score that is not a number; None where they are right.
+
+    Raises KeyError or TypeError where they are not rows of cases at all.
+    """
+    if not rows:
+        return "it holds no case"
+    places = set()
+    images = "probability" in rows[0]
+    for row in rows:
+        place = row["case"], None if images else row["class"]
+        if place in places:
+            return f"it holds {_name(place)} twice"
+        places.add(place)
+        values = row["probability"] if images else [row["dice"]]
+        if images and (len(values) != len(rows[0]["probability"]) or not 0 <= row["target"] < len(values)):
+            return f"the classes of {row['case']} are not those of {rows[0]['case']}"
+        if not values or not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+            return f"a score of {_name(place)} is not a number"
+    return None
+
+
+def _name(place: tuple[str, str | None]) -> str:
+    return place[0] if place[1] is None else f"{place[0]}, {place[1]}"
+
+
+def other_targets(ours: Rows, theirs: Rows, names: tuple[str, str]) -> str | None:
+    """How the cases, classes or targets of two results differ, in a line without a remedy; None where they are equal.
+
+    Targets are compared by their voxels (volumes) or class numbers (images); a row without them cannot be compared.
+    """
+    if ("probability" in ours[0]) != ("probability" in theirs[0]):
+        kinds = ["images" if "probability" in rows[0] else "volumes" for rows in (ours, theirs)]
+        return f"{names[0]} holds scores of {kinds[0]}, {names[1]} of {kinds[1]}"
+    first, second = ({(row["case"], row.get("class")): row for row in rows} for rows in (ours, theirs))
+    if other := sorted(first.keys() ^ second.keys(), key=str):
+        owner = names[0] if other[0] in first else names[1]
+        return (
+            f"{names[0]} and {names[1]} were not scored on the same cases and classes ({len(other)} are in one only, "
+            f"such as {_name(other[0])}, in {owner})"
+        )
+    for place, row in first.items():
+        if "probability" in row:
+            if row["target"] != second[place]["target"]:
+                return (
+                    f"{place[0]}: the target of {names[0]} is class {row['target']}, that of {names[1]} is class "
+                    f"{second[place]['target']}"
+                )
+            continue
+        voxels = row.get("target_voxels"), second[place].get("target_voxels")
+        if voxels[0] != voxels[1] and None not in voxels:
+            return (
+                f"{_name(place)}: the target of {names[0]} has {voxels[0]} voxels, that of {names[1]} has {voxels[1]}"
+            )
+    return None
+
+
+def other_data(ours: Mapping[str, Any], theirs: Mapping[str, Any], names: tuple[str, str]) -> str | None:
+    """How the targets of two test results (test.json) differ: also where as many voxels lie elsewhere, by the digests
+    that newer results record. None where no difference can be seen.
+    """
+    if found := other_targets(ours["rows"], theirs["rows"], names):
+        return found
+    first, second = ours.get("target_digests") or {}, theirs.get("target_digests") or {}
+    changed = sorted(case for case in first.keys() & second.keys() if first[case] != second[case])
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        return f"{changed[0]}{more}: the target of {names[0]} is not that of {names[1]}, though their sizes are equal"
+    return None
+
+
+def same_weights(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Whether two checkpoints hold the same weights, as those of one run given twice do."""
+    first, second = ours["weights"], theirs["weights"]
+    return first.keys() == second.keys() and all(
+        value.dtype == second[name].dtype and value.equal(second[name]) for name, value in first.items()
+    )
