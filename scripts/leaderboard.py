@@ -5,8 +5,8 @@ methods and seeds. Of one student and seed all runs start from the same weights,
 augmentation and train equally long. The weight of each method's terms is chosen on val first, with an equal budget of
 short runs on a seed of their own; test is read once a run, at its end.
 
-What is done stays, what was stopped goes on, and a run that fails is told and left out. OUTPUT receives
-leaderboard.csv, leaderboard.html, and a folder for each run.
+What is done stays, what was stopped goes on, and a run that fails is named and left out. OUTPUT receives
+leaderboard.csv, leaderboard.html, and a folder for each run; two leaderboards do not train in one OUTPUT at once.
 
   python scripts/leaderboard.py configs/leaderboards/hippocampus.yaml --jobs 2
   python scripts/leaderboard.py configs/leaderboards/phantom.yaml --gpus 0 1 2 3
@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from datasets.files import alone_in
 from utils.command import run_command
 from utils.guards import table
 from utils.leaderboard.execution import Finished, Slots, execute
@@ -39,7 +40,10 @@ from utils.leaderboard.plan import (
     read_plan,
     teacher_runs,
 )
-from utils.leaderboard.results import RULE, choose_shares, rows, teacher_dice, write_csv
+from utils.leaderboard.results import RULE, choose_shares, refuse_foreign_table, rows, teacher_dice, write_csv
+from utils.report.page import refuse_foreign
+
+TABLE, PAGE = "leaderboard.csv", "leaderboard.html"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,7 +66,12 @@ def measure(args: argparse.Namespace) -> int:
     if args.jobs is not None and args.jobs < 1:
         raise ValueError(f"--jobs {args.jobs}: give 1 or more")
     plan = read_plan(args.plan)
-    problems = [] if args.table else train(plan, Slots(args.jobs or len(args.gpus) or 1, args.gpus))
+    for file, refuse in ((TABLE, refuse_foreign_table), (PAGE, refuse_foreign)):
+        refuse(plan.folder / file)
+    problems = []
+    if not args.table:
+        with alone_in(plan.folder):
+            problems = train(plan, Slots(args.jobs or len(args.gpus) or 1, args.gpus))
     show(plan, problems)
     return 1 if problems else 0
 
@@ -113,7 +122,7 @@ class _Clock:
 def show(plan: Plan, problems: Sequence[Finished]) -> None:
     """Write the CSV and the page, and print the table."""
     lines = rows(plan, choose_shares(plan))
-    file, page = plan.folder / "leaderboard.csv", plan.folder / "leaderboard.html"
+    file, page = plan.folder / TABLE, plan.folder / PAGE
     write_csv(file, lines)
     write_leaderboard(page, plan, lines, [f"{finished.run.name}: {finished.problem}" for finished in problems])
     print(table([_cells(line) for line in lines]))

@@ -6,10 +6,10 @@ import torch
 
 from networks import NETWORKS
 from utils import checkpoints
+from utils.inference import make_metrics
 
 UNET = {"name": "unet", "widths": [2, 2, 2, 2, 2], "in_channels": 1, "num_classes": 2}
 SQUEEZENET = {"name": "squeezenet", "in_channels": 3, "num_classes": 2}
-RULE = "a rule"
 
 
 def dice_rows(dice, voxels=100, class_name="tumor"):
@@ -79,7 +79,7 @@ def write_run(folder, rows, seed=0, weights_seed=None, scores=None, split="split
         "data": data,
         "split_sha256": split,
         "cases": len({row["case"] for row in rows}),
-        "empty_mask_rule": RULE,
+        "empty_mask_rule": make_metrics(metric, names)[0].empty_mask_rule,
         "scores": scores,
         "rows": rows,
         **tested,

@@ -1,6 +1,8 @@
 """An export is there whole or not at all, replaces nothing, and is loaded only where it is what it says."""
 
+import errno
 import json
+import shutil
 from pathlib import Path
 
 import onnx
@@ -9,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny_checkpoints import predict
 from tiny_exports import copied, export, exported, networks, plain, store
 
+from datasets.files import alone_in
 from utils import checkpoints
 from utils.exporting import parity
 
@@ -147,3 +150,64 @@ def test_a_file_that_is_not_what_it_says_is_one_clear_line(exported, store, tmp_
     error = capfd.readouterr().err
     assert error.count("\n") == 1 and message in error
     assert not (tmp_path / "out").exists()
+
+
+def test_only_what_is_recorded_as_an_export_is_replaced(plain, tmp_path, capsys):
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "README.md").write_text("my own words")
+    assert export(plain, out, "--overwrite", "--formats", "safetensors") == 2
+    assert f"{out}: holds files, but no record of an export" in capsys.readouterr().err
+    assert (out / "README.md").read_text() == "my own words" and [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_an_export_set_aside_by_a_killed_run_is_put_back(plain, exported, tmp_path, capsys):
+    out = copied(exported, tmp_path)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    out.rename(tmp_path / ".copy.former")  # killed between the two renames
+    (tmp_path / ".copy.partial").mkdir()
+    (tmp_path / ".copy.partial/student.onnx").write_bytes(b"half")
+    assert export(plain, out, "--formats", "safetensors") == 2
+    assert "holds an export" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert export(plain, out, "--overwrite", "--formats", "safetensors", "--val_cases", 1) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_foreign_files_in_the_way_of_an_export_stay(plain, tmp_path, capsys):
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial/thesis.tex").write_text("x")
+    assert export(plain, tmp_path / "out", "--formats", "safetensors") == 2
+    assert "thesis.tex: is in the way" in capsys.readouterr().err
+    assert (tmp_path / ".out.partial/thesis.tex").read_text() == "x"
+
+
+def test_two_exports_at_once_into_one_folder(plain, tmp_path, capsys):
+    with alone_in(tmp_path / ".out.partial"):
+        assert export(plain, tmp_path / "out", "--formats", "safetensors") == 2
+    assert "another command is writing to it" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_earlier_export_and_names_it(plain, exported, tmp_path, capsys, monkeypatch):
+    out = copied(exported, tmp_path)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("utils.exporting.artifact.write_weights", full)
+    assert export(plain, out, "--overwrite", "--formats", "safetensors") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"{out}: No space left on device: free some disk space" in error
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_a_damaged_test_result_beside_a_checkpoint_is_named(plain, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(plain, run / "best.ckpt")
+    (run / "test.json").write_text("{")
+    assert export(run, tmp_path / "out", "--formats", "safetensors") == 2
+    assert f"export: {run}/test.json: is damaged, or not a test result" in capsys.readouterr().err

@@ -54,10 +54,12 @@ def _test_scores(path: Path) -> dict[str, Any] | None:
     file = path.with_name("test.json")
     if not file.is_file():
         return None
-    known = json.loads(file.read_text())
-    if known.get("checkpoint_sha256") != checkpoints.sha256(path):
-        return None
-    return {key: known[key] for key in ("cases", "empty_mask_rule", "scores")}
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+        scores = {key: known[key] for key in ("cases", "empty_mask_rule", "scores")}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(f"{file}: is damaged, or not a test result: move it away, or test the run again") from None
+    return scores if known.get("checkpoint_sha256") == checkpoints.sha256(path) else None
 
 
 def _portable(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from datasets.files import alone_in
 from datasets.store import write_json
 from datasets.transforms import STRIDE, next_multiple
 from utils import checkpoints
@@ -56,23 +58,28 @@ def export(request: Request) -> dict[str, Any]:
     as PyTorch does. Nothing is left behind then.
     """
     path = request.checkpoint / "best.ckpt" if request.checkpoint.is_dir() else request.checkpoint
-    refuse_output(request.output, request.overwrite)
     output = request.output.resolve()
+    recover(output)
+    refuse_output(request.output, request.overwrite)
     model = load_model(path)
     if model.format != "checkpoint":
         raise ValueError(f"{path}: is exported already: give the run or its checkpoint")
     checkpoint = checkpoints.load(path)
     name = request.name or (path.resolve().parent.name if path.name in ("best.ckpt", "last.ckpt") else path.stem)
-    output.parent.mkdir(parents=True, exist_ok=True)
     stage = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(stage, ignore_errors=True)  # of a killed run
-    stage.mkdir()
-    try:
-        description = artifact.describe(checkpoint, path, name, request.license)
-        assemble(request, checkpoint, model.network, description, stage)
-        publish(stage, output)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+    with alone_in(stage):
+        try:
+            empty(stage)  # of a killed run
+            description = artifact.describe(checkpoint, path, name, request.license)
+            assemble(request, checkpoint, model.network, description, stage)
+            publish(stage, output)
+        except OSError as error:
+            error.filename = error.filename or str(output)  # a full disk names no file
+            raise
+        finally:
+            empty(stage)
+            with suppress(OSError):
+                stage.rmdir()
     return description
 
 
@@ -85,18 +92,50 @@ def refuse_output(output: Path, overwrite: bool) -> None:
     held = {path.name for path in output.iterdir()}
     if foreign := sorted(held.difference(artifact.FILES)):
         raise ValueError(f"{output}: holds {', '.join(foreign[:3])}, which is no export: choose another --output")
-    if held and not overwrite:
+    if not held:
+        return
+    try:
+        artifact.read_description(output / DESCRIPTION)
+    except ValueError as error:
+        raise ValueError(
+            f"{output}: holds files, but no record of an export ({error}): choose another --output"
+        ) from None
+    if not overwrite:
         raise ValueError(f"{output}: holds an export: choose another --output, or pass --overwrite")
 
 
 def publish(stage: Path, output: Path) -> None:
-    """Put the finished folder in its place, instead of an earlier one."""
-    former = output.with_name(f".{output.name}.former")
-    shutil.rmtree(former, ignore_errors=True)
+    """Put the finished folder in its place, instead of an earlier one, which is kept until then."""
+    former = former_of(output)
+    if former.exists():
+        empty(former)
+        former.rmdir()
     if output.exists():
         output.rename(former)
     stage.rename(output)
-    shutil.rmtree(former, ignore_errors=True)
+    if former.exists():
+        shutil.rmtree(former)
+
+
+def former_of(output: Path) -> Path:
+    """Where an earlier export waits while the new one takes its place."""
+    return output.with_name(f".{output.name}.former")
+
+
+def recover(output: Path) -> None:
+    """Put back an earlier export that a killed run had set aside."""
+    if former_of(output).is_dir() and not output.exists():
+        former_of(output).rename(output)
+
+
+def empty(folder: Path) -> None:
+    """Delete what an export left in a folder of its own. Raises ValueError where there is anything else in it."""
+    held = list(folder.iterdir()) if folder.exists() else []
+    for path in held:
+        if path.name.removeprefix(".").removesuffix(".partial") not in artifact.FILES:
+            raise ValueError(f"{path}: is in the way, and no part of an export: move it away")
+    for path in held:
+        path.unlink()
 
 
 def assemble(

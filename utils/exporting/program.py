@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import subprocess
 import sys
@@ -82,8 +83,10 @@ def reason_of(error: BaseException) -> str:
 
 
 def save_program(captured: Captured, path: Path) -> None:
+    content = io.BytesIO()  # torch reports a full disk as an error of its own
     with quiet():
-        torch.export.save(captured.program, path)
+        torch.export.save(captured.program, content)
+    path.write_bytes(content.getbuffer())
 
 
 class FreshProcess(nn.Module):

@@ -101,7 +101,7 @@ def _start(run: Run, identity: dict[str, Any], environment: dict[str, str]) -> s
     record = run.folder / RECORD
     command = list(run.command)
     if record.is_file():
-        known = json.loads(record.read_text())
+        known = read_record(record)
         if changed := difference(known["identity"], identity):
             raise ValueError(f"{run.folder}: was made with another {changed}: delete it, or give another output")
         if known["done"]:
@@ -129,9 +129,18 @@ def _hold(log: TextIO, folder: Path) -> None:
 def _end(run: Run, status: int, seconds: float) -> Finished:
     if status == 0:
         record = run.folder / RECORD
-        write_json(record, json.loads(record.read_text()) | {"done": True})
+        write_json(record, read_record(record) | {"done": True})
         return Finished(run, seconds)
     return Finished(run, seconds, f"exit status {status}: {last_line(run.folder / LOG)}")
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """What a run was made by, and whether it is done. Raises ValueError where the file is damaged."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return {"identity": dict(content["identity"]), "done": bool(content["done"])}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(f"{file}: is damaged: delete its folder, and the run is made again") from None
 
 
 def last_line(log: Path) -> str:

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datasets.files import replacing
 from utils import checkpoints
 from utils.comparison import case_dice
-from utils.leaderboard.execution import RECORD
+from utils.leaderboard.execution import RECORD, read_record
 from utils.leaderboard.identity import difference, fingerprint
 from utils.leaderboard.plan import (
     PLAIN,
@@ -135,8 +136,11 @@ def choose_shares(plan: Plan) -> dict[tuple[str, str], float]:
 def _val_scores(history: Path) -> list[float]:
     if not history.is_file():
         return []
-    with history.open(newline="") as file:
-        return [float(row["dice"]) for row in csv.DictReader(file) if row.get("dice")]
+    try:
+        with history.open(newline="") as file:
+            return [float(row["dice"]) for row in csv.DictReader(file) if row.get("dice")]
+    except (ValueError, csv.Error):
+        raise ValueError(f"{history}: is damaged: delete its folder, and the run is made again") from None
 
 
 def rows(plan: Plan, shares: Mapping[tuple[str, str], float]) -> list[dict[str, Any]]:
@@ -202,7 +206,7 @@ def _is_of(plan: Plan, run: Run, done: bool = False) -> bool:
     file = run.folder / RECORD
     if not file.is_file():
         return True  # only its scores are here
-    record = json.loads(file.read_text())
+    record = read_record(file)
     return not difference(record["identity"], fingerprint(plan, run)) and (record["done"] or not done)
 
 
@@ -280,10 +284,16 @@ COLUMNS = [
 def write_csv(file: Path, table: Sequence[Mapping[str, Any]]) -> None:
     """One line a row, written whole or not at all."""
     columns = [*COLUMNS, *dict.fromkeys(name for row in table for name in row if name.startswith("dice/"))]
-    partial = file.with_name(f".{file.name}.partial")
-    with partial.open("w", newline="") as lines:
+    refuse_foreign_table(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as partial, partial.open("w", newline="") as lines:
         writer = csv.DictWriter(lines, columns, lineterminator="\n")
         writer.writeheader()
         for row in table:
             writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
-    partial.replace(file)
+
+
+def refuse_foreign_table(file: Path) -> None:
+    """Raises ValueError where a file that is no such table would be replaced."""
+    if file.exists() and (start := file.read_bytes()[:100]) and not start.startswith(",".join(COLUMNS[:5]).encode()):
+        raise ValueError(f"{file}: is there already, and this program did not write it: choose another output")
