@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from utils.command import run_command
 from utils.report.assembly import make_report
 from utils.report.facts import Wanted
-from utils.report.page import refuse_foreign
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -77,7 +76,6 @@ def check_flags(args: argparse.Namespace) -> None:
         )
     if args.output.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--output {args.output}: the page is HTML: give a name that ends in .html")
-    refuse_foreign(args.output)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def read_test(folder: Path, sha256: str, recipe: Mapping[str, Any]) -> dict[str,
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         faults = "it is damaged, or not a test result"
     if faults:
-        raise ValueError(f"{file}: {faults}: move it away; {command} writes it again")
+        raise ValueError(f"{file}: holds no test scores ({faults}): move it away; {command} writes it again")
     if not of_these_weights:
         raise ValueError(f"{file}: was made by an earlier best.ckpt: {command} scores the present one")
     return content

@@ -18,6 +18,7 @@ from utils.report.colors import Style, group_styles
 from utils.report.exports import Export, read_exports
 from utils.report.gains import Estimate, Gain, estimate, gain, score_names
 from utils.report.groups import Group, chosen_student, group_runs
+from utils.report.page import refuse_foreign
 from utils.report.runs import Run, of_one_dataset, once_each, read_run
 
 
@@ -101,7 +102,7 @@ class Report:
 
 
 def gather(wanted: Wanted, tell: Callable[[str], None]) -> Report:
-    """Read and measure the runs. Raises ValueError where none can be read at all."""
+    """Read and measure the runs. Raises ValueError where none can be read at all, or the page is somebody else's."""
     runs, notes = [], []
     for folder in dict.fromkeys(wanted.runs):
         try:
@@ -116,6 +117,7 @@ def gather(wanted: Wanted, tell: Callable[[str], None]) -> Report:
         notes += lacks
     if not runs:
         raise ValueError("; ".join(notes))
+    refuse_foreign(wanted.output)
     runs, repeated = once_each(runs)
     runs, left_out = of_one_dataset(runs)
     groups = group_runs(runs)
