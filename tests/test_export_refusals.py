@@ -207,7 +207,7 @@ def test_a_full_disk_leaves_the_earlier_export_and_names_it(plain, exported, tmp
 def test_a_damaged_test_result_beside_a_checkpoint_is_named(plain, tmp_path, capsys):
     run = tmp_path / "run"
     run.mkdir()
-    shutil.copy(plain, run / "best.ckpt")
+    shutil.copy(plain / "best.ckpt", run)
     (run / "test.json").write_text("{")
     assert export(run, tmp_path / "out", "--formats", "safetensors") == 2
     assert f"export: {run}/test.json: is damaged, or not a test result" in capsys.readouterr().err
