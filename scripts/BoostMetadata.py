@@ -152,8 +152,14 @@ def read_before(file: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     Raises ValueError when test was read otherwise: settings are not chosen on it.
     """
     if not file.is_file():
+        if (foreign := file.with_name("predictions.csv")).exists():
+            raise ValueError(f"{foreign}: is there already, without {file.name}: choose another --outpath")
         return None
-    known = json.loads(file.read_text())
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+        known["checkpoint_sha256"], known["settings"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise ValueError(f"{file}: is damaged, or not written by this command: choose another --outpath") from None
     if "test" not in known:
         return None
     for key, value in identity.items():

@@ -69,6 +69,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def count(arguments: argparse.Namespace, counted: list[str]) -> int:
     """Print a table of the networks' sizes, one for segmentation and one for classification."""
+    if arguments.time:
+        refuse_device(arguments.device)
     tables = [measure(names, arguments) for names in grouped(arguments, counted)]
     for index, rows in enumerate(tables):
         if index:
@@ -78,6 +80,15 @@ def count(arguments: argparse.Namespace, counted: list[str]) -> int:
         threads = f", {torch.get_num_threads()} threads" if arguments.device == "cpu" else ""
         print(f"ms: median of 20, batch 1, fp32, {arguments.device}{threads}")
     return 0
+
+
+def refuse_device(name: str) -> None:
+    """Raises ValueError for a device that this machine has not."""
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"--device {name}: is not on this machine ({why}): give cpu, or leave the flag out") from None
 
 
 def grouped(arguments: argparse.Namespace, counted: list[str]) -> list[list[str]]:

@@ -196,6 +196,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def compare(arguments: argparse.Namespace) -> int:
     """Print the table of the groups, and how they differ from the one they are compared with."""
+    if arguments.size is not None and (arguments.size < 32 or arguments.size % 32):
+        raise ValueError(f"--size {arguments.size}: give a multiple of 32, or leave it out for the recipe's")
     groups = read_groups(arguments.groups)
     names = list(groups)
     if arguments.against is not None and arguments.against not in groups:

@@ -100,9 +100,13 @@ def other_targets(ours: Rows, theirs: Rows, names: tuple[str, str]) -> str | Non
     return None
 
 
-def other_data(ours: Mapping[str, Any], theirs: Mapping[str, Any], names: tuple[str, str]) -> str | None:
+def other_data(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], names: tuple[str, str], images: bool = False
+) -> str | None:
     """How the targets of two test results (test.json) differ: also where as many voxels lie elsewhere, by the digests
     that newer results record. None where no difference can be seen.
+
+    images: whether other test images are a difference, too.
     """
     if found := other_targets(ours["rows"], theirs["rows"], names):
         return found
@@ -111,6 +115,9 @@ def other_data(ours: Mapping[str, Any], theirs: Mapping[str, Any], names: tuple[
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         return f"{changed[0]}{more}: the target of {names[0]} is not that of {names[1]}, though their sizes are equal"
+    prints = ours.get("data_fingerprint"), theirs.get("data_fingerprint")
+    if images and None not in prints and prints[0] != prints[1]:
+        return f"the test images of {names[0]} are not those of {names[1]}"
     return None
 
 

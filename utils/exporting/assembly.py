@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from datasets.files import alone_in
+from datasets.files import alone_in, write_text
 from datasets.store import write_json
 from datasets.transforms import STRIDE, next_multiple
 from utils import checkpoints
@@ -180,7 +180,7 @@ def assemble(
     }
     write_json(stage / DESCRIPTION, description)
     write_json(stage / BUNDLE, metadata(description))
-    (stage / CARD).write_text(model_card(description), encoding="utf-8")
+    write_text(stage / CARD, model_card(description))
 
 
 def _side(description: Mapping[str, Any]) -> int:

@@ -219,7 +219,7 @@ def _by_seed(folders: Mapping[int, Path], cases: Sequence[str], teacher: Mapping
         mine = case_dice([result["rows"]])
         if sorted(mine) != list(cases):
             raise ValueError(f"{folder}: other test cases than the teacher's: were the data sliced again?")
-        if found := other_data(teacher, result, ("the teacher", str(folder))):
+        if found := other_data(teacher, result, ("the teacher", str(folder)), images=True):
             raise ValueError(f"{found}: move both test.json away and test both on the same data (train.py --mode test)")
         scores[seed] = [mine[case] for case in cases]
     return scores

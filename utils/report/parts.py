@@ -79,8 +79,8 @@ def show_curves(report: Report) -> str:
         for run in group.runs:
             try:
                 curves[run.folder] = read_curves(run.folder)
-            except ValueError as error:
-                report.note(str(error))
+            except (ValueError, OSError) as error:
+                report.note(f"{run.folder}: no learning curves: {error}")
     if not curves:
         return ""
     content = learning.show_learning(report.groups, curves, report.styles)
