@@ -21,12 +21,15 @@ of those that stay. What cannot be read is reported and left out, and the exit c
 
 import argparse
 import csv
+import os
 import shutil
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +41,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.decoding import decode
+from datasets.files import alone_in, keep_apart, write_text
 from datasets.image_transforms import Preparation
 from datasets.raw_images import image_files
 from networks import NETWORKS
@@ -49,6 +53,7 @@ from utils.skin.perceptual_filter import Limits, Verdict, judge
 from utils.skin.sheets import cell, write_sheet
 
 COLUMNS = ("image", "verdict", "distance", "nearest_real", "nearest_distance", "nearest_held_out", "held_out_distance")
+RESULTS = ("distances.csv", "sheet.png", "kept", "kept.txt")
 PICTURED = 8
 TAPS = ("encoder1", "encoder2", "encoder3", "encoder4", "embedding")
 
@@ -78,15 +83,20 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     interrupted = "interrupted; nothing is kept yet, run it again"
-    return run_command("FilterGenerated", lambda: filter_generated(args), interrupted)
+
+    def alone() -> int:
+        keep_apart(args.outpath, [args.real, args.generated, *args.held_out])
+        with alone_in(args.outpath):
+            return filter_generated(args)
+
+    return run_command("FilterGenerated", alone, interrupted)
 
 
 def filter_generated(args: argparse.Namespace) -> int:
     """Embed, judge, write, and print the summary."""
     started = time.monotonic()
     out = args.outpath
-    if any((out / name).exists() for name in ("distances.csv", "kept", "kept.txt")) and not args.overwrite:
-        raise ValueError(f"{out} holds an earlier result: name another --outpath, or pass --overwrite")
+    refuse_present(out, args.overwrite)
     if args.batch_size < 1:
         raise ValueError(f"--batch_size {args.batch_size}: give at least 1")
     if args.weights and not args.timm:
@@ -108,10 +118,10 @@ def filter_generated(args: argparse.Namespace) -> int:
     compared = [points[name] for name in ("generated", "real", "held out")]
     verdicts, limits = judge(*compared, args.quantiles, args.neighbors)
     rows = list(zip(good["generated"], verdicts, strict=True))
-    out.mkdir(parents=True, exist_ok=True)
-    keep([file for file, verdict in rows if verdict.kind == "kept"], args.generated, out, args.list)
     draw(out / "sheet.png", rows, good["real"], good["held out"])
-    write_table(out / "distances.csv", rows, good["real"], good["held out"], args.generated)
+    kept = [file for file, verdict in rows if verdict.kind == "kept"]
+    with keeping(kept, args.generated, out, args.list):
+        write_table(out / "distances.csv", rows, good["real"], good["held out"], args.generated)
     bad = {name: len(files[name]) - len(good[name]) for name in files}
     summarize(rows, good, bad, limits, args, time.monotonic() - started)
     return 1 if any(bad.values()) or unreached else 0
@@ -165,42 +175,63 @@ def embed_files(
     return good, np.concatenate(embeddings) if embeddings else np.empty((0, 1))
 
 
-def keep(files: Sequence[Path], root: Path, out: Path, as_list: bool) -> None:
-    """Copy what is kept into OUT/kept, or list it in OUT/kept.txt; whole or not at all."""
+def refuse_present(out: Path, overwrite: bool) -> None:
+    """Raise ValueError for an earlier result, or with `overwrite` for what is not one."""
+    there = [out / name for name in RESULTS if os.path.lexists(out / name)]
+    if there and not overwrite:
+        raise ValueError(f"{out} holds an earlier result: name another --outpath, or pass --overwrite")
+    table, ours = out / "distances.csv", set()
+    if table.is_file():
+        with table.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
+            reader = csv.reader(lines)
+            if next(reader, None) == list(COLUMNS):
+                there, ours = [], {row[0] for row in reader if row}
+    copies = [file for file in (out / "kept").rglob("*") if not file.is_dir()]
+    there += [file for file in copies if file.relative_to(out / "kept").as_posix() not in ours]
+    if there:
+        raise ValueError(f"{there[0]}: is there, and not FilterGenerated's: move it away, or choose another --outpath")
+
+
+@contextmanager
+def keeping(files: Sequence[Path], root: Path, out: Path, as_list: bool) -> Iterator[None]:
+    """Copy what is kept into OUT/kept, or list it in OUT/kept.txt; there when the block has ended, whole or not at all.
+
+    In the block the table is written: an earlier result is removed only beside it.
+    """
     names = [file.relative_to(root) for file in files]
     partial = out / ".kept.partial"
     if partial.is_dir():
         shutil.rmtree(partial)
     partial.unlink(missing_ok=True)
+    if as_list:
+        listed = "".join(f"{name.as_posix()}\n" for name in names)
+        partial.write_text(listed, encoding="utf-8", errors="surrogateescape")
+    else:
+        partial.mkdir()
+        for file, name in zip(files, names, strict=True):
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, partial / name)
+    yield
     if (out / "kept").is_dir():
         shutil.rmtree(out / "kept")
     (out / "kept.txt").unlink(missing_ok=True)
-    if as_list:
-        partial.write_text("".join(f"{name.as_posix()}\n" for name in names))
-        partial.rename(out / "kept.txt")
-        return
-    partial.mkdir()
-    for file, name in zip(files, names, strict=True):
-        (partial / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(file, partial / name)
-    partial.rename(out / "kept")
+    partial.rename(out / ("kept.txt" if as_list else "kept"))
 
 
 def write_table(
     file: Path, rows: Sequence[tuple[Path, Verdict]], real: Sequence[Path], held_out: Sequence[Path], root: Path
 ) -> None:
     """CSV with a row a generated image; appears whole or not at all."""
-    temporary = file.with_name(f".{file.name}.partial")
-    with temporary.open("w", newline="") as lines:
-        writer = csv.writer(lines, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for image, said in rows:
-            row = [image.relative_to(root).as_posix(), said.kind, f"{said.distance:.6g}"]
-            row += [real[said.nearest], f"{said.nearest_distance:.6g}"]
-            held = said.nearest_held_out is not None
-            row += [held_out[said.nearest_held_out], f"{said.held_out_distance:.6g}"] if held else ["", ""]
-            writer.writerow(row)
-    temporary.replace(file)
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for image, said in rows:
+        row = [image.relative_to(root).as_posix(), said.kind, f"{said.distance:.6g}"]
+        row += [real[said.nearest], f"{said.nearest_distance:.6g}"]
+        held = said.nearest_held_out is not None
+        row += [held_out[said.nearest_held_out], f"{said.held_out_distance:.6g}"] if held else ["", ""]
+        writer.writerow(row)
+    write_text(file, text.getvalue())
 
 
 def draw(file: Path, rows: Sequence[tuple[Path, Verdict]], real: Sequence[Path], held_out: Sequence[Path]) -> None:

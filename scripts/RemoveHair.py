@@ -36,7 +36,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.decoding import decode
-from datasets.files import replacing
+from datasets.files import alone_in, replacing
 from datasets.fingerprints import digest
 from datasets.hair import CONTRAST, find_hair, paint_over
 from datasets.isic import METADATA
@@ -65,12 +65,17 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     interrupted = "interrupted; the same command continues where it stopped"
-    return run_command("RemoveHair", lambda: remove_hair(args), interrupted)
+
+    def alone() -> int:
+        check(args)
+        with alone_in(args.outpath):
+            return remove_hair(args)
+
+    return run_command("RemoveHair", alone, interrupted)
 
 
-def remove_hair(args: argparse.Namespace) -> int:
-    """Treat what is not in OUT yet, draw the sheet, and print the summary."""
-    started = time.monotonic()
+def check(args: argparse.Namespace) -> None:
+    """Raise ValueError for what cannot be, before anything is written."""
     source, target = args.inpath.resolve(), args.outpath.resolve()
     if not 0 < args.contrast < 255:
         raise ValueError(f"--contrast {args.contrast:g}: give a gray value between 0 and 255, such as {CONTRAST:g}")
@@ -78,6 +83,12 @@ def remove_hair(args: argparse.Namespace) -> int:
         raise ValueError(f"--jobs {args.jobs}: give at least 1")
     if source == target or source in target.parents or target in source.parents:
         raise ValueError(f"--outpath {args.outpath} and --inpath {args.inpath} lie in each other: write elsewhere")
+
+
+def remove_hair(args: argparse.Namespace) -> int:
+    """Treat what is not in OUT yet, draw the sheet, and print the summary."""
+    started = time.monotonic()
+    source, target = args.inpath.resolve(), args.outpath.resolve()
     sheet, table_file = (target.with_name(f"{target.name}_hair.{kind}") for kind in ("png", "csv"))
     if sheet.exists() and not table_file.exists():
         raise ValueError(f"{sheet}: is there without {table_file.name}, so not RemoveHair's: choose another --outpath")
@@ -86,22 +97,21 @@ def remove_hair(args: argparse.Namespace) -> int:
         print(line)
     table = HairTable(table_file, args.contrast, args.overwrite)
     done = unchanged(images, target, table)
-    kept, bad = len(done), len(images.bad)
-    target.mkdir(parents=True, exist_ok=True)
+    kept, bad = len(done), list(images.bad)
     copy_metadata(source / METADATA, target / METADATA)
     table.write()
     cv2.setNumThreads(1)  # as many images at once as there are threads
     for name, outcome in work(images, [name for name in images.names if name not in done], target, table, args):
         if isinstance(outcome, ValueError):
             tqdm.write(str(outcome))
-            bad += 1
+            bad.append(str(outcome))
         else:
             done[name] = outcome
     table.write()
     for name in sorted(table.rows.keys() - set(images.names)):
         if (target / name).exists():
-            print(f"{target / name}: was made of an image that IN holds no longer: remove it")
-            bad += 1
+            bad.append(f"{target / name}: was made of an image that IN holds no longer: remove it")
+            print(bad[-1])
     if done:
         draw(sheet, images, target, choose(done), args.contrast)
     summarize(done, kept, bad, time.monotonic() - started, target, table_file, sheet)
@@ -197,15 +207,17 @@ def draw(file: Path, images: RawImages, target: Path, names: Sequence[str], cont
 
 
 def summarize(
-    shares: dict[str, float], kept: int, bad: int, seconds: float, target: Path, table: Path, sheet: Path
+    shares: dict[str, float], kept: int, bad: Sequence[str], seconds: float, target: Path, table: Path, sheet: Path
 ) -> None:
     """Print what OUT holds now."""
     hairy = [share for share in shares.values() if share > 0]
-    print(f"images  {len(shares)} ({len(shares) - kept} treated now, {kept} kept, {bad} bad)")
+    print(f"images  {len(shares)} ({len(shares) - kept} treated now, {kept} kept, {len(bad)} bad)")
     typical = f", {np.median(hairy):.2%} of the image in the middle of them, {max(hairy):.2%} at most" if hairy else ""
     print(f"hair    found in {len(hairy)}{typical}; the others are copied as they are")
     print(f"time    {seconds:.1f} s")
     print(f"where   {target}; {table.name}; look at {sheet.name}")
+    if bad:
+        print(f"bad     {bad[0]}{f'; and {len(bad) - 1} more, above' if len(bad) > 1 else ''}")
 
 
 if __name__ == "__main__":
