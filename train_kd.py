@@ -7,8 +7,8 @@ Published: python train_kd.py --tckpt DIR/best.ckpt --smodel resnet_18
 
 import sys
 from pathlib import Path
-from typing import Any
 
+from torch import nn
 from torch.utils.data import default_collate
 
 from utils import checkpoints, guards
@@ -25,13 +25,12 @@ from utils.terms import asks_teacher, read_terms
 def distilled(experiment: Experiment) -> Distiller:
     """The student's objective, once the teacher is known to be right: rebuilt strictly, no leak, its score repeated.
 
-    Where all terms learn from the student itself there is none.
+    Where all terms learn from the student itself there is no teacher.
     """
     recipe, fabric = experiment.recipe, experiment.fabric
     if not recipe.distillation:
         raise ValueError("distillation: no terms; give --loss_type METHOD (configs/methods) or a list of terms")
-    checkpoint = _checked_teacher(experiment) if asks_teacher(recipe.distillation) else None
-    teacher = None if checkpoint is None else fabric.to_device(checkpoints.rebuild(checkpoint))
+    teacher = _checked_teacher(experiment) if asks_teacher(recipe.distillation) else None
     distiller = Distiller(
         experiment.network,
         teacher,
@@ -45,36 +44,41 @@ def distilled(experiment: Experiment) -> Distiller:
     image, target = fabric.to_device(batch["image"]), fabric.to_device(batch["target"]).clamp(min=0)
     rows = guards.trial(distiller, image, target)
     if recipe.distillation_share is not None:
-        settings = (recipe.training, recipe.seed, recipe.distillation_share)
-        factor = balance(fabric, distiller, experiment.train, *settings)
-        rows = guards.trial(distiller, image, target)
-    line = "teacher: none, every term learns from the student itself"
-    if checkpoint is not None:
-        line = guards.check_scores(
-            checkpoint["scores"]["cases"],
-            lambda cases: experiment.score(teacher, cases, "score the teacher again")[1],
-            experiment.val.cases,
-            experiment.metrics()[0],
-            recipe.teacher,
-        )
+        factor = balance(fabric, distiller, experiment.train, recipe.training, recipe.seed, recipe.distillation_share)
+        experiment.scale_terms(fabric.broadcast(factor))  # processes on a GPU may differ in a last digit
+        for term, section in zip(distiller.terms, experiment.recipe.distillation, strict=True):
+            term.weight = section["weight"]
     if fabric.is_global_zero:
-        print(f"{line}\n\n{guards.table(rows)}\n")
-        if recipe.distillation_share is not None:
-            share = recipe.distillation_share
-            print(f"weights of the terms times {factor:.4g}: {share:g} times the task's gradient after a warm-up\n")
+        weights = [{"weight": f"{term.weight:g}"} for term in distiller.terms]
+        print(f"\n{guards.table([row | weight for row, weight in zip(rows, weights, strict=True)])}\n")
+        if experiment.balance is not None:
+            share, factor = experiment.balance["share"], experiment.balance["factor"]
+            when = "when the run began" if experiment.resumed is not None else "after a warm-up"
+            print(f"weights of the terms times {factor:.4g}: {share:g} times the task's gradient, measured {when}\n")
     return distiller
 
 
-def _checked_teacher(experiment: Experiment) -> dict[str, Any]:
-    """The teacher's checkpoint, of the same input and without a leak."""
-    recipe = experiment.recipe
+def _checked_teacher(experiment: Experiment) -> nn.Module:
+    """The teacher on its device: of the same input, without a leak, and scoring what its checkpoint says."""
+    recipe, fabric = experiment.recipe, experiment.fabric
     if not recipe.teacher:
         raise ValueError("teacher: none given; train one with train.py and give its --teacher FOLDER/best.ckpt")
     checkpoint = checkpoints.load(recipe.teacher)
-    guards.refuse_other_input(checkpoint, experiment.train.preprocessing, recipe.teacher)
     if not recipe.allow_leak:
         guards.refuse_leak(checkpoint, experiment.split, recipe.teacher)
-    return checkpoint
+    guards.refuse_other_input(checkpoint, experiment.train.preprocessing, recipe.teacher)
+    guards.refuse_other_content(checkpoint, experiment.data["cases"], recipe.teacher)
+    teacher = fabric.to_device(checkpoints.rebuild(checkpoint))
+    line = guards.check_scores(
+        checkpoint["scores"]["cases"],
+        lambda cases: experiment.score(teacher, cases, "score the teacher again")[1],
+        experiment.val.cases,
+        experiment.metrics()[0],
+        recipe.teacher,
+    )
+    if fabric.is_global_zero:
+        print(line, flush=True)
+    return teacher
 
 
 def _cache(experiment: Experiment) -> TeacherCache:
@@ -87,7 +91,7 @@ def _cache(experiment: Experiment) -> TeacherCache:
     settings = recipe.training
     precision = resolve_precision(settings.precision, experiment.fabric.device.type)
     how = (precision, experiment.fabric.device.type, f"channels_last {settings.channels_last}")
-    identity = (checkpoints.sha256(Path(recipe.teacher)), *how)
+    identity = (str(experiment.teacher_sha256), *how)
     return TeacherCache(Path(recipe.teacher_cache), identity, recipe.teacher_cache_gb)
 
 

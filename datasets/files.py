@@ -6,6 +6,7 @@ import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from datasets.findings import Finding
@@ -223,6 +224,20 @@ def write_texts(texts: Mapping[Path, str]) -> None:
             partial.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
 
 
+_HELD: set[int] = set()  # descriptors of folders that this process holds
+
+
+@cache
+def _let_go_in_children() -> None:
+    """A forked process (a loader's worker) must not hold on to a folder when the one that forked it was killed."""
+
+    def close_all() -> None:
+        while _HELD:
+            os.close(_HELD.pop())
+
+    os.register_at_fork(after_in_child=close_all)
+
+
 @contextmanager
 def alone_in(folder: Path, shared: bool = False) -> Iterator[None]:
     """Make a folder and hold it for this process: two commands that write the same files would mix them.
@@ -234,7 +249,9 @@ def alone_in(folder: Path, shared: bool = False) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    _let_go_in_children()
     descriptor = os.open(folder, os.O_RDONLY)
+    _HELD.add(descriptor)
     try:
         if not _locked(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB):
             raise ValueError(
@@ -242,7 +259,9 @@ def alone_in(folder: Path, shared: bool = False) -> Iterator[None]:
             )
         yield
     finally:
-        os.close(descriptor)
+        if descriptor in _HELD:
+            _HELD.remove(descriptor)
+            os.close(descriptor)
         if not there:
             with suppress(OSError):
                 folder.rmdir()  # fails where it holds something

@@ -160,6 +160,12 @@ class SliceDataset(Dataset):
             "multiple": STRIDE,
         }
 
+    @property
+    def shown_classes(self) -> list[str]:
+        """The classes that some slice of this split shows."""
+        shown = {self._meaning.get(value) for record in self._all_records for value in record.labels}
+        return [name for name in self.class_names if name in shown]
+
     @cached_property
     def digests(self) -> Digests:
         """What each case of this split holds, all of its slices; see `datasets.fingerprints`."""

@@ -2,8 +2,10 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -178,3 +180,22 @@ def test_an_output_folder_is_kept_apart_from_the_inputs(tmp_path, output, how):
         return
     with pytest.raises(ValueError, match=f"{how} .*choose a folder apart from it"):
         keep_apart(tmp_path / output, inputs)
+
+
+def test_a_forked_process_does_not_hold_the_folder_of_one_that_was_killed(tmp_path):
+    code = (
+        "import os, signal, sys, time; from datasets.files import alone_in; from pathlib import Path\n"
+        "with alone_in(Path(sys.argv[1])):\n"
+        "    if os.fork() == 0:\n"
+        "        os.close(1); time.sleep(5); os._exit(0)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, tmp_path / "out"], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    for _ in range(50):  # the fork may be a moment younger than the kill
+        try:
+            with alone_in(tmp_path / "out"):
+                return
+        except ValueError:
+            time.sleep(0.02)
+    pytest.fail("the folder is still held")

@@ -20,11 +20,11 @@ WARM_UP, MEASURED = 32, 4  # steps on the task alone, then batches
 def balance(
     fabric: Fabric, distiller: Distiller, dataset: Dataset, settings: Training, seed: int, share: float
 ) -> float:
-    """Scale all terms alike so that their gradient norms add up to `share` times the task loss's; returns the factor.
+    """The factor that scales all terms alike so that their gradient norms add up to `share` times the task loss's.
 
     At a student's first, random weights that ratio says little: it differs severalfold from seed to seed, and for some
     losses by a hundred from what it is some steps later. So it is measured after 32 steps on the task loss alone, as
-    the median of the four batches that follow. Then the first weights are put back: it leaves no trace but the factor.
+    the median of the four batches that follow. Then the first weights are put back: it leaves no trace.
     Seeds still differ, by a factor of five where a loss is steep. What the terms weigh against each other stays as the
     method has it.
     """
@@ -54,8 +54,4 @@ def balance(
     distiller.train(was_training)
     if not ratios:
         raise ValueError("distillation_share: the task loss or the terms give no gradient to compare")
-    factor = share / statistics.median(ratios)
-    for name, term in zip(distiller.names, distiller.terms, strict=True):
-        term.weight *= factor
-        distiller.weights[name] = term.weight
-    return factor
+    return share / statistics.median(ratios)

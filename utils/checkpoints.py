@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from datasets.files import replacing
 from networks import NETWORKS
 from utils.config import build
 from utils.foreign_files import explain
@@ -22,10 +23,20 @@ REQUIRED = ("network", "weights", "preprocessing", "split", "scores", "recipe")
 
 
 def save(checkpoint: dict[str, Any], path: Path) -> None:
-    """Writes to a temporary file beside `path`, then renames."""
-    temporary = path.with_name(f".{path.name}.partial")
-    torch.save(checkpoint, temporary)
-    temporary.replace(path)
+    """Writes a checkpoint whole or not at all."""
+    with replacing(path) as partial, partial.open("wb") as file:
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:  # the archive's writer hides what stopped it
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def file_of(path: str | Path) -> Path:
+    """The checkpoint that is meant: of a run's folder its best.ckpt."""
+    path = Path(path)
+    return path / "best.ckpt" if path.is_dir() else path
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -33,9 +44,7 @@ def load(path: str | Path) -> dict[str, Any]:
 
     Raises ValueError naming the file when it is missing, unreadable or not one of this project's.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / "best.ckpt"
+    path = file_of(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint; train.py writes best.ckpt and last.ckpt into its output folder")
     try:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from datasets.files import describe
 
 
-def run_command(name: str, work: Callable[[], int], interrupted: str = "interrupted; nothing was written") -> int:
+def run_command(
+    name: str, work: Callable[[], int], interrupted: str = "interrupted; nothing was written", failed: int = 2
+) -> int:
     """Run a command and return its exit status.
 
-    A wrong value (ValueError), an error of the operating system and too little memory end in one line and status 2;
+    A wrong value (ValueError), an error of the operating system and too little memory end in one line and `failed`;
     Ctrl-C in `interrupted` and 130. Names that are not UTF-8 are printed escaped, and never end a command. A reader
     that closes the pipe (`| head`) ends it silently with 141, as other programs end.
     """
@@ -25,16 +27,16 @@ def run_command(name: str, work: Callable[[], int], interrupted: str = "interrup
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again
         return 141
     except ValueError as error:
-        return _end(name, str(error))
+        return _end(name, str(error), failed)
     except OSError as error:
-        return _end(name, describe(error))
+        return _end(name, describe(error), failed)
     except MemoryError:
-        return _end(name, "out of memory: use a smaller batch, fewer jobs, or a machine with more")
+        return _end(name, "out of memory: use a smaller batch, fewer jobs, or a machine with more", failed)
     except KeyboardInterrupt:
         print(f"{name}: {interrupted}", file=sys.stderr)
         return 130
 
 
-def _end(name: str, what: str) -> int:
+def _end(name: str, what: str, failed: int) -> int:
     print(f"{name}: {' '.join(what.split())}", file=sys.stderr)
-    return 2
+    return failed

@@ -200,9 +200,11 @@ def as_dict(recipe: Recipe) -> dict[str, Any]:
     return asdict(recipe)
 
 
-def write(recipe: Recipe, folder: Path) -> None:
-    """Writes the configuration that runs to FOLDER/config.yaml; it can be given to --config again."""
+def write(
+    recipe: Recipe, folder: Path, remark: str | None = None, put: Callable[[Path, str], Any] = Path.write_text
+) -> None:
+    """Writes the configuration that runs to FOLDER/config.yaml, below a remark; it can be given to --config again."""
     run_state = {"mode", "resume"}
     values = {f.name: as_dict(recipe)[f.name] for f in fields(recipe) if f.name not in run_state}
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    (folder / "config.yaml").write_text(text)
+    put(folder / "config.yaml", f"# {remark}\n{text}" if remark else text)

@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import inspect
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric, seed_everything
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import nn
 from torch.utils.data import Dataset
 
 from datasets import DATASETS
+from datasets.files import alone_in, write_text
+from datasets.fingerprints import fingerprint
 from networks import NETWORKS
 from utils import checkpoints, config
+from utils.command import run_command
 from utils.complexity import complexity
 from utils.config import Recipe, build, check
-from utils.guards import refuse_misfit
+from utils.failures import explained
+from utils.guards import refuse_lonely, refuse_misfit, refuse_val_without
 from utils.held_out import test
 from utils.inference import evaluate, make_metrics
 from utils.launch import finish, launch, resolve_precision
 from utils.losses import TASK_LOSSES
 from utils.metrics import METRICS
 from utils.pictures import draw, telling
-from utils.terms import Task, read_terms
+from utils.resuming import refuse_other_data, start_or_resume
+from utils.terms import Task, read_terms, scaled
 from utils.tracking import Tracker
 from utils.training import fit
-
-FREE_ON_RESUME = {"output", "mode", "resume", "allow_leak", "teacher_cache", "teacher_cache_gb"}
-FREE_TRAINING = {"epochs", "workers", "log_every", "share_every", "checkpoint_minutes", "pictures"}
 
 
 @dataclass
@@ -48,6 +51,20 @@ class Experiment:
     network_section: dict[str, Any]
     task: Task
     resumed: dict[str, Any] | None
+    teacher_sha256: str | None
+    balance: dict[str, float] | None
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """What the cases of train and val hold, as a checkpoint carries it."""
+        cases = {**self.train.digests, **self.val.digests}
+        return {"fingerprint": fingerprint(cases, self.train.class_names), "cases": cases}
+
+    def scale_terms(self, factor: float) -> None:
+        """Puts the factor that `distillation_share` led to into the weights of the recipe: it is what runs."""
+        self.balance = {"share": self.recipe.distillation_share, "factor": factor}
+        terms = scaled(self.recipe.distillation, factor)
+        self.recipe = replace(self.recipe, distillation=terms, distillation_share=None)
 
     @property
     def split(self) -> dict[str, Any]:
@@ -85,8 +102,8 @@ def prepare(recipe: Recipe) -> Experiment:
     check(NETWORKS, recipe.network, "network")
     check(METRICS, recipe.metric, "metric")
     read_terms(getattr(recipe, "distillation", []))
+    recipe, resumed = start_or_resume(recipe)
     output = Path(recipe.output)
-    resumed = _resumed(recipe, output)
     fabric = launch(recipe.training)
     if recipe.training.batch_size % fabric.world_size:
         raise ValueError(
@@ -105,58 +122,34 @@ def prepare(recipe: Recipe) -> Experiment:
     }
     task = Task(build(TASK_LOSSES, task_section, "task_loss", class_counts=train.class_counts), on, recipe.task_weight)
     refuse_misfit(network, task, make_metrics(recipe.metric, train.class_names)[0], train[0])
-    if val.one_size:
-        _refuse_val_without(make_metrics(recipe.metric, val.class_names)[0], val)
-    return Experiment(recipe, fabric, output, train, val, network, section, task, resumed)
-
-
-def _refuse_val_without(metric: Any, val: Dataset) -> None:
-    """Raises ValueError when val lacks the classes that the selecting score is taken over."""
-    metric.update(torch.zeros(len(val), val.num_classes), torch.tensor(val.labels), val.cases)
-    if metric.selects not in metric.compute():
-        counts = ", ".join(f"{count} {name}" for count, name in zip(val.class_counts, val.class_names, strict=True))
-        raise ValueError(
-            f"metric: {metric.selects} cannot be taken over val, which holds {counts}; set metric.select to accuracy, "
-            "or give val more images (another split_seed, val_fraction or ratios)"
-        )
-
-
-def _resumed(recipe: Recipe, output: Path) -> dict[str, Any] | None:
-    last = output / "last.ckpt"
-    if not recipe.resume:
-        if last.exists():
-            raise ValueError(f"{output} already holds a run; --resume continues it, --output FOLDER starts another")
-        return None
-    if not last.exists():
-        return None
-    resumed = checkpoints.load(last)
-    if "training" not in resumed:
-        raise ValueError(
-            f"{last}: holds weights only, there is nothing to resume; give the folder of an unfinished run"
-        )
-    then, now = resumed["recipe"], config.as_dict(recipe)
-    changed = [key for key in now if key not in FREE_ON_RESUME | {"training"} and then.get(key) != now[key]]
-    settings = then["training"]
-    changed += [
-        f"training.{key}"
-        for key, value in now["training"].items()
-        if key not in FREE_TRAINING and settings.get(key) != value
-    ]
-    if changed:
-        raise ValueError(f"{last}: cannot be resumed with another {', '.join(changed)}; start a new --output instead")
-    return resumed
+    refuse_lonely(network, train[0]["image"], recipe.training.batch_size // fabric.world_size, len(train))
+    remark = refuse_val_without(make_metrics(recipe.metric, val.class_names)[0], val)
+    teacher = checkpoints.file_of(recipe.teacher) if getattr(recipe, "teacher", "") else None
+    experiment = Experiment(
+        *(recipe, fabric, output, train, val, network, section, task, resumed),
+        teacher_sha256=checkpoints.sha256(teacher) if teacher and teacher.is_file() else None,
+        balance=None if resumed is None else resumed.get("balance"),
+    )
+    remarks = [remark]
+    if resumed is not None:
+        last = output / "last.ckpt"
+        split, data, teacher_sha256 = experiment.split, experiment.data, experiment.teacher_sha256
+        remarks.append(refuse_other_data(resumed, split, data, teacher_sha256, last))
+    for line in filter(None, remarks):
+        if fabric.is_global_zero:
+            print(f"note: {line}", flush=True)
+    return experiment
 
 
 def run(experiment: Experiment, objective: nn.Module) -> int:
     """Trains, and returns the exit status: 0, or 128 + the signal that stopped it."""
     recipe, fabric, output = experiment.recipe, experiment.fabric, experiment.output
     if fabric.is_global_zero:
-        output.mkdir(parents=True, exist_ok=True)
-        config.write(recipe, output)
+        config.write(recipe, output, _remark(experiment.balance), write_text)
     fabric.barrier()
     start = 0 if experiment.resumed is None else experiment.resumed["epoch"]
-    purge = None if experiment.resumed is None else experiment.resumed["training"]["step"]
-    tracker = Tracker(output, fabric.is_global_zero, purge)
+    first_step = 0 if experiment.resumed is None else experiment.resumed["training"]["step"]
+    tracker = Tracker(output, fabric.is_global_zero, first_step)
     pictured = telling(experiment.val, recipe.training.pictures)
     teacher = getattr(objective, "teacher", None)
     selects = experiment.metrics()[0].selects
@@ -175,12 +168,15 @@ def run(experiment: Experiment, objective: nn.Module) -> int:
         "network": experiment.network_section,
         "preprocessing": experiment.train.preprocessing,
         "split": experiment.split,
+        "data": experiment.data,
         "recipe": config.as_dict(recipe),
+        "teacher_sha256": experiment.teacher_sha256,
+        "balance": experiment.balance,
     }
     if fabric.is_global_zero:
         print(summary(experiment, start), flush=True)
     started = time.monotonic()
-    try:
+    with closing(tracker):
         progress = fit(
             fabric,
             objective,
@@ -194,8 +190,6 @@ def run(experiment: Experiment, objective: nn.Module) -> int:
             tracker=tracker,
             resumed=experiment.resumed,
         )
-    finally:
-        tracker.close()
     if fabric.is_global_zero and (cache := getattr(objective, "cache", None)):
         print(f"\n{cache.summary()}")
     status = 0 if progress.signal is None else 128 + progress.signal
@@ -231,17 +225,29 @@ def summary(experiment: Experiment, start: int) -> str:
     )
 
 
+def _remark(balance: dict[str, float] | None) -> str | None:
+    """What a reader of config.yaml should know about the weights of its terms."""
+    if balance is None:
+        return None
+    return (
+        f"The weights of the terms were multiplied by {balance['factor']:.6g}: distillation_share {balance['share']:g}"
+    )
+
+
 def main(recipe: Recipe, objective: Callable[[Experiment], nn.Module]) -> int:
-    """Runs a recipe's mode; a wrong value ends in one line on stderr and status 1."""
-    try:
+    """Runs a recipe's mode; whatever is wrong ends in one line on stderr and status 1."""
+    interrupted = "interrupted; where last.ckpt is in the output folder, --resume goes on from it"
+    return run_command("error", lambda: _run_modes(recipe, objective), interrupted, failed=1)
+
+
+def _run_modes(recipe: Recipe, objective: Callable[[Experiment], nn.Module]) -> int:
+    # Of several processes the first holds the folder and writes.
+    with explained(recipe), alone_in(Path(recipe.output)) if rank_zero_only.rank == 0 else nullcontext():
         status = 0
         if recipe.mode in ("train", "both"):
             experiment = prepare(recipe)
             status = run(experiment, objective(experiment))
         if status == 0 and recipe.mode in ("test", "both"):
             status = test(recipe)
-        finish()
-        return status
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    finish()
+    return status

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
+from datasets.fingerprints import listed
 from utils.checkpoints import patients_of
 from utils.objectives import Distiller
+from utils.resuming import changed_cases
 from utils.taps import tap
 from utils.terms import Task
 
@@ -44,11 +47,22 @@ def refuse_leak(teacher: dict[str, Any], split: dict[str, Any], path: str) -> No
     for seen, held_out in (("train", "val"), ("train", "test"), ("val", "test")):
         shared = sorted(set(theirs[seen]) & set(split[held_out]))
         if shared:
-            more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
             raise ValueError(
                 f"{path}: the teacher's {seen} patients include {len(shared)} of the student's {held_out} patients "
-                f"({', '.join(shared[:5])}{more}); use the same split file for both, or --allow_leak to go on"
+                f"({listed(shared)}); use the same split file for both, or --allow_leak to go on"
             )
+
+
+def refuse_other_content(teacher: dict[str, Any], cases: Mapping[str, Sequence[str]], path: str) -> None:
+    """Raises ValueError when cases of the same name hold other images or labels than the teacher was trained on.
+
+    cases: digests, see `datasets.fingerprints`. Teachers trained before checkpoints recorded them are let through.
+    """
+    if changed := changed_cases(teacher.get("data", {}).get("cases", {}), cases):
+        raise ValueError(
+            f"{path}: the teacher was trained on other data: {changed} since; train it again on these data, or give "
+            "the student the data that it was trained on"
+        )
 
 
 def refuse_misfit(network: nn.Module, task: Task, metric: Any, sample: dict[str, Any]) -> None:
@@ -70,6 +84,55 @@ def refuse_misfit(network: nn.Module, task: Task, metric: Any, sample: dict[str,
             f"{type(network).__name__} answers an image with {logits}, its target is {wanted or 'one class'}: network, "
             f"task_loss, metric and data do not belong together ({' '.join(str(error).split())[:200]})"
         ) from None
+
+
+def refuse_lonely(network: nn.Module, image: Tensor, batch_size: int, count: int) -> None:
+    """Raises ValueError when a batch has one image and the network normalizes over batches of more.
+
+    image (C, H, W); batch_size: of each process; count: images to train on. Only shapes pass through the network.
+    """
+    if min(batch_size, count) > 1:
+        return
+    with torch.device("meta"):
+        copy = deepcopy(network).to("meta").train()
+        try:
+            copy(image[None].to("meta"))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            key = "training.batch_size" if batch_size == 1 else "the data: more than one image to train on"
+            raise ValueError(
+                f"{type(network).__name__} normalizes over a batch, and one image is not enough: raise {key}"
+            ) from None
+
+
+def refuse_val_without(metric: Any, val: Dataset) -> str | None:
+    """Raises ValueError when val lacks the classes that the selecting score is taken over.
+
+    Returns a line to print where only some of them are lacking.
+    """
+    if val.one_size:
+        metric.update(torch.zeros(len(val), val.num_classes), torch.tensor(val.labels), val.cases)
+        if metric.selects in metric.compute():
+            return None
+        counts = ", ".join(f"{count} {name}" for count, name in zip(val.class_counts, val.class_names, strict=True))
+        raise ValueError(
+            f"metric: {metric.selects} cannot be taken over val, which holds {counts}; set metric.select to accuracy, "
+            "or give val more images (another split_seed, val_fraction or ratios)"
+        )
+    absent = [name for name in val.class_names if name not in val.shown_classes]
+    what, rule = f"none of the {len(val.cases)} val cases shows {' or '.join(absent)}", metric.empty_mask_rule
+    if len(absent) == len(val.class_names):
+        raise ValueError(
+            f"metric: {what}, so {metric.selects} would select a network that finds nothing ({rule}); slice again with "
+            "another split, or set another data.task"
+        )
+    if absent:
+        return (
+            f"{what}; {metric.selects}, which selects, is the mean over {', '.join(val.class_names)} and rewards "
+            f"finding nothing there ({rule})"
+        )
+    return None
 
 
 def check_scores(
@@ -112,7 +175,7 @@ def check_scores(
 
 @torch.no_grad()
 def trial(distiller: Distiller, image: Tensor, target: Tensor) -> list[dict[str, str]]:
-    """Runs every term once: creates the projectors, and tells each term's shapes.
+    """Runs every term once: creates the projectors, and returns each term's shapes.
 
     image (B, C, H, W), target (B, 1, H, W) or (B,). Returns a row a term, for `table`. Raises ValueError naming a term
     that cannot be computed.
@@ -129,7 +192,6 @@ def trial(distiller: Distiller, image: Tensor, target: Tensor) -> list[dict[str,
         rows.append(
             {
                 "term": name,
-                "weight": f"{term.weight:g}",
                 "student": _shapes(student, term.student_taps),
                 "teacher": _shapes(teacher, term.teacher_taps),
                 "projector": str(getattr(term.loss, "projector", "none")),

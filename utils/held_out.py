@@ -25,9 +25,9 @@ from utils.launch import launch
 from utils.metrics import VolumeDice
 from utils.pictures import draw, telling
 from utils.prediction.ranked_dice import RankedDice
+from utils.resuming import PLACES
 
 PICTURED = 24
-PLACES = ("root", "file", "index", "patients")
 
 
 def test(recipe: Recipe) -> int:

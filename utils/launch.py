@@ -7,6 +7,7 @@ import os
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from utils.config import Training
 
@@ -16,12 +17,26 @@ def launch(settings: Training) -> Fabric:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its notes repeat the run's own summary
     devices = int(os.environ.get("LOCAL_WORLD_SIZE", settings.devices))
     nodes = int(os.environ.get("WORLD_SIZE", devices)) // devices
-    fabric = Fabric(
-        accelerator=settings.accelerator,
-        devices=devices,
-        num_nodes=nodes,
-        precision=resolve_precision(settings.precision, settings.accelerator),
-    )
+    has_gpu = torch.cuda.is_available()
+    if settings.accelerator == "cuda" and not has_gpu:
+        raise ValueError(
+            "training.accelerator cuda: torch finds no CUDA device here; set training.accelerator to auto or cpu, or "
+            "check the driver (nvidia-smi) and CUDA_VISIBLE_DEVICES"
+        )
+    if settings.precision == "16-mixed" and (settings.accelerator == "cpu" or not has_gpu):
+        raise ValueError("training.precision 16-mixed needs a CUDA device; on a CPU set bf16-mixed, 32-true or auto")
+    try:
+        fabric = Fabric(
+            accelerator=settings.accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            precision=resolve_precision(settings.precision, settings.accelerator),
+        )
+    except (MisconfigurationException, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"training.accelerator {settings.accelerator} with training.devices {devices}: {reason}"
+        ) from None
     if "LT_CLI_USED" not in os.environ:  # `fabric run` has launched already
         fabric.launch()
     return fabric

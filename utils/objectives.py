@@ -20,7 +20,11 @@ class Supervised(nn.Module):
         self.network = network
         self.task = task
         self.partly_labeled = partly_labeled
-        self.weights = {"task": task.weight}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """What the loop multiplies each loss with."""
+        return {"task": self.task.weight}
 
     def forward(self, image: Tensor, target: Tensor) -> dict[str, Tensor]:
         """image (B, C, H, W), target (B, 1, H, W) or (B,) -> {"task": loss}, unweighted."""
@@ -55,7 +59,6 @@ class Distiller(nn.Module):
         self.task = task
         self.names = list(terms)
         self.terms = nn.ModuleList(terms.values())
-        self.weights = {"task": task.weight} | {name: term.weight for name, term in terms.items()}
         asked = {name for term in self.terms for name in term.teacher_taps}
         self.own_taps = sorted(name.removeprefix(OWN) for name in asked if name.startswith(OWN))
         self.teacher_taps = sorted(name for name in asked if not name.startswith(OWN))
@@ -63,6 +66,13 @@ class Distiller(nn.Module):
             raise ValueError(f"teacher: none given, but the terms read its {', '.join(self.teacher_taps)}")
         learning = (name for term in self.terms for name in term.student_taps)
         self.student_taps = sorted({task.on, *learning, *self.own_taps})
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """What the loop multiplies each loss with; each term owns its weight."""
+        return {"task": self.task.weight} | {
+            name: term.weight for name, term in zip(self.names, self.terms, strict=True)
+        }
 
     def train(self, mode: bool = True) -> Distiller:
         super().train(mode)

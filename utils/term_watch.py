@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,14 +12,14 @@ from torch import Tensor
 class TermWatch:
     """Keeps each step's terms on the device and looks at them a window at a time, so that steps need not wait.
 
-    The total of every step is appended to `losses`.
+    The total of every step is appended to `losses`. `window` are the terms of steps before, as `checked` returned them.
     """
 
-    def __init__(self, weights: dict[str, float], losses: list[float]) -> None:
+    def __init__(self, weights: dict[str, float], losses: list[float], window: Sequence[Sequence[float]] = ()) -> None:
         self.names = list(weights)
         self.weights = torch.tensor(list(weights.values()))
-        self.window: list[Tensor] = []
-        self.cases: list[tuple[int, list[str]]] = []
+        self.window: list[Tensor] = [torch.tensor(terms) for terms in window]
+        self.cases: list[tuple[int, list[str]]] = [(0, [])] * len(window)  # they were finite: nobody asks for them
         self.images = 0
         self.started = time.monotonic()
         self.losses = losses
@@ -28,22 +29,16 @@ class TermWatch:
         self.cases.append((step, list(cases)))
         self.images += images
 
+    def checked(self) -> list[list[float]]:
+        """The terms of the steps since the last report. Raises ValueError as `report`."""
+        return self._values().tolist()
+
     def report(self) -> dict[str, float]:
         """Means over the steps since the last report, raw and weighted; empties the window.
 
         Raises ValueError naming the first term that was not finite, its step and its cases.
         """
-        values = torch.stack(self.window).cpu()
-        finite = torch.isfinite(values)
-        if not bool(finite.all()):
-            row = int((~finite).any(1).nonzero()[0])
-            names = [name for name, good in zip(self.names, finite[row].tolist(), strict=True) if not good]
-            step, cases = self.cases[row]
-            raise ValueError(
-                f"not finite at step {step}: {', '.join(names)} (cases {', '.join(sorted(set(map(str, cases))))}); "
-                "lower training.learning_rate or the term's weight, set training.clip_norm, or use training.precision "
-                "32-true"
-            )
+        values = self._values()
         mean = values.mean(0)
         weighted = mean * self.weights
         total = (values * self.weights).sum(1)
@@ -55,3 +50,20 @@ class TermWatch:
         report["train/images_per_second"] = self.images / max(now - self.started, 1e-9)
         self.window, self.cases, self.images, self.started = [], [], 0, now
         return report
+
+    def _values(self) -> Tensor:
+        """The window's terms, (steps, terms), on the CPU; all are finite."""
+        if not self.window:
+            return torch.zeros(0, len(self.names))
+        values = torch.stack([terms.cpu() for terms in self.window])
+        finite = torch.isfinite(values)
+        if not bool(finite.all()):
+            row = int((~finite).any(1).nonzero()[0])
+            names = [name for name, good in zip(self.names, finite[row].tolist(), strict=True) if not good]
+            step, cases = self.cases[row]
+            raise ValueError(
+                f"not finite at step {step}: {', '.join(names)} (cases {', '.join(sorted(set(map(str, cases))))}); "
+                "lower training.learning_rate or the term's weight, set training.clip_norm, or use training.precision "
+                "32-true"
+            )
+        return values

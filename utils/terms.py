@@ -76,6 +76,11 @@ def asks_teacher(sections: Sequence[dict[str, Any]]) -> bool:
     return any(not name.startswith(OWN) for section in sections for name in _as_list(section["teacher"]))
 
 
+def scaled(sections: Sequence[dict[str, Any]], factor: float) -> list[dict[str, Any]]:
+    """The recipe's list with every weight times `factor`."""
+    return [section | {"weight": section["weight"] * factor} for section in sections]
+
+
 def read_terms(sections: Sequence[dict[str, Any]], **given: Any) -> dict[str, Term]:
     """Terms by name from the recipe's list; `given` (num_classes) reaches the losses that take it.
 

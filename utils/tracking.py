@@ -3,49 +3,81 @@
 from __future__ import annotations
 
 import csv
+import os
+import socket
+import time
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import image, scalar
+
+from datasets.files import write_text
 
 
 class Tracker:
     """Writes TensorBoard events and history.csv into OUTPUT; silent on every process but the first.
 
-    Events from `purge_step` on are hidden: a resumed run writes them again.
+    Events of an earlier session from `first_step` on are hidden: this one writes them again. torch's own writer has a
+    thread that hangs on a full disk and loses at a kill what a checkpoint says was done; here events are on disk when
+    `flush` returns. Raises OSError naming the file that cannot be written.
     """
 
-    def __init__(self, output: Path, active: bool, purge_step: int | None = None) -> None:
-        self.writer = SummaryWriter(str(output), purge_step=purge_step) if active else None
+    def __init__(self, output: Path, active: bool, first_step: int = 0) -> None:
         self.history = output / "history.csv"
+        self._file = None
+        if active:
+            name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+            self._path = output / name
+            self._file = self._path.open("wb")
+            self._records = RecordWriter(self._file)
+            self._write(Event(file_version="brain.Event:2"))
+            self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
     def scalars(self, values: dict[str, float], step: int) -> None:
-        if self.writer:
-            for name, value in values.items():
-                self.writer.add_scalar(name, value, step)
+        for name, value in values.items():
+            self._summary(scalar(name, value), step)
 
     def picture(self, name: str, picture: np.ndarray, step: int) -> None:
-        if self.writer:
-            self.writer.add_image(name, picture, step, dataformats="HWC")
+        self._summary(image(name, picture, dataformats="HWC"), step)
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Appends to history.csv; an epoch repeated after a resume replaces its earlier line."""
-        if not self.writer:
+        if self._file is None:
             return
         rows = []
         if self.history.is_file():
             with self.history.open(newline="") as file:
                 rows = [old for old in csv.DictReader(file) if int(old["epoch"]) < row["epoch"]]
-        columns = list(dict.fromkeys(key for line in (*rows, row) for key in line))
-        temporary = self.history.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
-            table = csv.DictWriter(file, columns)
-            table.writeheader()
-            table.writerows([*rows, row])
-        temporary.replace(self.history)
-        self.writer.flush()
+        text = StringIO()
+        table = csv.DictWriter(text, list(dict.fromkeys(key for line in (*rows, row) for key in line)))
+        table.writeheader()
+        table.writerows([*rows, row])
+        write_text(self.history, text.getvalue())
+
+    def flush(self) -> None:
+        if self._file is not None:
+            self._on_disk(self._file.flush)
 
     def close(self) -> None:
-        if self.writer:
-            self.writer.close()
+        if self._file is not None:
+            self._on_disk(self._file.close)
+
+    def _summary(self, summary: Summary, step: int) -> None:
+        if self._file is not None:
+            self._write(Event(step=step, summary=summary))
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._on_disk(self._records.write, event.SerializeToString())
+
+    def _on_disk(self, work: Any, *arguments: Any) -> None:
+        try:
+            work(*arguments)
+        except OSError as error:
+            error.filename = error.filename or str(self._path)
+            raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +21,11 @@ from utils.interruption import Interruption
 from utils.launch import quiet
 from utils.loading import epoch_batches, load_batches
 from utils.optimization import Schedule, gradient_shares, make_optimizer
+from utils.progress import Progress, network_content, restore, restore_process, training_content
 from utils.term_watch import TermWatch
 from utils.tracking import Tracker
 
 Validate = Callable[[nn.Module, int], tuple[dict[str, float], list[dict[str, Any]]]]
-
-
-@dataclass
-class Progress:
-    """Where a run stands: whole epochs done, steps done in the next, the best score, the last validation,
-    and the losses of the steps since the epoch began."""
-
-    epoch: int = 0
-    position: int = 0
-    best: float = float("-inf")
-    best_epoch: int = 0
-    scores: dict[str, float] = field(default_factory=dict)
-    cases: list[dict[str, Any]] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    signal: int | None = None
 
 
 def fit(
@@ -66,113 +52,28 @@ def fit(
     Returns the progress; its `signal` is set when SIGINT or SIGTERM ended the run early.
     Raises ValueError naming the first term that was not finite, and a term without a gradient.
     """
-    network, weights = objective.network, objective.weights
     memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
     fabric.to_device(objective).to(memory_format=memory_format)
     steps = len(epoch_batches(len(dataset), settings.batch_size, seed, 0, world=fabric.world_size))
     optimizer = make_optimizer([value for value in objective.parameters() if value.requires_grad], settings)
     schedule = Schedule(optimizer, settings, steps)
-    progress = Progress() if resumed is None else _restore(resumed, objective, optimizer, schedule)
+    progress = Progress() if resumed is None else restore(resumed, objective, optimizer, schedule)
     runner = torch.compile(objective) if settings.compile else objective
     runner, optimizer = fabric.setup(runner, optimizer)
     if resumed is not None:
-        _restore_of_process(fabric, resumed["training"])
+        restore_process(fabric, resumed["training"])
     elif fabric.world_size > 1:
         torch.manual_seed(seed + fabric.global_rank)  # the processes see other images and must drop other units
-
-    def save_last() -> None:
-        random_states = _all_processes(fabric, checkpoints.random_states())
-        if fabric.is_global_zero:
-            training = _training_state(progress, objective, optimizer, schedule)
-            training |= {
-                "random": random_states,
-                "precision": fabric.strategy.precision.state_dict(),
-                "step": progress.epoch * steps + progress.position,
-            }
-            checkpoints.save(_content(identity, network, progress) | {"training": training}, output / "last.ckpt")
-        fabric.barrier()
-
-    saved_at = time.monotonic()
+    loop = _Loop(
+        *(fabric, objective, runner, optimizer, schedule, dataset, settings, output, identity, seed, tracker),
+        *(steps, memory_format, score, progress),
+        is_saved=resumed is not None,
+    )
     with Interruption() as interruption:
-        while not _done(progress, settings):
-            epoch, first = progress.epoch, progress.position
-            batches = epoch_batches(
-                len(dataset),
-                settings.batch_size,
-                seed,
-                epoch,
-                fabric.global_rank,
-                fabric.world_size,
-                dataset.sampling_weights,
-            )
-            dataset.epoch = epoch
-            loader = load_batches(dataset, batches[first:], settings.workers, fabric.device.type == "cuda")
-            watch = TermWatch(weights, progress.losses)
-            runner.train()
-            bar = tqdm(
-                loader,
-                f"epoch {epoch + 1}/{settings.epochs}",
-                total=steps,
-                initial=first,
-                unit="step",
-                disable=quiet(fabric),
-                leave=False,
-            )
-            for position, batch in enumerate(bar, first):
-                step = epoch * steps + position
-                image = fabric.to_device(batch["image"]).contiguous(memory_format=memory_format)
-                target = fabric.to_device(batch["target"])
-                if step == 0 or (settings.share_every and step % settings.share_every == 0):
-                    shares = gradient_shares(fabric, objective, image, target)
-                    tracker.scalars({f"gradient_share/{name}": share for name, share in shares.items()}, step)
-                losses = runner(image, target)
-                fabric.backward(sum(weights[name] * loss for name, loss in losses.items()))
-                if settings.clip_norm is not None:
-                    fabric.clip_gradients(runner, optimizer, max_norm=settings.clip_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-                schedule.step()
-                progress.position = position + 1
-                watch.add(losses, settings.batch_size, step, batch["case"])
-                logs = progress.position == steps or step % settings.log_every == 0
-                if logs:
-                    report = watch.report()
-                    tracker.scalars(report | {"train/learning_rate": schedule.learning_rate}, step)
-                    bar.set_postfix_str(_postfix(report, progress, score))
-                    # The first process's clock decides for all: saving gathers from every process.
-                    if _all_processes(fabric, time.monotonic() - saved_at)[0] > 60 * settings.checkpoint_minutes:
-                        save_last()
-                        saved_at = time.monotonic()
-                # Processes must stop at the same step; asking each other at every step would slow them down.
-                if progress.position < steps and (logs or fabric.world_size == 1):
-                    progress.signal = _any_signal(fabric, interruption)
-                    if progress.signal:
-                        if watch.window:
-                            watch.report()  # what is not finite must not be saved
-                        save_last()
-                        return progress
-            progress.epoch, progress.position = epoch + 1, 0
-            row: dict[str, Any] = {"epoch": progress.epoch, "loss": round(sum(progress.losses) / steps, 6)}
-            progress.losses = []
-            if progress.epoch % settings.validate_every == 0 or progress.epoch == settings.epochs:
-                _share_buffers(fabric, network)
-                progress.scores, progress.cases = validate(network, step)
-                tracker.scalars({f"val/{name}": value for name, value in progress.scores.items()}, step)
-                schedule.validated(progress.scores[score])
-                row |= {name: round(value, 6) for name, value in progress.scores.items()}
-                if progress.scores[score] > progress.best:
-                    progress.best, progress.best_epoch = progress.scores[score], progress.epoch
-                    if fabric.is_global_zero:
-                        checkpoints.save(_content(identity, network, progress), output / "best.ckpt")
-                if fabric.is_global_zero:
-                    tqdm.write(
-                        f"epoch {progress.epoch:>3}/{settings.epochs}  loss {row['loss']:.4f}  "
-                        f"val {score} {progress.scores[score]:.4f}  best {progress.best:.4f} "
-                        f"(epoch {progress.best_epoch})"
-                    )
-            tracker.epoch(row)
-            save_last()
-            saved_at = time.monotonic()
+        while not progress.is_done(settings):
+            if loop.train_epoch(interruption):
+                return progress
+            loop.end_epoch(validate)
             if progress.epoch < settings.epochs:
                 progress.signal = _any_signal(fabric, interruption)
                 if progress.signal:
@@ -180,54 +81,151 @@ def fit(
     return progress
 
 
-def _content(identity: dict[str, Any], network: nn.Module, progress: Progress) -> dict[str, Any]:
-    """What both checkpoints hold: the network and all that is needed to rebuild and to judge it."""
-    return identity | {
-        "weights": network.state_dict(),
-        "scores": {"scores": progress.scores, "cases": progress.cases},
-        "epoch": progress.epoch,
-    }
+@dataclass
+class _Loop:
+    """What the parts of `fit` share."""
 
+    fabric: Fabric
+    objective: nn.Module
+    runner: nn.Module
+    optimizer: Optimizer
+    schedule: Schedule
+    dataset: Dataset
+    settings: Training
+    output: Path
+    identity: dict[str, Any]
+    seed: int
+    tracker: Tracker
+    steps: int
+    memory_format: torch.memory_format
+    score: str
+    progress: Progress
+    is_saved: bool
+    saved_at: float = field(default_factory=time.monotonic)
 
-def _training_state(
-    progress: Progress, objective: nn.Module, optimizer: Optimizer, schedule: Schedule
-) -> dict[str, Any]:
-    """What last.ckpt holds beside: the way to go on."""
-    terms = getattr(objective, "terms", None)
-    return {
-        "progress": asdict(progress) | {"signal": None},
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-        "terms": terms.state_dict() if terms is not None else {},
-    }
-
-
-def _restore(resumed: dict[str, Any], objective: nn.Module, optimizer: Optimizer, schedule: Schedule) -> Progress:
-    state = resumed["training"]
-    objective.network.load_state_dict(resumed["weights"])
-    if hasattr(objective, "terms"):
-        objective.terms.load_state_dict(state["terms"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    return Progress(**state["progress"])
-
-
-def _restore_of_process(fabric: Fabric, state: dict[str, Any]) -> None:
-    if len(state["random"]) != fabric.world_size:
-        raise ValueError(
-            f"the run was stopped with {len(state['random'])} processes and cannot go on with {fabric.world_size}: "
-            "random states are kept by process; start the same number"
+    def train_epoch(self, interruption: Interruption) -> bool:
+        """Trains from where the run stands to the end of the epoch; True when a signal ended it before."""
+        fabric, settings, progress = self.fabric, self.settings, self.progress
+        if progress.position == self.steps:  # saved before a validation that was killed: resuming hid these scalars
+            self.tracker.scalars(progress.logged, self.step)
+        watch = TermWatch(self.objective.weights, progress.losses, progress.window)
+        progress.window = []
+        self.runner.train()
+        bar = tqdm(
+            self._loader(),
+            f"epoch {progress.epoch + 1}/{settings.epochs}",
+            total=self.steps,
+            initial=progress.position,
+            unit="step",
+            disable=quiet(fabric),
+            leave=False,
         )
-    checkpoints.restore_random_states(state["random"][fabric.global_rank])
-    fabric.strategy.precision.load_state_dict(state["precision"])
+        for batch in bar:
+            progress.position, progress.logged = progress.position + 1, {}
+            self._train_step(batch, watch)
+            is_last = progress.position == self.steps
+            logs = is_last or self.step % settings.log_every == 0
+            if logs:
+                report = watch.report()
+                self._log(report | {"train/learning_rate": self.schedule.learning_rate})
+                bar.set_postfix_str(_postfix(report, progress, self.score))
+                # The first process's clock decides for all: saving gathers from every process. best.ckpt, which
+                # validation writes, is never there without last.ckpt.
+                elapsed = _all_processes(fabric, time.monotonic() - self.saved_at)[0]
+                if elapsed > 60 * settings.checkpoint_minutes or (is_last and not self.is_saved):
+                    self.save()
+            # Processes must stop at the same step; asking each other at every step would slow them down.
+            if not is_last and (logs or fabric.world_size == 1):
+                progress.signal = _any_signal(fabric, interruption)
+                if progress.signal:
+                    progress.window = watch.checked()  # what is not finite must not be saved
+                    self.save()
+                    return True
+        return False
 
+    @property
+    def step(self) -> int:
+        """The number of the step that was done last, from 0."""
+        return self.progress.epoch * self.steps + self.progress.position - 1
 
-def _done(progress: Progress, settings: Training) -> bool:
-    """Whether all epochs are through, or no score has been better for `patience` of them."""
-    stale = progress.best_epoch > 0 and settings.patience is not None
-    return progress.epoch >= settings.epochs or (
-        stale and progress.position == 0 and progress.epoch - progress.best_epoch >= settings.patience
-    )
+    def _loader(self) -> Any:
+        """The batches of this epoch that are still to be done."""
+        progress, settings = self.progress, self.settings
+        batches = epoch_batches(
+            len(self.dataset),
+            settings.batch_size,
+            self.seed,
+            progress.epoch,
+            self.fabric.global_rank,
+            self.fabric.world_size,
+            self.dataset.sampling_weights,
+        )
+        self.dataset.epoch = progress.epoch
+        on_gpu = self.fabric.device.type == "cuda"
+        return load_batches(self.dataset, batches[progress.position :], settings.workers, on_gpu)
+
+    def _train_step(self, batch: dict[str, Any], watch: TermWatch) -> None:
+        fabric, settings, weights = self.fabric, self.settings, self.objective.weights
+        image = fabric.to_device(batch["image"]).contiguous(memory_format=self.memory_format)
+        target = fabric.to_device(batch["target"])
+        if self.step == 0 or (settings.share_every and self.step % settings.share_every == 0):
+            shares = gradient_shares(fabric, self.objective, image, target)
+            self._log({f"gradient_share/{name}": share for name, share in shares.items()})
+        losses = self.runner(image, target)
+        fabric.backward(sum(weights[name] * loss for name, loss in losses.items()))
+        if settings.clip_norm is not None:
+            fabric.clip_gradients(self.runner, self.optimizer, max_norm=settings.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.schedule.step()
+        watch.add(losses, settings.batch_size, self.step, batch["case"])
+
+    def _log(self, scalars: dict[str, float]) -> None:
+        self.tracker.scalars(scalars, self.step)
+        self.progress.logged |= scalars
+
+    def end_epoch(self, validate: Validate) -> None:
+        """Validates where it is due, keeps the best, and saves."""
+        progress, settings, step = self.progress, self.settings, self.step
+        progress.epoch, progress.position = progress.epoch + 1, 0
+        loss = sum(progress.losses) / self.steps
+        row: dict[str, Any] = {"epoch": progress.epoch, "loss": round(loss, 6)}
+        progress.losses, progress.logged = [], {}
+        if progress.epoch % settings.validate_every == 0 or progress.epoch == settings.epochs:
+            network = self.objective.network
+            _share_buffers(self.fabric, network)
+            progress.scores, progress.cases = validate(network, step)
+            self.tracker.scalars({f"val/{name}": value for name, value in progress.scores.items()}, step)
+            value = progress.scores[self.score]
+            self.schedule.validated(value)
+            row |= {name: round(value, 6) for name, value in progress.scores.items()}
+            if value > progress.best:
+                progress.best, progress.best_epoch = value, progress.epoch
+                if self.fabric.is_global_zero:
+                    checkpoints.save(network_content(self.identity, network, progress), self.output / "best.ckpt")
+            if self.fabric.is_global_zero:
+                tqdm.write(
+                    f"epoch {progress.epoch:>3}/{settings.epochs}  loss {row['loss']:.4f}  val {self.score} "
+                    f"{value:.4f}  best {progress.best:.4f} (epoch {progress.best_epoch})"
+                )
+        self.tracker.epoch(row)
+        self.save()
+
+    def save(self) -> None:
+        """Writes last.ckpt. `step`: from where on a resumed run logs again."""
+        fabric, progress = self.fabric, self.progress
+        random_states = _all_processes(fabric, checkpoints.random_states())
+        if fabric.is_global_zero:
+            self.tracker.flush()
+            training = training_content(progress, self.objective, self.optimizer, self.schedule) | {
+                "random": random_states,
+                "precision": fabric.strategy.precision.state_dict(),
+                "step": progress.epoch * self.steps + progress.position - (progress.position == self.steps),
+            }
+            content = network_content(self.identity, self.objective.network, progress) | {"training": training}
+            checkpoints.save(content, self.output / "last.ckpt")
+        fabric.barrier()
+        self.is_saved, self.saved_at = True, time.monotonic()
 
 
 def _share_buffers(fabric: Fabric, network: nn.Module) -> None:
