@@ -44,10 +44,8 @@ def distilled(experiment: Experiment) -> Distiller:
     image, target = fabric.to_device(batch["image"]), fabric.to_device(batch["target"]).clamp(min=0)
     rows = guards.trial(distiller, image, target)
     if recipe.distillation_share is not None:
-        factor = balance(fabric, distiller, experiment.train, recipe.training, recipe.seed, recipe.distillation_share)
-        experiment.scale_terms(fabric.broadcast(factor))  # processes on a GPU may differ in a last digit
-        for term, section in zip(distiller.terms, experiment.recipe.distillation, strict=True):
-            term.weight = section["weight"]
+        settings = (recipe.training, recipe.seed, recipe.distillation_share)
+        experiment.scale_terms(balance(fabric, distiller, experiment.train, *settings))
     if fabric.is_global_zero:
         weights = [{"weight": f"{term.weight:g}"} for term in distiller.terms]
         print(f"\n{guards.table([row | weight for row, weight in zip(rows, weights, strict=True)])}\n")

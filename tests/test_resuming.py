@@ -211,6 +211,17 @@ def test_what_there_is_nothing_to_resume_from_is_refused(whole, tmp_path, capsys
     assert (folder / "best.ckpt").read_bytes() == b"weights"
 
 
+def test_what_was_stopped_before_its_first_checkpoint_starts_over(whole, tmp_path, monkeypatch):
+    store, uninterrupted = whole
+    with monkeypatch.context() as patch:
+        kill_at(patch, torch, "save", 1)
+        with pytest.raises(Killed):
+            run(store, tmp_path / "run")
+    assert not (tmp_path / "run/last.ckpt").exists()
+    assert run(store, tmp_path / "run", "--resume") == 0
+    assert_equal(uninterrupted, tmp_path / "run")
+
+
 def test_two_trainings_do_not_share_a_folder(whole, tmp_path, capsys):
     store, _ = whole
     with alone_in(tmp_path / "run"):

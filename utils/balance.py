@@ -20,11 +20,11 @@ WARM_UP, MEASURED = 32, 4  # steps on the task alone, then batches
 def balance(
     fabric: Fabric, distiller: Distiller, dataset: Dataset, settings: Training, seed: int, share: float
 ) -> float:
-    """The factor that scales all terms alike so that their gradient norms add up to `share` times the task loss's.
+    """Scale all terms alike so that their gradient norms add up to `share` times the task loss's; returns the factor.
 
     At a student's first, random weights that ratio says little: it differs severalfold from seed to seed, and for some
     losses by a hundred from what it is some steps later. So it is measured after 32 steps on the task loss alone, as
-    the median of the four batches that follow. Then the first weights are put back: it leaves no trace.
+    the median of the four batches that follow. Then the first weights are put back: it leaves no trace but the factor.
     Seeds still differ, by a factor of five where a loss is steep. What the terms weigh against each other stays as the
     method has it.
     """
@@ -54,4 +54,7 @@ def balance(
     distiller.train(was_training)
     if not ratios:
         raise ValueError("distillation_share: the task loss or the terms give no gradient to compare")
-    return share / statistics.median(ratios)
+    factor = fabric.broadcast(share / statistics.median(ratios))  # of processes on GPUs a last digit may differ
+    for term in distiller.terms:
+        term.weight *= factor
+    return factor

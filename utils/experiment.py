@@ -61,7 +61,7 @@ class Experiment:
         return {"fingerprint": fingerprint(cases, self.train.class_names), "cases": cases}
 
     def scale_terms(self, factor: float) -> None:
-        """Puts the factor that `distillation_share` led to into the weights of the recipe: it is what runs."""
+        """Records the factor that the terms' weights were multiplied by, and the recipe that runs with them."""
         self.balance = {"share": self.recipe.distillation_share, "factor": factor}
         terms = scaled(self.recipe.distillation, factor)
         self.recipe = replace(self.recipe, distillation=terms, distillation_share=None)

@@ -16,6 +16,7 @@ from utils.terms import scaled
 FREE_ON_RESUME = {"output", "mode", "resume", "allow_leak", "teacher_cache", "teacher_cache_gb"}
 FREE_TRAINING = {"epochs", "workers", "log_every", "share_every", "checkpoint_minutes", "pictures"}
 RESULTS = ("best.ckpt", "history.csv", "test.json")
+STARTED = ("config.yaml", "leaderboard.json")  # what a run, or the leaderboard that starts it, writes first
 PLACES = ("root", "file", "index", "patients")  # keys of `data` that say where data lie; what they hold is compared
 
 
@@ -27,21 +28,20 @@ def start_or_resume(recipe: Recipe) -> tuple[Recipe, dict[str, Any] | None]:
     """
     output = Path(recipe.output)
     last = output / "last.ckpt"
+    held = [name for name in RESULTS if (output / name).exists()]
     if not recipe.resume:
         if last.exists():
             raise ValueError(f"{output} already holds a run; --resume continues it, --output FOLDER starts another")
-        if held := [name for name in RESULTS if (output / name).exists()]:
+        if held:
             raise ValueError(
                 f"{output} already holds {', '.join(held)} of another run, which this one would replace; "
                 "--output FOLDER starts in another folder"
             )
         return recipe, None
+    if not last.exists() and not held and any((output / name).exists() for name in STARTED):
+        return recipe, None  # stopped before its first checkpoint
     if not last.exists():
-        best = (
-            "; nothing can go on from its best.ckpt, which holds weights only"
-            if (output / "best.ckpt").exists()
-            else ""
-        )
+        best = "; nothing can go on from its best.ckpt, which holds weights only" if "best.ckpt" in held else ""
         raise ValueError(
             f"{last}: not found, so there is no run to resume{best}; give the --output of the run that was stopped, or "
             "leave out --resume to start one in an empty folder"
