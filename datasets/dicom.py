@@ -5,6 +5,7 @@ series in one folder) is refused, because a volume made of it would lie wrong.
 """
 
 import locale
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,7 +114,8 @@ def _reader(file: Path) -> "ImageFileReader":
 
 def _unreadable(file: Path, error: RuntimeError) -> UnreadableVolumeError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return UnreadableVolumeError(file, f"unreadable DICOM ({lines[-1][:120]})", "export the series again")
+    what = re.sub(r"ITK ERROR: \w+\(\w+\): ", "", lines[-1])  # with an address in memory
+    return UnreadableVolumeError(file, f"unreadable DICOM ({what[:120]})", "export the series again")
 
 
 def _read_header(file: Path) -> _Slice:

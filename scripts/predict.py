@@ -138,6 +138,8 @@ def predict_volumes(args: argparse.Namespace, predictor: Predictor) -> int:
         minimum_ml=args.minimum_volume,
         limit=memory_limit() if args.memory is None else args.memory * 1e9,
     )
+    if args.input.is_dir() and args.output.samefile(args.input):
+        raise ValueError(f"{args.output}: is the input: choose another --output, or a folder in it")
     found = find_volumes(args.input)
     for line in (*found.passed_over, *(finding for finding in found.findings if not finding.bad)):
         tqdm.write(f"note: {line}")

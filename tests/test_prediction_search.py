@@ -3,7 +3,7 @@
 import nibabel
 import numpy as np
 import pytest
-from raw_cases import KITS, hounsfield, kits_case
+from raw_cases import KITS, hounsfield, kits_case, save
 from test_dicom import write_series
 from tiny_checkpoints import folder, predict, record, thresholds
 
@@ -138,6 +138,17 @@ def test_a_list_goes_on_past_what_is_not_there_and_names_folders_of_one_volume(f
     ):
         assert words in line
     assert sorted(record(tmp_path / "out")) == ["k", "s"]
+
+
+def test_predictions_are_not_taken_for_inputs(tmp_path, thresholds, capsys):
+    lits = tmp_path / "lits"
+    save(lits / "Batch 1/volume-0.nii", hounsfield(0))
+    for _ in range(2):
+        assert predict(thresholds, lits, lits / "predictions") == 0
+    assert list(record(lits / "predictions")) == ["volume-0"]
+    assert "1 by place (predictions, beside predictions.json) (volume-0.nii.gz)" in capsys.readouterr().out
+    assert predict(thresholds, lits, lits) == 2
+    assert "lits: is the input: choose another --output" in capsys.readouterr().err
 
 
 def test_a_folder_with_nothing_says_what_it_holds(tmp_path, thresholds, capsys):

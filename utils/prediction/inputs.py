@@ -30,7 +30,7 @@ class Case:
 
 @dataclass
 class Source:
-    """A case whose headers were read. `axes` and `flips` lead to axial slices; `notes` are told, and stop nothing.
+    """A case whose headers were read. `axes` and `flips` lead to axial slices; `notes` are printed, and stop nothing.
 
     series: of a DICOM folder, else None.
     """

@@ -15,6 +15,7 @@ from datasets.dicom_tags import read_tags
 from datasets.files import NIFTI_ENDINGS, Scan, dead_link, ending, remedy_of, scan, stem
 from datasets.findings import Finding
 from utils.prediction.inputs import Case
+from utils.prediction.outputs import RECORD
 
 IMAGING = "imaging"  # KiTS has one in the folder of each case
 LITS = re.compile(r"volume-\d+")  # LiTS has them in folders of batches
@@ -94,10 +95,13 @@ def _images(found: Scan) -> list[Path]:
     """The NIfTI files of a scan that are images to predict; what is a volume by name and none becomes a finding."""
     volumes = [file for file in found.files if ending(file) in NIFTI_ENDINGS]
     kits = {file.parent for file in volumes if _is_imaging(file)}
+    made = {file.parent for file in found.files if file.name == RECORD and file.parent != found.root}
     here = {stem(file).lower() for file in volumes if file.parent == found.root}
     images = []
     for file in volumes:
-        if file.parent in kits:
+        if file.parent in made:
+            found.pass_over(file, f"place (predictions, beside {RECORD})")
+        elif file.parent in kits:
             if _is_imaging(file):
                 images.append(file)
             else:
