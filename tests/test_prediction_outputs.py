@@ -116,6 +116,16 @@ def test_the_longest_names_are_written(tmp_path, thresholds):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {f"{name}.nii.gz", "predictions.json"}
 
 
+def test_what_could_not_be_put_in_its_place_is_not_recorded_as_done(tmp_path, thresholds, capsys):
+    (tmp_path / "in").mkdir()
+    save(tmp_path / "in/a.nii", hounsfield(0))
+    (tmp_path / "in/a.nii").rename(tmp_path / "in" / f"{'x' * 251}.nii")  # .nii.gz makes it too long
+    assert predict(thresholds, tmp_path / "in", tmp_path / "out") == 1
+    assert f"{'x' * 251}.nii.gz: File name too long: choose a shorter name" in capsys.readouterr().err
+    (entry,) = record(tmp_path / "out").values()
+    assert entry["pending"] and [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.json"]
+
+
 def test_a_full_disk_while_the_record_is_written_loses_nothing(folder, tmp_path, thresholds, capsys, monkeypatch):
     out = tmp_path / "out"
     assert predict(unet(tmp_path / "other.ckpt"), folder / "a.nii.gz", out) == 0

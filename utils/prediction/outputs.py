@@ -104,9 +104,13 @@ class Predictions:
                     self._record(case, {**made, **entry, "pending": True})
                 else:
                     self._record(case, {**made, **entry})
-                for suffix, path in partial.items():
-                    with _about(files[suffix]):
-                        path.replace(files[suffix])
+                try:
+                    for suffix, path in partial.items():
+                        with _about(files[suffix]):
+                            path.replace(files[suffix])
+                except OSError:  # a folder is in the place, or the name is too long
+                    self._record(case, {**made, **entry, "pending": True})
+                    raise
                 if self.entries[case.name].get("pending"):
                     self._record(case, {**made, **entry})
         finally:
