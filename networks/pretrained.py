@@ -24,7 +24,10 @@ def load_pretrained(
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"pretrained: {path} is not a state dict torch can read safely ({error}).") from error
+        raise ValueError(
+            f"pretrained: {path} is not a state dict that torch reads safely ({type(error).__name__}): give a "
+            "file of torch.save(model.state_dict(), FILE), whole."
+        ) from error
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise ValueError(f"pretrained: {path} holds no plain {{name: tensor}} state dict; save model.state_dict().")
     weights = {name: value for name, value in weights.items() if not name.startswith(ignored)}

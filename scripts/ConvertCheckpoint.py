@@ -70,6 +70,8 @@ def convert_checkpoint(args: argparse.Namespace) -> int:
     output = args.output / "best.ckpt" if args.output.is_dir() or not args.output.suffix else args.output
     if output.exists() or output.is_symlink():
         raise ValueError(f"{output}: is there already: choose another --output")
+    if any((output.parent / name).exists() for name in ("last.ckpt", "config.yaml")):
+        raise ValueError(f"{output.parent}: holds a run: choose another --output")
     if not args.checkpoint.is_file():
         raise ValueError(f"{args.checkpoint}: no such file")
     given = vars(args)

@@ -124,6 +124,10 @@ def test_nothing_is_replaced(lightning, tmp_path, capsys):
     (tmp_path / "mine.ckpt").write_text("mine")
     assert convert(lightning, tmp_path / "mine.ckpt") == 2
     assert "mine.ckpt: is there already" in line(capsys) and (tmp_path / "mine.ckpt").read_text() == "mine"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/last.ckpt").write_text("mine")
+    assert convert(lightning, tmp_path / "run") == 2 and "run: holds a run" in line(capsys)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["last.ckpt"]
 
 
 def test_weights_that_are_not_finite_are_refused(lightning, tmp_path, capsys):
