@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import train
 import train_kd
 from datasets.files import alone_in
+from datasets.splits import split_sha256
 from tests.conftest import slice_store as make_slice_store
 from utils import checkpoints, experiment, training
 from utils.command_line import parse
@@ -238,6 +239,10 @@ def resplit(store):
     split = json.loads((store / "split.json").read_text())
     split["train"], split["test"] = [*split["train"], "case_00004"], ["case_00005"]
     (store / "split.json").write_text(json.dumps(split))
+    manifest = json.loads((store / "dataset.json").read_text())
+    (store / "dataset.json").write_text(json.dumps(manifest | {"split_sha256": split_sha256(split)}))
+    manifest = json.loads((store / "dataset.json").read_text())
+    (store / "dataset.json").write_text(json.dumps(manifest | {"split_sha256": split_sha256(split)}))
 
 
 def relabel(store):

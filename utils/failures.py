@@ -33,7 +33,7 @@ def _explanation(error: Exception, recipe: Recipe) -> str | None:
             "(data.crop or data.image_size), or the network's width"
         )
     if message.startswith("Caught ") and "Original Traceback" in message:  # a loader's process passes on its traceback
-        return message.strip().splitlines()[-1].removeprefix("ValueError: ")
+        return re.sub(r"^[\w.]+(Error|Exception): ", "", message.strip().splitlines()[-1])
     if "shared memory" in message or "unable to write to file </torch_" in message:
         return (
             f"the processes that load images need more shared memory (/dev/shm): lower training.workers (now "
