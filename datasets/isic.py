@@ -137,6 +137,12 @@ def write_index(file: Path, lesions: Sequence[Lesion]) -> None:
     write_text(file, text.getvalue())
 
 
+def is_index(file: Path) -> bool:
+    """Whether a file has the columns of an index that was written here, and no others."""
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        return lines.readline().strip() == ",".join(COLUMNS)
+
+
 def _read_columns(file: Path, columns: Sequence[str], remedy: str) -> list[tuple[Any, ...]]:
     """The named columns of every row; target as 0 or 1. remedy: where such a file comes from."""
     try:

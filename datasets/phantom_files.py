@@ -5,15 +5,26 @@ A case is written under a temporary name and renamed, so a stopped run leaves wh
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
+from datasets.files import replacing, write_text
 from datasets.phantom import Phantom, render_around
+from datasets.publishing import Kind, NotOursError
+from datasets.splits import SPLITS, read_split
 
+MARK = b"drawn by MakePhantom"  # in the header of every volume
 _KITS_AXES = nib.orientations.axcodes2ornt("IPL")
+
+
+def _is_marked(folder: Path, _case: str) -> bool:
+    """Whether a folder holds phantoms only; in one that is being written the last volume is not whole yet."""
+    return folder.name.startswith(".partial-") or all(is_phantom(file) for file in folder.iterdir())
+
+
+PHANTOMS = Kind(re.compile(r"(imaging|segmentation)\.nii\.gz"), _is_marked, "imaging.nii.gz")
 
 
 def write_kits_case(folder: Path, case: str, phantom: Phantom, header: nib.Nifti1Header | None = None) -> None:
@@ -21,21 +32,15 @@ def write_kits_case(folder: Path, case: str, phantom: Phantom, header: nib.Nifti
 
     `header` places the case where another file lies: its grid's affine and form codes are kept.
     """
-    partial, final, old = folder / f".{case}.partial", folder / case, folder / f".{case}.old"
-    for path in (partial, old):
-        shutil.rmtree(path, ignore_errors=True)
-    partial.mkdir(parents=True)
     affine = np.zeros((4, 4))
     affine[[2, 1, 0], [0, 1, 2]] = [-step for step in phantom.spacing]
     affine[3, 3] = 1
     if header is not None:
         affine = header.get_best_affine()
-    for name, data in (("imaging", phantom.image), ("segmentation", phantom.label)):
-        nib.save(_nifti(data, affine, header), partial / f"{name}.nii.gz")
-    if final.exists():
-        final.rename(old)
-    partial.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with PHANTOMS.publishing(folder / case) as partial:
+        for name, data in (("imaging", phantom.image), ("segmentation", phantom.label)):
+            nib.save(_nifti(data, affine, header), partial / f"{name}.nii.gz")
 
 
 def write_lits_case(folder: Path, number: int, phantom: Phantom) -> None:
@@ -51,10 +56,41 @@ def write_lits_case(folder: Path, number: int, phantom: Phantom) -> None:
     # From columns to the left, rows to the back, top slice first: the axes flip where the affine asks for it.
     flips = (slice(None, None, -signs[0]), slice(None, None, -signs[1]), slice(None, None, -1))
     for name, data in (("segmentation", phantom.label), ("volume", phantom.image)):  # the volume makes the case visible
-        final = folder / f"{name}-{number}.nii"
-        partial = folder / f".{name}-{number}.partial.nii"
-        nib.save(_nifti(data.transpose(2, 1, 0)[flips], affine, None), partial)
-        partial.replace(final)
+        with replacing(folder / f"{name}-{number}.nii") as partial:
+            partial.write_bytes(_nifti(data.transpose(2, 1, 0)[flips], affine, None).to_bytes())
+
+
+def is_phantom(file: Path) -> bool:
+    """Whether a volume carries the mark of those that are written here."""
+    try:
+        return nib.load(file).header["descrip"].item() == MARK
+    except Exception:  # a damaged file can raise anything, from nibabel, gzip or zlib
+        return False
+
+
+def check_output(folder: Path, layout: str, split: dict[str, list[str]] | None) -> None:
+    """Raise ValueError where a folder holds anything that phantoms would replace, or be mixed with."""
+    if layout == "lits":
+        files = [file for kind in ("volume", "segmentation") for file in folder.glob(f"{kind}-*.nii*")]
+        if foreign := sorted(file for file in files if not is_phantom(file)):
+            raise NotOursError(foreign[0], "was not made by MakePhantom")
+        return
+    for case in sorted(folder.glob("case_*")):
+        PHANTOMS.check(case, case.name)
+    file = folder / "kits.json"
+    if file.exists() and not all(isinstance(record, dict) and record.get("phantom") for record in _records(file)):
+        raise NotOursError(file, "was not made by MakePhantom")
+    file = folder / "split.json"
+    if split is not None and file.exists() and read_split(file) != {name: sorted(split[name]) for name in SPLITS}:
+        raise NotOursError(file, "splits the cases otherwise")
+
+
+def _records(kits_json: Path) -> list:
+    try:
+        content = json.loads(kits_json.read_text(encoding="utf-8"))
+    except ValueError:
+        return [None]
+    return content if isinstance(content, list) else [None]
 
 
 def render_label_file(
@@ -115,11 +151,8 @@ def kits_record(case: str, phantom: Phantom) -> dict:
 def update_kits_json(folder: Path, records: list[dict]) -> None:
     """Adds records to kits.json, replacing those of the same case."""
     path = folder / "kits.json"
-    known = json.loads(path.read_text()) if path.exists() else []
-    merged = {record["case_id"]: record for record in known + records}
-    partial = folder / ".kits.json.partial"
-    partial.write_text(json.dumps([merged[case] for case in sorted(merged)], indent=1) + "\n")
-    partial.replace(path)
+    merged = {record["case_id"]: record for record in (*(_records(path) if path.exists() else []), *records)}
+    write_text(path, json.dumps([merged[case] for case in sorted(merged)], indent=1) + "\n")
 
 
 def case_number(case: str) -> int:
@@ -133,5 +166,6 @@ def case_number(case: str) -> int:
 def _nifti(data: np.ndarray, affine: np.ndarray, header: nib.Nifti1Header | None) -> nib.Nifti1Image:
     image = nib.Nifti1Image(np.asfortranarray(data), affine, header)
     image.set_data_dtype(data.dtype)
+    image.header["descrip"] = MARK
     image.header.set_xyzt_units("mm")
     return image

@@ -11,7 +11,6 @@ there are.
 
 import argparse
 import re
-import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -24,11 +23,14 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.files import ending, scan, stem
+from datasets.files import alone_in, ending, keep_apart, scan, stem
+from datasets.publishing import Kind, NotOursError
 from datasets.splits import SPLITS, split_as_asked, split_patients, split_sha256
-from datasets.store import SliceRecord, write_catalog, write_json, write_slice
+from datasets.store import RECORD, SliceRecord, read_manifest, write_catalog, write_json, write_slice
 from utils.command import run_command
 
+MANIFEST_FILE = "dataset.json"
+IMPORTED = Kind(re.compile(r"\d{4,}\.npz|\.?case\.json(\.partial)?"), lambda folder, name: True, RECORD)  # of a case
 NAME = re.compile(r"(?P<case>.+)_(?P<number>\d+)")
 
 
@@ -74,6 +76,7 @@ def import_slices(args: argparse.Namespace) -> int:
         raise ValueError(f"--size {args.size}: give at least 1 pixel")
     if args.fold is not None and not args.split_file:
         raise ValueError(f"--fold {args.fold}: there is no --split_file to take it from")
+    keep_apart(args.outpath, [args.inpath])
     pairs, problems, passed_over = find_pairs(args.inpath)
     for line in passed_over:
         print(line, file=sys.stderr)
@@ -89,18 +92,6 @@ def import_slices(args: argparse.Namespace) -> int:
     split_of = {patient: name for name in SPLITS for patient in split[name]}
     if absent := [patient for patient in patients if patient not in split_of]:
         raise ValueError(f"{args.split_file}: {len(absent)} patients are in no list, such as {absent[0]}: add them")
-    partial = args.outpath.with_name(f".{args.outpath.name}.partial")
-    if partial.exists():  # of an import that was stopped
-        shutil.rmtree(partial)
-    records: list[SliceRecord] = []
-    for case in tqdm(patients, unit="case", desc="importing", disable=None):
-        mine = [pair for pair in pairs if pair.case == case]
-        written, wrong = write_case(partial, mine, split_of[case], args.hounsfield, len(args.labels), args.size)
-        records, problems = records + written, problems + wrong
-    for problem in problems:
-        print(problem)
-    if not records:
-        raise ValueError(f"{args.inpath}: none of {len(pairs)} slices could be read")
     drawn = {"seed": None, "ratios": None} if args.split_file else {"seed": args.seed, "ratios": list(args.split)}
     manifest = {
         "dataset": args.inpath.name,
@@ -111,13 +102,55 @@ def import_slices(args: argparse.Namespace) -> int:
         "tumor_labels": [args.labels.index(name) + 1 for name in args.tumor],
         "split_sha256": split_sha256(split),
     }
-    write_catalog(partial, records, {**drawn, **split}, manifest)
-    partial.rename(args.outpath)
+    partial = args.outpath.absolute().with_name(f".{args.outpath.name}.partial")
+    with alone_in(partial):
+        remove_unfinished(partial)
+        write_json(partial / MANIFEST_FILE, manifest)  # the folder is ours
+        records, wrong = write_store(args, partial, pairs, split_of)
+        problems += wrong
+        for problem in problems:
+            print(problem)
+        if not records:
+            remove_unfinished(partial)
+            raise ValueError(f"{args.inpath}: none of {len(pairs)} slices could be read")
+        write_catalog(partial, records, {**drawn, **split}, manifest)
+        partial.rename(args.outpath)
     counts = {name: [record for record in records if record.split == name] for name in SPLITS}
     parts = [f"{name} {len({r.case for r in mine})} patients, {len(mine)} slices" for name, mine in counts.items()]
     print(f"{len(records)} slices of {len({r.case for r in records})} cases, {len(problems)} problems")
     print(f"  splits  {'; '.join(parts)}\n  where   {args.outpath}")
     return 1 if problems else 0
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what an import that was stopped left in a folder. Raises NotOursError, with nothing removed, for more."""
+    entries = [path for path in sorted(folder.iterdir()) if path.name != f".{MANIFEST_FILE}.partial"]
+    if any(path.is_file() for path in folder.rglob("*") if path.name != f".{MANIFEST_FILE}.partial"):
+        try:
+            read_manifest(folder)
+        except ValueError:
+            raise NotOursError(folder, "carries no record of this program") from None
+    files = [path for path in entries if re.fullmatch(r"(split|dataset)\.json|\.?index\.csv(\.partial)?", path.name)]
+    cases = [path for path in entries if path not in files]
+    for case in cases:
+        IMPORTED.check(case, case.name)
+    for case in cases:
+        IMPORTED.discard(case, case.name)
+    for file in sorted(folder.iterdir(), key=lambda path: path.name == MANIFEST_FILE):
+        file.unlink()
+
+
+def write_store(
+    args: argparse.Namespace, root: Path, pairs: Sequence[Pair], split_of: dict[str, str]
+) -> tuple[list[SliceRecord], list[str]]:
+    """Write the slices of all cases; returns their records, and a line for each slice that cannot be used."""
+    records: list[SliceRecord] = []
+    problems: list[str] = []
+    for case in tqdm(sorted({pair.case for pair in pairs}), unit="case", desc="importing", disable=None):
+        mine = [pair for pair in pairs if pair.case == case]
+        written, wrong = write_case(root, mine, split_of[case], args.hounsfield, len(args.labels), args.size)
+        records, problems = records + written, problems + wrong
+    return records, problems
 
 
 def find_pairs(home: Path) -> tuple[list[Pair], list[str], list[str]]:
@@ -185,7 +218,7 @@ def write_case(
         write_slice(root / file, image, label)
         present = tuple(int(value) for value in np.unique(label) if value)
         records.append(SliceRecord(case, case, index, file, split, present, *statistics, root / file))
-    write_json(root / case / "case.json", {"case": case, "sources": [pair.image.name for pair, _, _ in slices]})
+    write_json(root / case / RECORD, {"case": case, "sources": [pair.image.name for pair, _, _ in slices]})
     return records, problems
 
 

@@ -15,13 +15,14 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.files import scan
+from datasets.files import alone_in, keep_apart, scan
 from datasets.findings import Finding
 from datasets.layouts.cases import repeated
 from datasets.layouts.kits import LABEL, case_folders, case_name
 from datasets.phantom import draw_phantom
 from datasets.phantom_files import (
     case_number,
+    check_output,
     kits_record,
     render_label_file,
     update_kits_json,
@@ -122,8 +123,6 @@ def plan(arguments: argparse.Namespace, labels: list[Path]) -> list[Job]:
         if arguments.layout != "kits":
             raise ValueError("--labels renders around KiTS labels: leave out --layout lits")
         sources = [(0, case_name(path.parent), path) for path in labels[: arguments.cases]]
-        if arguments.outpath.resolve() in {path.parent.parent.resolve() for path in labels}:
-            raise ValueError(f"--outpath {arguments.outpath} is the folder of the labels: they would be replaced")
     else:
         count = 16 if arguments.cases is None else arguments.cases
         name = "volume-{}" if arguments.layout == "lits" else "case_{:05d}"
@@ -252,15 +251,17 @@ def make_phantom(arguments: argparse.Namespace) -> int:
     jobs, split = plan(arguments, labels), None
     if arguments.repeats > 1:
         jobs, split = rerender(jobs, arguments.repeats, arguments.split, arguments.seed)
-    start = time.time()
-    arguments.outpath.mkdir(parents=True, exist_ok=True)
-    if split is not None:
-        write_json(arguments.outpath / "split.json", split)
-    outcomes = []
-    for outcome in run(jobs, min(arguments.jobs, len(jobs))):
-        outcomes.append(outcome)
-        if arguments.layout == "kits" and outcome.record:
-            update_kits_json(arguments.outpath, [outcome.record])
+    if arguments.labels is not None:
+        keep_apart(arguments.outpath, [arguments.labels, *labels])
+    start, outcomes = time.time(), []
+    with alone_in(arguments.outpath):
+        check_output(arguments.outpath, arguments.layout, split)
+        if split is not None:
+            write_json(arguments.outpath / "split.json", split)
+        for outcome in run(jobs, min(arguments.jobs, len(jobs))):
+            outcomes.append(outcome)
+            if arguments.layout == "kits" and outcome.record:
+                update_kits_json(arguments.outpath, [outcome.record])
     outcomes.sort(key=lambda outcome: outcome.name)
     print(summarize(outcomes, arguments, time.time() - start))
     return int(any(outcome.error for outcome in outcomes) or any(finding.bad for finding in findings))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.isic import DEFAULT_RATIOS, Lesion, deal, read_lesions, write_index
+from datasets.isic import DEFAULT_RATIOS, Lesion, deal, is_index, read_lesions, write_index
 from datasets.splits import SPLITS
 from utils.command import run_command
 
@@ -47,6 +47,8 @@ def sample(args: argparse.Namespace) -> int:
     """Deal the lesions, write the index, and print what it holds."""
     if args.out.exists() and not args.overwrite:
         raise ValueError(f"{args.out} is there: what was trained on it needs it; name another, or pass --overwrite")
+    if args.out.exists() and not is_index(args.out):
+        raise ValueError(f"{args.out}: was not made by SampleISIC and is not replaced: name another --out")
     lesions = read_lesions(args.root)
     asked = {"train": args.train_negatives, "val": args.val_negatives}
     negatives = {name: count for name, count in asked.items() if count}

@@ -194,4 +194,4 @@ def test_the_phantom_finds_labels_as_slicing_does(tmp_path, capsys):
     assert line == f"{tmp_path}: passed over: 1 by missing label (case_00002)"
     flags = ["--outpath", str(tmp_path / "data"), "--labels", str(tmp_path)]
     assert MakePhantom.main(flags) == 2
-    assert "data is the folder of the labels: they would be replaced" in capsys.readouterr().err
+    assert "data: lies in the input" in capsys.readouterr().err

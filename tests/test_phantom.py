@@ -277,7 +277,7 @@ def test_a_bad_label_file_is_named_the_rest_is_made_and_the_exit_code_is_1(tmp_p
 
 
 def test_a_stopped_run_leaves_nothing_behind_once_it_is_repeated(tmp_path):
-    stale = tmp_path / ".case_00000.partial"
+    stale = tmp_path / ".partial-case_00000"
     stale.mkdir()
     (stale / "imaging.nii.gz").write_bytes(b"half")
     arguments = ["--outpath", str(tmp_path), "--cases", "1", "--slices", "4", "--size", "24", "--jobs", "1"]
