@@ -61,7 +61,7 @@ class Kind:
         """Yield an empty folder beside `place` that takes its place when the block ends, and goes when it fails.
 
         Raises NotOursError, with nothing touched, where something else is there. An OSError without a path (a full
-        disk) gets this one.
+        disk), or about the folder yielded, gets this one.
         """
         self.recover(place)
         self.check(place, place.name)
@@ -75,7 +75,7 @@ class Kind:
         except BaseException as error:
             with suppress(OSError, NotOursError):
                 self.recover(place)
-            if isinstance(error, OSError) and error.filename is None:
+            if isinstance(error, OSError) and Path(error.filename or partial).is_relative_to(partial):
                 error.filename = str(place)
             raise
         self.discard(old, place.name)

@@ -247,7 +247,7 @@ def test_a_full_disk_names_the_file_and_leaves_the_store_as_it_was(kits, tmp_pat
     kits_case(kits, 3, image=hounsfield(9))
 
     def full(path, *arguments):
-        raise OSError(28, "No space left on device")
+        raise OSError(28, "No space left on device", *([str(path)] if path.suffix == ".npz" else []))
 
     monkeypatch.setattr("datasets.slicing.write_slice", full)
     real = Path.write_text
