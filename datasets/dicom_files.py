@@ -22,8 +22,9 @@ from datasets.dicom_tags import (
     Tags,
     read_tags,
 )
-from datasets.files import NIFTI_ENDINGS, Scan, ending
+from datasets.files import NIFTI_ENDINGS, ending
 from datasets.findings import Finding
+from datasets.scan import Scan
 
 SLICE_ENDINGS = (".dcm", ".dicom", ".dic", ".ima")
 CUT_ENDINGS = {".part", ".partial", ".filepart", ".crdownload", ".download", ".tmp", ".gz", ".zip", ".icloud"}

@@ -10,10 +10,10 @@ import numpy as np
 
 from datasets.decoding import SUFFIXES, check_readable, decode, refuse_any, scan_images
 from datasets.duplicates import same_pictures
-from datasets.files import hidden
 from datasets.image_transforms import NO_AUGMENTATION, Augmentation
 from datasets.images import ImageRecord, LabeledImages
 from datasets.patients import read_patients
+from datasets.scan import hidden
 from datasets.splits import SPLITS, split_patients
 
 

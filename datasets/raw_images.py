@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from datasets.decoding import SUFFIXES, scan_images
-from datasets.files import Scan, describe
+from datasets.files import describe
+from datasets.scan import Scan
 
 IMAGES = "train-image.hdf5"
 

@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.files import alone_in, ending, keep_apart, scan, stem
+from datasets.files import alone_in, ending, keep_apart, stem
 from datasets.publishing import Kind, NotOursError
+from datasets.scan import scan
 from datasets.splits import SPLITS, split_as_asked, split_patients, split_sha256
 from datasets.store import RECORD, SliceRecord, read_manifest, write_catalog, write_json, write_slice
 from utils.command import run_command

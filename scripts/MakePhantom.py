@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.files import alone_in, keep_apart, scan
+from datasets.files import alone_in, keep_apart
 from datasets.findings import Finding
 from datasets.layouts.cases import repeated
 from datasets.layouts.kits import LABEL, case_folders, case_name
@@ -29,6 +29,7 @@ from datasets.phantom_files import (
     write_kits_case,
     write_lits_case,
 )
+from datasets.scan import scan
 from datasets.splits import split_patients
 from datasets.store import write_json
 from utils.command import run_command

@@ -11,7 +11,7 @@ from tiny_checkpoints import labels_of, predict, record, thresholds, voxels
 
 from datasets.dicom import Series, open_series, read_series
 from datasets.dicom_files import group_series
-from datasets.files import scan
+from datasets.scan import scan
 
 __all__ = ["thresholds"]  # a fixture
 ROWS, COLUMNS, COUNT = 10, 12, 5

@@ -139,7 +139,7 @@ def test_a_closed_folder_makes_the_series_around_it_doubtful(
             raise PermissionError(13, "Permission denied", str(path))
         return listed(path)
 
-    monkeypatch.setattr("datasets.files.os.scandir", refuse)  # root may look into every folder
+    monkeypatch.setattr("datasets.scan.os.scandir", refuse)  # root may look into every folder
     assert predict(thresholds, tmp_path / "in", tmp_path / "out") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{tmp_path}/in/{closed}: cannot be read (Permission denied)")

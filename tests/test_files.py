@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from datasets.files import alone_in, describe, ending, holding, keep_apart, replacing, scan, stem, write_text
+from datasets.files import alone_in, describe, ending, holding, keep_apart, replacing, stem, write_text
+from datasets.scan import scan
 from utils.command import run_command
 from utils.config import ROOT
 
@@ -65,7 +66,7 @@ def test_closed_folders_and_files_are_findings(tmp_path):
     touch(tmp_path / "closed/b.nii").parent.chmod(0)
     touch(tmp_path / "file.nii").chmod(0)
     code = (
-        "import sys; from pathlib import Path; from datasets.files import scan\n"
+        "import sys; from pathlib import Path; from datasets.scan import scan\n"
         "found = scan(Path(sys.argv[1])); print(*found.files); print(*found.findings, sep='\\n')\n"
     )
     command = [*(AS_USER if os.geteuid() == 0 else []), sys.executable, "-c", code, str(tmp_path)]

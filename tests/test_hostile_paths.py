@@ -64,7 +64,7 @@ def test_a_subfolder_that_cannot_be_looked_into_is_told(folder, tmp_path, thresh
             raise PermissionError(13, "Permission denied", str(path))
         return listed(path)
 
-    monkeypatch.setattr("datasets.files.os.scandir", closed)  # root may look into every folder
+    monkeypatch.setattr("datasets.scan.os.scandir", closed)  # root may look into every folder
     assert predict(thresholds, folder, tmp_path / "out") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{folder}/closed: cannot be read (Permission denied)")

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from datasets.files import Scan, scan
 from datasets.layouts.acdc import find_acdc
 from datasets.layouts.cases import RawCase, RawDataset
 from datasets.layouts.kits import find_kits
 from datasets.layouts.lits import find_lits
 from datasets.layouts.msd import find_msd
+from datasets.scan import Scan, scan
 
 __all__ = ["LAYOUTS", "RawCase", "RawDataset", "find_cases"]
 

@@ -4,9 +4,10 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from datasets.files import Scan, stem
+from datasets.files import stem
 from datasets.findings import Finding
 from datasets.layouts.cases import RawCase, RawDataset, is_volume, pair
+from datasets.scan import Scan
 
 NAME = re.compile(r"(patient\d+)_frame(\d+)(_gt)?", re.IGNORECASE)
 

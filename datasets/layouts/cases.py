@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from datasets.files import NIFTI_ENDINGS, Scan, ending
+from datasets.files import NIFTI_ENDINGS, ending
 from datasets.findings import Finding
+from datasets.scan import Scan
 
 TUMOR_WORDS = ("tumor", "tumour", "cancer", "lesion")
 

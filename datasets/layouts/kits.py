@@ -3,10 +3,11 @@
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from datasets.files import Scan, stem
+from datasets.files import stem
 from datasets.findings import Finding
 from datasets.json_files import read_json
 from datasets.layouts.cases import RawCase, RawDataset, is_volume, pair
+from datasets.scan import Scan
 
 HOMES = ("data", "dataset")  # where the repositories of KiTS19 and KiTS23 have their cases
 LISTS = ("kits.json", "kits23.json")

@@ -4,8 +4,9 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from datasets.files import Scan, stem
+from datasets.files import stem
 from datasets.layouts.cases import RawCase, RawDataset, is_volume, pair
+from datasets.scan import Scan
 
 NAME = re.compile(r"(volume|segmentation)-(\d+)", re.IGNORECASE)
 

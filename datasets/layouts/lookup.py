@@ -7,8 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from datasets.files import NIFTI_ENDINGS, Scan
+from datasets.files import NIFTI_ENDINGS
 from datasets.layouts.cases import is_volume
+from datasets.scan import Scan
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net's CASE_0000, CASE_0001, ...
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from datasets.files import Scan, stem
+from datasets.files import stem
 from datasets.findings import Finding
 from datasets.layouts.cases import RawCase, RawDataset, is_volume, repeated
 from datasets.layouts.datalist import Datalist, Entry, read_datalist
 from datasets.layouts.lookup import CHANNEL, Volumes
 from datasets.layouts.modality import modality_of_channel
 from datasets.layouts.patients import patients_of
+from datasets.scan import Scan
 
 
 def find_msd(found: Scan, channel: int | None) -> RawDataset:

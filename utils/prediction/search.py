@@ -12,8 +12,9 @@ from pathlib import Path
 
 from datasets.dicom_files import group_series
 from datasets.dicom_tags import read_tags
-from datasets.files import NIFTI_ENDINGS, Scan, dead_link, ending, remedy_of, scan, stem
+from datasets.files import NIFTI_ENDINGS, ending, remedy_of, stem
 from datasets.findings import Finding
+from datasets.scan import Scan, dead_link, scan
 from utils.prediction.inputs import Case
 from utils.prediction.outputs import RECORD
 

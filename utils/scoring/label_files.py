@@ -5,8 +5,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.files import NIFTI_ENDINGS, NO_FILE, ending, scan, stem
+from datasets.files import NIFTI_ENDINGS, ending, stem
 from datasets.findings import Finding
+from datasets.scan import NO_FILE, scan
 
 BESIDE_LABELS = re.compile(r"(.+)_(4d|\d{4}|probabilities)")  # ACDC, nnU-Net, predict.py
 IMAGE = "name of an image or of probabilities"
