@@ -1,6 +1,7 @@
 """What a slice store lists: the good cases that are found now, those of other folders, and who is in which split."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,10 @@ from datasets.files import is_below
 from datasets.findings import Finding
 from datasets.fingerprints import listed as some
 from datasets.layouts import RawCase, RawDataset
+from datasets.scan import hidden
 from datasets.slicing import Outcome, duplicates, is_unchanged, read_sources
 from datasets.splits import SPLITS, read_split, split_patients
-from datasets.store import COLUMNS, MANIFEST, published_cases, read_index, read_manifest
+from datasets.store import COLUMNS, MANIFEST, RECORD, is_whole, published_cases, read_case, read_index, read_manifest
 
 DEFAULT_RATIOS = (0.7, 0.1, 0.2)
 
@@ -36,7 +38,11 @@ def check_store(root: Path, raw: RawDataset, inpath: Path, file_format: str) -> 
     """Raise ValueError when OUT holds files of another program, or slices that these cannot be added to."""
     for name, is_ours in (("dataset.json", _is_manifest), ("split.json", _is_split), ("index.csv", _is_index)):
         file = root / name
-        if file.is_file() and not is_ours(file.read_text(encoding="utf-8", errors="surrogateescape")):
+        if file.is_file():
+            ours = is_ours(file.read_text(encoding="utf-8", errors="surrogateescape"))
+        else:
+            ours = not os.path.lexists(file)  # a folder, or a link that leads nowhere
+        if not ours:
             raise ValueError(f"{file}: was not made by SliceMaker: move it away, or choose another --outpath")
     if not (root / "dataset.json").is_file():
         return
@@ -169,6 +175,8 @@ def list_cases(
         name = record["case"]
         if name in outcomes:
             why = None if outcomes[name].record else "bad now"
+        elif not is_whole(root / name, record):
+            why = "slices are absent or cut short"
         elif name in cases:
             if not _is_current(record, cases[name], settings, raw):
                 continue  # its shard will slice it
@@ -184,6 +192,8 @@ def list_cases(
             left_out.setdefault(why, []).append(name)
         else:
             listed.append(record)
+    if unknown := sorted(_unknown(root) - outcomes.keys()):
+        left_out["case.json is damaged, or of a case of another name"] = unknown
     remedy = "nothing is trained on them, and their folders stay: remove those that are of no use"
     findings = [
         Finding(root, f"no longer lists {some(names)} ({why})", remedy, bad=False) for why, names in left_out.items()
@@ -196,6 +206,12 @@ def list_cases(
     repeated = duplicates(listed)
     findings += repeated.values()
     return [record for record in listed if record["case"] not in repeated], findings
+
+
+def _unknown(root: Path) -> set[str]:
+    """The folders of cases of which nothing can be listed."""
+    folders = (file.parent for file in root.glob(f"*/{RECORD}"))
+    return {folder.name for folder in folders if not hidden(folder.name) and read_case(folder) is None}
 
 
 def _is_current(record: dict[str, Any], case: RawCase, settings: dict[str, Any], raw: RawDataset) -> bool:

@@ -14,7 +14,7 @@ from datasets.geometry import iterate_slices, orient, to_slices
 from datasets.layouts import RawCase, RawDataset
 from datasets.nifti import Header, UnreadableVolumeError, read_header
 from datasets.publishing import NotOursError
-from datasets.store import CASES, RECORD, read_case, write_json, write_slice
+from datasets.store import CASES, RECORD, is_whole, read_case, write_json, write_slice
 from datasets.volumes import Image, Label, read_image, read_label
 
 STORE_VERSION = 1
@@ -50,7 +50,7 @@ def slice_case(job: Job) -> Outcome:
         sources, settings = read_sources(case), settings_of(job.format, job.channel)
         if job.root is not None:
             record = None if job.overwrite else read_case(job.root / case.case)
-            if record and is_unchanged(record, sources, settings):
+            if record and is_unchanged(record, sources, settings) and is_whole(job.root / case.case, record):
                 return _keep(job, record, sources)
             CASES.check(job.root / case.case, case.case)
         return _slice(job, sources, settings)

@@ -21,7 +21,7 @@ def split_patients(
     Patients are taken in the order of a hash of seed and name, so the result depends on nothing else. Those of an
     `existing` split stay where they are. Raises ValueError for ratios that are no split.
     """
-    if len(ratios) != 3 or min(ratios) < 0 or abs(sum(ratios) - 1) > 1e-6:
+    if len(ratios) != 3 or min(ratios) < 0 or not abs(sum(ratios) - 1) <= 1e-6:
         raise ValueError(
             f"--split {' '.join(f'{ratio:g}' for ratio in ratios)}: give train, val, test that add up to 1"
         )

@@ -8,6 +8,7 @@ Slice 0 is the most inferior; rows run anterior -> posterior, columns patient ri
 
 import csv
 import json
+import os
 import re
 import struct
 from collections.abc import Iterable
@@ -203,6 +204,13 @@ def _is_of(record: Any, case: str) -> bool:
 def _is_case(folder: Path, case: str) -> bool:
     """Whether SliceMaker made a folder of slices; a killed run may have left it before the record was whole."""
     return _is_of(_read_record(folder), case) or {file.name for file in folder.iterdir()} == {f".{RECORD}.partial"}
+
+
+def is_whole(folder: Path, record: dict[str, Any]) -> bool:
+    """Whether all files of a published case are there, the slices in their full size."""
+    pattern = re.compile(r"\d{4,}\.npz|\d{4,}(_label)?\.png")
+    slices = [entry for entry in os.scandir(folder) if pattern.fullmatch(entry.name)]
+    return (folder / "geometry.json").is_file() and sum(entry.stat().st_size for entry in slices) == record["bytes"]
 
 
 _FILES = r"\d{4,}\.npz|\d{4,}(_label)?\.png|(geometry|case)\.json|\.(geometry|case)\.json\.partial"

@@ -78,6 +78,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def slice_or_check(args: argparse.Namespace) -> int:
     """Find the cases, then look at them or slice them."""
+    if args.jobs is not None and args.jobs < 1:
+        raise ValueError(f"--jobs {args.jobs}: give 1 or more")
     raw = find_cases(args.dataset, args.inpath, args.channel)
     if raw.passed_over:
         print(raw.passed_over, file=sys.stderr)
@@ -159,7 +161,8 @@ def fill_store(
         if finding.bad:
             print(finding)
     findings += raw.findings + noted
-    summarize(root, manifest, split, records, outcomes.values(), findings, time.monotonic() - started)
+    waiting = len({case.case for case in raw.cases} - outcomes.keys() - {record["case"] for record in records})
+    summarize(root, manifest, split, records, outcomes.values(), waiting, findings, time.monotonic() - started)
     return 1 if any(finding.bad for finding in findings) else 0
 
 
@@ -200,10 +203,11 @@ def summarize(
     split: dict[str, Any],
     records: list[dict[str, Any]],
     outcomes: Collection[Outcome],
+    waiting: int,
     findings: list[Finding],
     seconds: float,
 ) -> None:
-    """Print what the store holds now, on one screen."""
+    """Print what the store holds now, on one screen. waiting: cases of other shards that are not sliced yet."""
     slices = [(record["patient"], set(labels)) for record in records for labels in record["slices"]]
     wanted = (
         set(manifest["tumor_labels"]) if manifest["task"] == "tumor" else {int(value) for value in manifest["labels"]}
@@ -211,6 +215,7 @@ def summarize(
     hits = sum(bool(labels & wanted) for _, labels in slices)
     counts = Counter("kept" if outcome.kept else "sliced" if outcome.record else "bad" for outcome in outcomes)
     done = f"{counts['sliced']} sliced now, {counts['kept']} kept, {counts['bad']} bad"
+    done += f"; {waiting} of other shards not sliced yet" if waiting else ""
     held = Counter(value for _, labels in slices for value in labels)
     names = [f"{value} {manifest['labels'][str(value)]} {count}" for value, count in sorted(held.items())]
     names = [*names[:8], f"{len(names) - 8} more labels"] if len(names) > 8 else names or ["none"]
