@@ -24,7 +24,8 @@ def read_patients(file: Path, cases: Sequence[str]) -> tuple[list[str], list[str
     rows = _read(file)
     keys = {case: [form for form in _forms(case) if form in rows] for case in cases}  # the most exact one first
     if missing := [case for case in cases if not keys[case]]:
-        raise ValueError(f"{file}: names no patient of {len(missing)} images, such as {missing[0]}: add them")
+        named = f" (its first row names {next(iter(rows))})" if rows else ""
+        raise ValueError(f"{file}: names no patient of {len(missing)} images, such as {missing[0]}{named}: add them")
     owner: dict[str, str] = {}
     for case in cases:
         key = keys[case][0]
@@ -58,6 +59,8 @@ def _read(file: Path) -> dict[str, list[str]]:
             if missing := [name for name in ("image", "patient") if name not in columns]:
                 had = ", ".join(filter(None, columns)) or "none"
                 raise ValueError(f"{file}: has no column {missing[0]} but {had}: give CSV with columns image, patient")
+            if twice := [name for name in ("image", "patient") if columns.count(name) > 1]:
+                raise ValueError(f"{file}: has the column {twice[0]} twice: keep one")
             image, patient = columns.index("image"), columns.index("patient")
             rows: dict[str, list[str]] = defaultdict(list)
             for row in csv.reader(lines, delimiter=mark):

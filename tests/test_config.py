@@ -117,6 +117,33 @@ def test_misspelt_things_stop_the_run_and_suggest(capsys):
 
 def test_values_out_of_range_are_refused(capsys):
     assert "training.epochs must be at least 1, got 0" in fails(capsys, ["--epochs", "0"])
+    for key in ("workers", "warmup_epochs", "weight_decay", "checkpoint_minutes", "share_every", "plateau_patience"):
+        assert f"training.{key} must be at least 0, got -1" in fails(capsys, [f"--training.{key}=-1"])
+    for value in ("0", "-1"):  # a negative norm would turn every gradient round
+        assert "training.clip_norm must be positive" in fails(capsys, [f"--training.clip_norm={value}"])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is not a recipe"),
+        (b"- a\n", "is not a recipe"),
+        (b"output: [\n", "is not YAML"),
+        (b"\toutput: x\n", "is not YAML"),
+        ("output: x\n".encode("utf-16"), "is not UTF-8"),
+    ],
+)
+def test_a_recipe_file_that_cannot_be_read_is_named_in_one_line(tmp_path, capsys, content, words):
+    file = tmp_path / "config.yaml"
+    file.write_bytes(content)
+    error = fails(capsys, ["--config", str(file)])
+    assert error.startswith(f"error: {file}: {words}") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--training.precision=fp16"], ["--training.accelerator=mps"], ["--nonsense"]])
+def test_a_wrong_flag_is_one_line(capsys, arguments):
+    error = fails(capsys, arguments)
+    assert error.startswith("error: ") and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

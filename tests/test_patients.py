@@ -37,7 +37,7 @@ def test_an_image_may_be_written_in_several_ways(tmp_path, text):
         ("1.png,p1", "names are not unique: 1.png fits train/mel/1.png and train/nv/1.png"),
         ("mel/1,p1\nmel/1.png,p2\nnv/1,p3", "train/mel/1.png has the patients p1 and p2: keep one row"),
         ("mel/1,p1\nmel/1,p2\nnv/1,p3", "train/mel/1.png has the patients p1 and p2: keep one row"),
-        ("mel/1,p1", "names no patient of 1 images, such as train/nv/1.png"),
+        ("mel/1,p1", "names no patient of 1 images, such as train/nv/1.png (its first row names mel/1): add them"),
         ("mel/1,nan\nnv/1, ", "the patient of 2 images is blank, such as 'nan' for train/mel/1.png"),
         ("mel/1,p1\nnv/1", "the patient of 1 images is blank, such as '' for train/nv/1.png"),
     ],

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ import train_kd
 from datasets.files import alone_in
 from datasets.splits import split_sha256
 from tests.conftest import slice_store as make_slice_store
-from utils import checkpoints, experiment, training
+from tests.run_folders import dice_rows, write_run
+from utils import checkpoints, experiment, held_out, training
 from utils.command_line import parse
 from utils.config import ROOT, DistillationRecipe, Recipe
 from utils.experiment import main
@@ -33,6 +35,7 @@ FLAGS = [
     "--training.checkpoint_minutes=0",
     "--training.pictures=0",
 ]
+WIDER = '--network={"name": "unet", "widths": [4, 4, 6, 6, 16]}'
 TERM = '--distillation=[{"name": "hint", "student": "encoder2", "teacher": "encoder2", "weight": 0.5}]'
 
 
@@ -210,6 +213,45 @@ def test_what_there_is_nothing_to_resume_from_is_refused(whole, tmp_path, capsys
         assert "best.ckpt" in refused(capsys)
     assert [path.name for path in folder.iterdir()] == ["best.ckpt"]
     assert (folder / "best.ckpt").read_bytes() == b"weights"
+
+
+def test_a_finished_run_is_resumed_as_it_is_or_not_at_all(whole, tmp_path, capsys):
+    store, uninterrupted = whole
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted, folder)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def refuses(words: str, *flags: str) -> None:
+        assert run(store, folder, "--resume", *flags) == 1
+        assert words in refused(capsys)
+
+    refuses("data.crop (32 then, 64 now), network.widths ([4, 4, 6, 6, 8] then,", "--data.crop=64", WIDER)
+    refuses("2 epochs are done, more than training.epochs 1", "--training.epochs=1")
+    (folder / "best.ckpt").rename(tmp_path / "best.ckpt")
+    refuses("best.ckpt: is gone, which held the best weights so far", "--training.epochs=3")
+    (tmp_path / "best.ckpt").rename(folder / "best.ckpt")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+
+
+@pytest.mark.parametrize("content", [b"hello\n1,2\n", b"epoch,loss\nx,2\n", b"epoch,loss\n1,2,3\n", b"\xff\xfee\0"])
+def test_a_damaged_history_is_named_before_any_work(tmp_path, content):
+    (tmp_path / "history.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"history\.csv: does not hold a line an epoch"):
+        Tracker(tmp_path, active=True)
+    assert (tmp_path / "history.csv").read_bytes() == content
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("broken", ["scores", "rows", "cases", "data", "empty_mask_rule"])
+def test_a_stored_result_that_is_not_whole_is_not_shown(tmp_path, broken):
+    folder = write_run(tmp_path / "run", dice_rows({"a": 0.5, "b": 0.6}))
+    stored = json.loads((folder / "test.json").read_text())
+    for value in (None, [{"case": "a"}]):
+        text = json.dumps(stored | {broken: value})
+        (folder / "test.json").write_text(text)
+        with pytest.raises(ValueError, match=r"test\.json: is not what --mode test writes"):
+            held_out.test(Recipe(output=str(folder)))
+        assert (folder / "test.json").read_text() == text
 
 
 def test_what_was_stopped_before_its_first_checkpoint_starts_over(whole, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from argparse import RawDescriptionHelpFormatter
+from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
+from datasets.files import describe
 from utils.config import ROOT, DistillationRecipe, Recipe, Training, nearest
 
 METHODS = ROOT / "configs" / "methods"
@@ -70,12 +71,16 @@ def _method(name: str) -> Path:
 
 
 def _content(file: str) -> dict[str, Any]:
-    """What a recipe file says; nothing where it is no recipe: the parser tells what is wrong with it."""
+    """What a recipe file says. Raises ValueError where it is not a recipe, and OSError."""
     try:
-        content = yaml.safe_load(Path(file).read_text())
-    except yaml.YAMLError:
-        return {}
-    return content if isinstance(content, dict) else {}
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise ValueError(f"{file}: is not UTF-8: save it as UTF-8") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: is not a recipe: give `key: value` lines, as the files in configs/ have them")
+    return content
 
 
 def _default_method(configs: Sequence[str]) -> Path:
@@ -150,6 +155,7 @@ def _expand(arguments: Sequence[str], recipe_class: type[Recipe]) -> list[str]:
         if not Path(file).is_file():
             known = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
             raise ValueError(f"no recipe at {file}{nearest(file, known)}")
+        _content(file)
     given = any(flag.partition("=")[0] == "--distillation" for flag in flags)
     given = given or any("distillation" in _content(file) for file in configs)
     if recipe_class is DistillationRecipe and not methods and not given:
@@ -172,6 +178,7 @@ def parse(recipe_class: type[Recipe], description: str, arguments: Sequence[str]
         description=description,
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
+        exit_on_error=False,
         epilog="Published spellings also work: --dataset kits|lits, " + ", ".join(_published(recipe_class)) + ".\n"
         "--loss_type METHOD is configs/methods/METHOD.yaml: " + ", ".join(_methods()) + "; without it, where no\n"
         "recipe names terms, configs/default_kd.yaml (classification: the method of its dataset, or hinton).",
@@ -185,8 +192,10 @@ def parse(recipe_class: type[Recipe], description: str, arguments: Sequence[str]
         values = parser.parse_args(arguments)
         values.pop("config")
         return _as_recipe(values, recipe_class)
-    except ValueError as error:
-        parser.exit(2, f"error: {error}\n")
+    except OSError as error:
+        parser.exit(2, f"error: {describe(error)}\n")
+    except (ValueError, ArgumentError) as error:
+        parser.exit(2, f"error: {' '.join(str(error).split())}\n")
 
 
 def _as_recipe(values: Any, recipe_class: type[Recipe]) -> Recipe:

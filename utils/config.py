@@ -74,6 +74,14 @@ class Training:
         for name in ("epochs", "batch_size", "devices", "log_every", "validate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must be at least 1, got {getattr(self, name)}")
+        for name in (
+            *("workers", "share_every", "pictures", "checkpoint_minutes", "warmup_epochs", "plateau_patience"),
+            *("weight_decay", "minimum_learning_rate"),
+        ):
+            if getattr(self, name) < 0:
+                raise ValueError(f"training.{name} must be at least 0, got {getattr(self, name)}")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(f"training.clip_norm must be positive, got {self.clip_norm}; null does not clip")
         if self.learning_rate <= 0:
             raise ValueError(f"training.learning_rate must be positive, got {self.learning_rate}")
         if self.patience is not None and self.patience < 1:

@@ -212,9 +212,8 @@ def summary(experiment: Experiment, start: int) -> str:
     if experiment.resumed is not None:
         before = experiment.resumed["recipe"]["training"]["epochs"]
         if before != recipe.training.epochs:
-            going_on = (
-                f"lengthened from {before} epochs (its learning rate now follows the longer schedule), {going_on}"
-            )
+            other = "longer" if recipe.training.epochs > before else "shorter"
+            going_on = f"{other} than its {before} epochs (its learning rate now follows that schedule), {going_on}"
     return "".join(f"note: {note}\n" for note in train.notes) + (
         f"{recipe.network['name']}: {size.parameters / 1e6:.2f} M parameters, "
         f"{size.macs / 1e9:.2f} GMACs at {side}x{side}\n"

@@ -26,6 +26,7 @@ from utils.metrics import VolumeDice
 from utils.pictures import draw, telling
 from utils.prediction.ranked_dice import RankedDice
 from utils.resuming import PLACES
+from utils.tested import read_result
 
 PICTURED = 24
 
@@ -85,12 +86,11 @@ def _stored(file: Path) -> dict[str, Any] | None:
     """The content of test.json, with the time it was written at; None where there is none."""
     if not file.is_file():
         return None
-    try:
-        known = json.loads(file.read_text())
-        written = datetime.fromtimestamp(file.stat().st_mtime).astimezone().isoformat(timespec="seconds")
-        return {"tested": written, **known, "checkpoint_sha256": known["checkpoint_sha256"], "data": known["data"]}
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{file}: is not what --mode test writes: move it away, and test again") from None
+    known, fault = read_result(file)
+    if fault:
+        raise ValueError(f"{file}: is not what --mode test writes ({fault}): move it away, and test again")
+    written = datetime.fromtimestamp(file.stat().st_mtime).astimezone().isoformat(timespec="seconds")
+    return {"tested": written, **known}
 
 
 def _changed(
@@ -105,7 +105,7 @@ def _changed(
     if content is None or "data_fingerprint" not in known or known["data_fingerprint"] == content:
         return None
     targets = {case: target for case, (_, target) in dataset.digests.items()}
-    before = known["target_digests"]
+    before = known.get("target_digests", targets)
     cases = sorted(case for case in targets.keys() | before.keys() if targets.get(case) != before.get(case))
     if cases:
         return f"targets have changed since {known['tested']} (of {listed(cases)})"

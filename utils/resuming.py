@@ -54,6 +54,17 @@ def start_or_resume(recipe: Recipe) -> tuple[Recipe, dict[str, Any] | None]:
     recipe = _balanced(recipe, resumed.get("balance"))
     if changed := _changed(resumed, config.as_dict(recipe)):
         raise ValueError(f"{last}: cannot be resumed with another {', '.join(changed)}; start a new --output instead")
+    if recipe.training.epochs < resumed["epoch"]:
+        raise ValueError(
+            f"{last}: {resumed['epoch']} epochs are done, more than training.epochs {recipe.training.epochs}: give as "
+            "many, or more"
+        )
+    best, best_epoch = output / "best.ckpt", resumed["training"]["progress"]["best_epoch"]
+    if best_epoch and not best.exists():
+        raise ValueError(
+            f"{best}: is gone, which held the best weights so far (of epoch {best_epoch}): put it back, or start a new "
+            "--output"
+        )
     return recipe, resumed
 
 
@@ -65,21 +76,24 @@ def _balanced(recipe: Recipe, balance: Mapping[str, float] | None) -> Recipe:
 
 
 def _changed(resumed: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The keys of a recipe that must be as they were, and are not."""
-    then = resumed["recipe"]
+    """The keys of a recipe that must be as they were, and are not, each with both values."""
+    free = FREE_ON_RESUME | {f"training.{key}" for key in FREE_TRAINING}
     if "data" in resumed:  # the data may lie elsewhere: what they hold is compared
-        then, now = ({**each, "data": _placeless(each["data"])} for each in (then, now))
-    changed = [key for key in now if key not in FREE_ON_RESUME | {"training"} and then.get(key) != now[key]]
-    settings = then["training"]
-    return changed + [
-        f"training.{key}"
-        for key, value in now["training"].items()
-        if key not in FREE_TRAINING and settings.get(key) != value
+        free |= {f"data.{key}" for key in PLACES}
+    then, now = _flat(resumed["recipe"]), _flat(now)
+    return [
+        f"{key} ({then.get(key, 'none')} then, {now.get(key, 'none')} now)"
+        for key in dict.fromkeys((*now, *then))
+        if key not in free and then.get(key) != now.get(key)
     ]
 
 
-def _placeless(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in data.items() if key not in PLACES}
+def _flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe with a key such as `data.crop` for each key of a section."""
+    flat: dict[str, Any] = {}
+    for key, value in recipe.items():
+        flat |= {f"{key}.{name}": part for name, part in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
 
 
 def refuse_other_data(

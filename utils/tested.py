@@ -29,18 +29,27 @@ def read_test(folder: Path, sha256: str, recipe: Mapping[str, Any]) -> dict[str,
     file, command = folder / "test.json", test_command(folder, recipe)
     if not file.exists():
         raise ValueError(f"{folder}: has no test.json: {command} writes it")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        faults = None if content["scores"] and content["empty_mask_rule"] else "it holds no scores"
-        of_these_weights = content["checkpoint_sha256"] == sha256
-        faults = faults or fault_of(content["rows"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        faults = "it is damaged, or not a test result"
-    if faults:
-        raise ValueError(f"{file}: holds no test scores ({faults}): move it away; {command} writes it again")
-    if not of_these_weights:
+    content, fault = read_result(file)
+    if fault:
+        raise ValueError(f"{file}: holds no test scores ({fault}): move it away; {command} writes it again")
+    if content["checkpoint_sha256"] != sha256:
         raise ValueError(f"{file}: was made by an earlier best.ckpt: {command} scores the present one")
     return content
+
+
+def read_result(file: Path) -> tuple[dict[str, Any], str | None]:
+    """What --mode test wrote to a file, and what is wrong with it: None where it is whole. Raises OSError."""
+    content: dict[str, Any] = {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not content["scores"] or not content["empty_mask_rule"]:
+            return content, "it holds no scores"
+        kinds = {"checkpoint_sha256": str, "data": dict, "cases": int, "scores": dict, "empty_mask_rule": str}
+        if all(isinstance(content[key], kind) for key, kind in kinds.items()):
+            return content, fault_of(content["rows"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    return content, "it is damaged, or not a test result"
 
 
 def fault_of(rows: Rows) -> str | None:

@@ -24,13 +24,14 @@ class Tracker:
 
     Events of an earlier session from `first_step` on are hidden: this one writes them again. torch's own writer has a
     thread that hangs on a full disk and loses at a kill what a checkpoint says was done; here events are on disk when
-    `flush` returns. Raises OSError naming the file that cannot be written.
+    `flush` returns. Raises OSError naming the file that cannot be written, and ValueError for a damaged history.csv.
     """
 
     def __init__(self, output: Path, active: bool, first_step: int = 0) -> None:
         self.history = output / "history.csv"
         self._file = None
         if active:
+            self._rows = _read_history(self.history)
             name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
             self._path = output / name
             self._file = self._path.open("wb")
@@ -49,14 +50,11 @@ class Tracker:
         """Appends to history.csv; an epoch repeated after a resume replaces its earlier line."""
         if self._file is None:
             return
-        rows = []
-        if self.history.is_file():
-            with self.history.open(newline="") as file:
-                rows = [old for old in csv.DictReader(file) if int(old["epoch"]) < row["epoch"]]
+        self._rows = [*(old for old in self._rows if int(old["epoch"]) < row["epoch"]), row]
         text = StringIO()
-        table = csv.DictWriter(text, list(dict.fromkeys(key for line in (*rows, row) for key in line)))
+        table = csv.DictWriter(text, list(dict.fromkeys(key for line in self._rows for key in line)))
         table.writeheader()
-        table.writerows([*rows, row])
+        table.writerows(self._rows)
         write_text(self.history, text.getvalue())
 
     def flush(self) -> None:
@@ -81,3 +79,17 @@ class Tracker:
         except OSError as error:
             error.filename = error.filename or str(self._path)
             raise
+
+
+def _read_history(file: Path) -> list[dict[str, Any]]:
+    """The lines of an earlier session."""
+    if not file.is_file():
+        return []
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            rows = list(csv.DictReader(lines))
+        if all(row["epoch"].isdigit() and None not in row for row in rows):
+            return rows
+    except (ValueError, KeyError, AttributeError, csv.Error):
+        pass
+    raise ValueError(f"{file}: does not hold a line an epoch, as the run wrote it: put it back, or move it away")
