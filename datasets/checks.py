@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.findings import Finding
-from datasets.geometry import largest_shift, orient
+from datasets.geometry import is_turned, largest_shift, orient
 from datasets.nifti import Header
 from datasets.volumes import Image, Label
 
@@ -22,6 +22,7 @@ SHEAR_TOLERANCE = 1e-3  # cosine of the angle between two axes
 XFORM_CODES = range(6)
 UNITS = {1: "meters", 3: "micrometers"}  # of xyzt_units; 0 is unknown, 2 is mm
 LIKELY_MM = 0.05, 50.0  # what a voxel of a scan measures
+REORIENT = "the grid is the same with its axes turned: reorient it (nibabel: as_reoriented), and copy no affine"
 WRITE_AFFINE = "write the volume again with its affine"
 
 
@@ -37,7 +38,8 @@ def check_header(file: Path, header: Header) -> list[Finding]:
         remedy = WRITE_AFFINE
         if form == "sform" and header.qform is not None and sound:
             remedy = "set its code to 0 if the qform is right, else write the volume again with its affine"
-        detail = form if sound or form == "sform" else f"{form}, pixdim {_by(zooms)}"
+        shown = f"pixdim {_by(zooms)}"
+        detail = form if sound or form == "sform" else shown if form == "pixdim" else f"{form}, {shown}"
         return [Finding(file, f"affine is singular or not finite ({detail})", remedy)]
     for name, code in (("sform", header.sform_code), ("qform", header.qform_code)):
         if code not in XFORM_CODES:
@@ -125,7 +127,9 @@ def check_grid(image_file: Path, label_file: Path, image: Header, label: Header,
     shift = largest_shift(image.affine, label.affine, label.shape)
     if shift > AFFINE_TOLERANCE * max(label.shape):
         what = f"affine differs from the image's (up to {shift:.3g} voxels apart)"
-        findings.append(Finding(label_file, what, "resample the label, or give it the image's affine"))
+        turned = is_turned(image.affine, label.affine, label.shape)
+        remedy = REORIENT if turned else "resample the label, or give it the image's affine"
+        findings.append(Finding(label_file, what, remedy))
     return findings
 
 

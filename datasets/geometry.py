@@ -34,6 +34,19 @@ def largest_shift(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...])
         return float(np.abs((np.linalg.inv(affine) @ other @ corners - corners)[:3]).max())
 
 
+def is_turned(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether two grids of one shape are of the same places, their axes in another order or direction."""
+    with np.errstate(all="ignore"):
+        relative = np.linalg.inv(affine) @ other
+    turn, center = np.nan_to_num(np.rint(relative[:3, :3])), (np.array(shape) - 1) / 2
+    return (
+        np.array_equal(turn @ turn.T, np.eye(3))
+        and not np.array_equal(turn, np.eye(3))
+        and np.allclose(relative[:3, :3], turn, atol=1e-3)
+        and np.allclose(relative[:3, :3] @ center + relative[:3, 3], center, atol=0.1)
+    )
+
+
 def orient(affine: np.ndarray, slice_axis: int | None = None) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
     """Find, for (slices, rows, columns), the axis of the file each one is, and whether it must be flipped.
 

@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 from isal import igzip
 
+from datasets.files import ending
 from datasets.geometry import spacing_of
 from datasets.volume_stream import UnreadableVolumeError, VolumeStream
 
@@ -62,6 +63,9 @@ def parse_header(stream: VolumeStream) -> Header:
         raw, kind = np.concatenate([raw, rest]), nibabel.Nifti2Header
     elif raw[344:347].tobytes() == b"n+1":
         kind = nibabel.Nifti1Header
+    elif raw[344:347].tobytes() == b"ni1" or ending(stream.path) in (".hdr", ".img"):
+        what = "is one of a pair of files (.hdr and .img)"
+        raise UnreadableVolumeError(stream.path, what, "convert the two to one .nii.gz")
     else:
         raise UnreadableVolumeError(stream.path, "not a single-file NIfTI", "give a .nii or .nii.gz file")
     header = kind(binaryblock=raw.tobytes(), check=False)

@@ -7,6 +7,8 @@ from stat import S_ISREG
 import numpy as np
 from isal import igzip, isal_zlib
 
+from datasets.files import NIFTI_ENDINGS, ending
+
 DEFLATE_RATIO = 1032  # one byte of a gzip file holds no more
 TRAILING_BYTES = 1 << 20  # what may follow the voxels
 GZIP = b"\x1f\x8b"
@@ -14,6 +16,10 @@ STAND_INS = (  # what lies in the place of a file, by how it begins
     (b"version https://git-lfs", "is a git-lfs pointer, the volume was not fetched", "fetch it with git lfs pull"),
     (b"/annex/objects/", "is a git-annex pointer, the volume was not fetched", "fetch it with git annex get"),
     (b"<!doctype html", "is a web page, not a volume", "download the file again; a login may be needed"),
+    (b"nrrd0", "is an NRRD file", "convert it to .nii.gz"),
+    (b"objecttype", "is a MetaImage file", "convert it to .nii.gz"),
+    (b"ndims", "is a MetaImage file", "convert it to .nii.gz"),
+    (b"pk\3\4", "is a zip archive", "unpack it"),
     (b"<html", "is a web page, not a volume", "download the file again; a login may be needed"),
 )
 
@@ -104,8 +110,12 @@ class VolumeStream:
         for beginning, what, remedy in STAND_INS:
             if text.startswith(beginning):
                 raise UnreadableVolumeError(self.path, what, remedy)
+        if start[128:132].tobytes() == b"DICM":
+            raise UnreadableVolumeError(self.path, "is a DICOM file", "name it .dcm, and give the folder of its series")
         if not count:
             raise UnreadableVolumeError(self.path, "is empty", "copy or download the file again")
+        if count < size and ending(self.path) not in NIFTI_ENDINGS:
+            raise UnreadableVolumeError(self.path, "is not a NIfTI volume", "give a .nii or .nii.gz file")
         if count < size:
             raise self._damaged(f"{size - count} bytes missing")
         return start

@@ -188,6 +188,8 @@ def _take(label: Label, part: np.ndarray, values: np.ndarray, tolerance: float) 
         low, high = float(whole.min()), float(whole.max())
     if low < 0:
         remedy = "write 0 in their place; no voxel can be left out, if that is what they stand for"
+        if low < -255:
+            remedy = "is this an image? give its labels"
         _refuse(label, f"holds values below 0 (down to {low:g})", remedy)
     elif high > 255 and np.isfinite(high):
         _refuse(label, f"holds values above 255 (up to {high:g})", "is this a label? else renumber its values")

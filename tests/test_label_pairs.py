@@ -44,3 +44,24 @@ def test_two_files_need_no_common_name(tmp_path):
     ours, theirs = save(tmp_path / "a.nii", label_of(), LITS), save(tmp_path / "b.nii.gz", label_of(), LITS)
     (pair,) = find_pairs(ours, theirs).pairs
     assert (pair.case, pair.prediction) == ("b", ours)
+
+
+def test_a_file_is_not_scored_against_itself(tmp_path, capsys):
+    save(tmp_path / "labels/a.nii.gz", label_of())
+    save(tmp_path / "labels/b.nii.gz", label_of())
+    (tmp_path / "link").symlink_to("labels")
+    (tmp_path / "predictions").mkdir()
+    (tmp_path / "predictions/a.nii.gz").symlink_to("../labels/a.nii.gz")
+    for predictions in ("labels", "link"):
+        with pytest.raises(ValueError, match="holds the very files of --labels: give what was predicted"):
+            find_pairs(tmp_path / predictions, tmp_path / "labels")
+    found = find_pairs(tmp_path / "predictions", tmp_path / "labels")
+    assert not found.pairs and "is the same file as its label" in found.findings[0].what
+
+
+def test_what_lies_in_the_place_of_labels_is_named(tmp_path):
+    save(tmp_path / "predictions/a.nii.gz", label_of())
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/a.nrrd").write_text("x")
+    with pytest.raises(ValueError, match=r"no .nii or .nii.gz label file \(passed over: 1 by ending \(1 .nrrd\)\)"):
+        find_pairs(tmp_path / "predictions", tmp_path / "labels")

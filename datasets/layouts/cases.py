@@ -1,14 +1,15 @@
 """What a raw layout finds: cases, each an image with its label, and whatever could not be paired."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from datasets.files import NIFTI_ENDINGS, ending
+from datasets.files import NIFTI_ENDINGS, ending, stem
 from datasets.findings import Finding
 from datasets.scan import Scan
 
+OTHER_VOLUMES = (".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".img", ".mgz")
 TUMOR_WORDS = ("tumor", "tumour", "cancer", "lesion")
 
 
@@ -72,10 +73,23 @@ def pair(
     images, labels = sorted(images), sorted(labels)
     findings = [*repeated(images), *repeated(labels)]
     elsewhere = f"see whether it lies in {found.closed[0]}, which cannot be read" if found.closed else None
+    homes = {file.parent for file in (image, label, *images, *labels)}
     if not images:
-        findings.append(Finding(image, "missing", elsewhere or "download the image of this case"))
-    if not labels:
+        what, remedy = _converted(found, image, homes) or ("missing", elsewhere or "download the image of this case")
+        findings.append(Finding(image, what, remedy))
+    if not labels and (other := _converted(found, label, homes)):
+        findings.append(Finding(label, *other))
+    elif not labels:
         remedy = elsewhere or "nothing to do if it is a test case: it is left out"
         findings.append(Finding(label, "missing, the case has no label", remedy, bad=False))
     whole = len(images) == len(labels) == 1 and not {*images, *labels} & set(found.unusable)
     return ((images[0], labels[0]) if whole else None), findings
+
+
+def _converted(found: Scan, missing: Path, homes: Collection[Path]) -> tuple[str, str] | None:
+    """What to say where a missing volume lies in one of these folders in a format that is not read."""
+    for file in found.passed.get("ending", ()):
+        named = file.name.lower().startswith(f"{stem(missing).lower()}.")
+        if named and file.parent in homes and ending(file) in OTHER_VOLUMES:
+            return f"missing, there is {file.name}", "convert that to .nii.gz"
+    return None

@@ -60,7 +60,8 @@ def find_labels(root: Path, what: str) -> Labels:
         else:
             findings.append(finding)
     if not files and not any(finding.bad for finding in findings):
-        raise ValueError(f"--{what} {root}: holds no .nii or .nii.gz label file")
+        passed = f" ({found.summary.removeprefix(f'{found.root}: ')})" if found.summary else ""
+        raise ValueError(f"--{what} {root}: holds no .nii or .nii.gz label file{passed}")
     unusable = {case_name(finding.file) for finding in findings if finding.bad}
     return Labels(files, findings, unusable, found.summary)
 

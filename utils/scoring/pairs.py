@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from datasets.checks import AFFINE_TOLERANCE, check_header
+from datasets.checks import AFFINE_TOLERANCE, REORIENT, check_header
 from datasets.files import stem
 from datasets.findings import Finding
-from datasets.geometry import largest_shift, voxel_ml
+from datasets.geometry import is_turned, largest_shift, voxel_ml
 from datasets.nifti import UnreadableVolumeError, read_header
 from datasets.volumes import read_label
 from utils.memory import memory_limit
@@ -72,6 +72,8 @@ def find_pairs(predictions: Path, labels: Path) -> Found:
     Where a name is in several folders, the folders must be named alike on both sides. A prediction without a label is a
     finding, a label without a prediction is a note. Raises ValueError when nothing is there or nothing matches.
     """
+    if _are_one(labels_folder(predictions), labels_folder(labels)):
+        raise ValueError(f"--predictions {predictions}: holds the very files of --labels: give what was predicted")
     sides = {"predictions": find_labels(predictions, "predictions"), "labels": find_labels(labels, "labels")}
     searched = dict.fromkeys(finding for side in sides.values() for finding in side.findings)
     findings, notes = [one for one in searched if one.bad], [str(one) for one in searched if not one.bad]
@@ -156,6 +158,8 @@ def some(names: Sequence[str]) -> str:
 
 def _pair(case: str, prediction: Path, label: Path) -> tuple[Pair, list[Finding]] | Finding:
     """The pair with what its headers contradict themselves in, or why it cannot be scored."""
+    if _are_one(prediction, label):
+        return Finding(prediction, f"is the same file as its label {label}", "give what was predicted")
     try:
         ours, theirs = read_header(prediction), read_header(label)
     except UnreadableVolumeError as error:
@@ -174,11 +178,20 @@ def _pair(case: str, prediction: Path, label: Path) -> tuple[Pair, list[Finding]
     shift = largest_shift(theirs.affine, ours.affine, theirs.shape)
     if not shift <= AFFINE_TOLERANCE * max(theirs.shape):  # also where it is not a number
         what = f"affine differs from that of {label} (up to {shift:.3g} voxels apart)"
-        return Finding(prediction, what, "predict on its grid, or give it its affine")
+        turned = is_turned(theirs.affine, ours.affine, theirs.shape)
+        return Finding(prediction, what, REORIENT if turned else "predict on its grid, or give it its affine")
     lost = spacing_is_lost(theirs.affine)
     patient = re.sub(r"^(patient\d+)_frame\d+$", r"\1", case)
     spacing = theirs.spacing[::-1]
     return Pair(case, patient, prediction, label, spacing, lost, voxel_ml(theirs.affine)), findings
+
+
+def _are_one(first: Path, second: Path) -> bool:
+    """Whether two paths lead to one file or folder."""
+    try:
+        return first.samefile(second)
+    except OSError:  # who reads them says what is wrong
+        return False
 
 
 def spacing_is_lost(affine: ArrayLike) -> bool:
