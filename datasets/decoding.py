@@ -43,7 +43,8 @@ def decode(source: Path | bytes, name: str) -> np.ndarray:
     Transparency is dropped: a pixel keeps the color that is stored for it. Raises UnreadableImageError, naming `name`,
     for what is no image, is damaged, has more than 8 bits a channel, several frames, or too many pixels.
     """
-    with _opened(source, name) as picture:
+    with opened(source, name) as picture:
+        _refuse_fault(picture, name)
         picture.load()
         try:
             upright = ImageOps.exif_transpose(picture)
@@ -68,19 +69,18 @@ def refuse_any(problems: Sequence[str]) -> None:
 
 def _problem(file: Path) -> str | None:
     try:
-        with _opened(file, str(file)):
+        with opened(file, str(file)) as picture:
+            _refuse_fault(picture, str(file))
             return None
     except UnreadableImageError as error:
         return str(error)
 
 
 @contextmanager
-def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
-    """An image whose header can be used; whatever goes wrong with it becomes an UnreadableImageError."""
+def opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
+    """An image whose header can be read; whatever goes wrong with it becomes an UnreadableImageError."""
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as picture:
-            if fault := _fault(picture):
-                raise UnreadableImageError(f"{name}: {fault}")
             yield picture
     except UnreadableImageError:
         raise
@@ -97,6 +97,11 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
             size = len(source) if isinstance(source, bytes) else source.stat().st_size
             reason = "Pillow knows no such format" if size else "it is empty"
         raise UnreadableImageError(f"{name}: unreadable image ({reason}): restore it, or remove it") from None
+
+
+def _refuse_fault(picture: Image.Image, name: str) -> None:
+    if fault := _fault(picture):
+        raise UnreadableImageError(f"{name}: {fault}")
 
 
 def _fault(picture: Image.Image) -> str | None:

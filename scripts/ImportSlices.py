@@ -10,6 +10,7 @@ there are.
 """
 
 import argparse
+import os
 import re
 import sys
 from collections import defaultdict
@@ -18,16 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from datasets.decoding import UnreadableImageError, opened
 from datasets.files import alone_in, ending, keep_apart, stem
 from datasets.publishing import Kind, NotOursError
 from datasets.scan import scan
 from datasets.splits import SPLITS, split_as_asked, split_patients, split_sha256
 from datasets.store import RECORD, SliceRecord, read_manifest, write_catalog, write_json, write_slice
+from datasets.volumes import INT16
 from utils.command import run_command
 
 MANIFEST_FILE = "dataset.json"
@@ -69,10 +72,17 @@ def main(argv: list[str] | None = None) -> int:
 
 def import_slices(args: argparse.Namespace) -> int:
     """Write the store; a slice that is no good is told and left out, and the exit status is then 1."""
-    if args.outpath.exists():
+    if os.path.lexists(args.outpath):  # a link that leads nowhere as well
         raise ValueError(f"{args.outpath}: is there already: choose another --outpath")
     if unknown := sorted(set(args.tumor) - set(args.labels)):
         raise ValueError(f"--tumor {unknown[0]}: is not among --labels {' '.join(args.labels)}")
+    if len(set(args.labels)) < len(args.labels):
+        raise ValueError(f"--labels {' '.join(args.labels)}: give every label a name of its own")
+    if args.hounsfield and not INT16.min <= args.hounsfield[0] < args.hounsfield[1] <= INT16.max:
+        low, high = args.hounsfield
+        raise ValueError(
+            f"--hounsfield {low:g} {high:g}: give the lower value first, within {INT16.min} to {INT16.max}"
+        )
     if args.size is not None and args.size < 1:
         raise ValueError(f"--size {args.size}: give at least 1 pixel")
     if args.fold is not None and not args.split_file:
@@ -205,7 +215,7 @@ def write_case(
             if slices and image.shape != slices[0][1].shape:
                 raise ValueError(f"{pair.image}: {image.shape} pixels, the case's others {slices[0][1].shape}")
             slices.append((pair, image, label))
-        except (ValueError, OSError, UnidentifiedImageError) as error:
+        except (ValueError, OSError) as error:
             problems.append(" ".join(str(error).split()))
     if not slices:
         return [], problems
@@ -230,18 +240,18 @@ def read_pair(
 
     Raises ValueError for what they cannot be.
     """
-    with Image.open(pair.image) as picture:
+    with opened(pair.image, str(pair.image)) as picture:
         if picture.mode not in ("L", "I;16", "I"):
-            raise ValueError(f"{pair.image}: is {picture.mode}, not gray: convert it")
+            raise UnreadableImageError(f"{pair.image}: is {picture.mode}, not gray: convert it")
         highest = 255 if picture.mode == "L" else 65535
         shape = picture.size
         picture = picture.convert("F")
         image = np.asarray(picture.resize((side, side), Image.Resampling.BOX) if side else picture)
-    with Image.open(pair.mask) as picture:
+    with opened(pair.mask, str(pair.mask)) as picture:
         if picture.mode not in ("L", "P", "1"):
-            raise ValueError(f"{pair.mask}: is {picture.mode}, not 8-bit label values: convert it")
+            raise UnreadableImageError(f"{pair.mask}: is {picture.mode}, not 8-bit label values: convert it")
         if picture.size != shape:
-            raise ValueError(f"{pair.mask}: {picture.size} pixels, its image {shape}: make them alike")
+            raise UnreadableImageError(f"{pair.mask}: {picture.size} pixels, its image {shape}: make them alike")
         label = np.asarray(picture.resize((side, side), Image.Resampling.NEAREST) if side else picture).astype(np.uint8)
     if labels == 1:
         label = (label > 0).astype(np.uint8)

@@ -87,7 +87,7 @@ HOSTILE = {
     "an affine of NaN": (with_affine(*[np.nan] * 12), "affine is singular or not finite"),
     "an endless affine": (endless_affine(), "affine is singular or not finite"),
     "wrong magic": (content().replace(b"n+1\0", b"n?1\0"), "give a .nii or .nii.gz file"),
-    "a header of a pair": (content().replace(b"n+1\0", b"ni1\0"), "give a .nii or .nii.gz file"),
+    "a header of a pair": (content().replace(b"n+1\0", b"ni1\0"), "convert the two to one .nii.gz"),
     "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(400), "give a .nii or .nii.gz file"),
     "nothing": (b"", "is empty"),
 }

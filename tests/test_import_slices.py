@@ -149,3 +149,29 @@ def test_a_folder_without_images_is_named(folder, capsys):
     (folder / "images").rename(folder / "pictures")
     assert run(folder) == 2
     assert capsys.readouterr().err == f"ImportSlices: {folder}/images: No such file or directory: check the path\n"
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", None])
+def test_an_image_that_cannot_be_read_is_one_line_with_its_file(folder, capsys, content):
+    file = folder / "masks/p_1_8.png"
+    file.write_bytes(file.read_bytes()[:60] if content is None else content)
+    assert run(folder) == 1
+    (line,) = capsys.readouterr().out.splitlines()[:-3]
+    assert line.startswith(f"{file}: unreadable image (") and line.endswith("): restore it, or remove it")
+    assert len(read_index(folder.parent / "store")) == 14
+
+
+@pytest.mark.parametrize("values", [("255", "0"), ("nan", "1"), ("0", "inf"), ("-100000", "100000")])
+def test_hounsfield_units_that_cannot_be_stored_are_refused(folder, capsys, values):
+    assert run(folder, "--hounsfield", *values) == 2
+    assert "give the lower value first, within -32768 to 32767" in capsys.readouterr().err
+    assert not (folder.parent / "store").exists()
+
+
+def test_a_dead_link_is_not_replaced_and_equal_names_are_refused(folder, capsys):
+    (folder.parent / "store").symlink_to("nowhere")
+    assert run(folder) == 2
+    assert "store: is there already" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["raw", "store"]
+    main(["--inpath", str(folder), "--outpath", str(folder.parent / "new"), "--labels", "liver", "liver"])
+    assert "--labels liver liver: give every label a name of its own" in capsys.readouterr().err
