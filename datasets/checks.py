@@ -109,6 +109,8 @@ def _shear(affine: np.ndarray) -> float:
 def check_grid(image_file: Path, label_file: Path, image: Header, label: Header, channel: int | None) -> list[Finding]:
     """Compare the grids of image and label, and see whether their orientation can be known."""
     findings = []
+    if image_file.samefile(label_file):
+        findings.append(Finding(label_file, "is the file of the image as well", "give the label of this image"))
     if len(image.shape) == 4 and channel is None:
         what = f"has {image.shape[3]} channels"
         findings.append(Finding(image_file, what, f"choose one with --channel 0..{image.shape[3] - 1}"))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from raw_cases import KITS, hounsfield, kits_case, label_of, make
+from raw_cases import KITS, hounsfield, kits_case, label_of, make, msd
 
 from datasets.store import read_index
 from scripts.SliceMaker import main
@@ -126,3 +126,12 @@ def test_check_writes_nothing_and_finds_nothing_in_sound_data(tmp_path, capsys):
     assert main(["--inpath", str(tmp_path / "raw"), "--dataset", "kits", "--check"]) == 0
     assert capsys.readouterr().out == ""
     assert sorted(tmp_path.rglob("*")) == sorted([folder.parent, *before])
+
+
+def test_a_file_that_is_listed_as_image_and_label_is_no_case(tmp_path, capsys):
+    raw = msd(tmp_path / "raw", {f"h_{number}": hounsfield(number).T for number in range(2)})
+    (raw / "imagesTr/h_1.nii.gz").unlink()
+    (raw / "imagesTr/h_1.nii.gz").symlink_to("../labelsTr/h_1.nii.gz")
+    assert main(["--inpath", str(raw), "--dataset", "msd", "--check", "--jobs", "1"]) == 1
+    what = "h_1.nii.gz: is the file of the image as well: give the label of this image"
+    assert what in capsys.readouterr().out
