@@ -119,6 +119,7 @@ def test_values_out_of_range_are_refused(capsys):
     assert "training.epochs must be at least 1, got 0" in fails(capsys, ["--epochs", "0"])
     for key in ("workers", "warmup_epochs", "weight_decay", "checkpoint_minutes", "share_every", "plateau_patience"):
         assert f"training.{key} must be at least 0, got -1" in fails(capsys, [f"--training.{key}=-1"])
+    assert "seed must lie between 0 and 4294967295, got -1" in fails(capsys, ["--seed=-1"])
     for value in ("0", "-1"):  # a negative norm would turn every gradient round
         assert "training.clip_norm must be positive" in fails(capsys, [f"--training.clip_norm={value}"])
 
@@ -232,3 +233,18 @@ def test_a_default_method_is_printed_with_the_way_to_the_published_one(arguments
     parse(DistillationRecipe, "", arguments)
     printed = capsys.readouterr().err
     assert all(part in printed for part in said) and printed.count("\n") == bool(said)
+
+
+@pytest.mark.parametrize("flags", [["--resume"], ["--mode=test"]])
+def test_a_copy_of_a_run_does_not_write_to_the_original(tmp_path, capsys, flags):
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    copy.mkdir()
+    config = copy / "config.yaml"
+    config.write_text(f"output: {original}\n")
+    given = ["--config", str(config)]
+    assert read([*given, *flags]).output == str(original)  # a recipe that lies in no run
+    (copy / "last.ckpt").touch()
+    assert f"writes to {original}, not to {copy}, which holds a run, too" in fails(capsys, [*given, *flags])
+    for output in (original, copy):
+        assert read([*given, *flags, "--output", str(output)]).output == str(output)
+    assert read(given).output == str(original)

@@ -381,11 +381,21 @@ def test_a_teacher_of_other_content_or_another_file_is_refused(slice_store, tmp_
     assert run(slice_store, tmp_path / "teacher", "--training.epochs=1") == 0
     flags = (f"--teacher={tmp_path / 'teacher/best.ckpt'}", "--training.epochs=1")
     assert distil(slice_store, tmp_path / "run", *flags) == 0
+    student = checkpoints.load(tmp_path / "run/best.ckpt")
+    assert held_out._teacher(student) is not None
     content = checkpoints.load(tmp_path / "teacher/best.ckpt")
-    checkpoints.save(content | {"epoch": 7}, tmp_path / "teacher/best.ckpt")
+    (tmp_path / "teacher/best.ckpt").unlink()
     capsys.readouterr()
     assert distil(slice_store, tmp_path / "run", *flags, "--training.epochs=2", "--resume") == 1
-    assert "the teacher's file has changed" in refused(capsys)
+    assert "teacher/best.ckpt is not there any more" in refused(capsys)
+    assert held_out._teacher(student) is None
+    checkpoints.save(content | {"epoch": 7}, tmp_path / "teacher/best.ckpt")
+    assert distil(slice_store, tmp_path / "run", *flags, "--training.epochs=2", "--resume") == 1
+    assert "teacher/best.ckpt has changed since the run began" in refused(capsys)
+    (tmp_path / "teacher/best.ckpt").write_bytes(b"damaged")  # a picture must not cost the scores
+    assert held_out._teacher(student) is None
+    assert "its answers are left out of the pictures" in capsys.readouterr().out
+    checkpoints.save(content | {"epoch": 7}, tmp_path / "teacher/best.ckpt")
     relabel(slice_store)
     assert distil(slice_store, tmp_path / "new", *flags) == 1
     assert "the teacher was trained on other data: labels of 1 cases changed (case_00001)" in refused(capsys)

@@ -191,7 +191,9 @@ def parse(recipe_class: type[Recipe], description: str, arguments: Sequence[str]
             arguments = _expand(arguments, recipe_class)
         values = parser.parse_args(arguments)
         values.pop("config")
-        return _as_recipe(values, recipe_class)
+        recipe = _as_recipe(values, recipe_class)
+        _refuse_copy(recipe, arguments)
+        return recipe
     except OSError as error:
         parser.exit(2, f"error: {describe(error)}\n")
     except (ValueError, ArgumentError) as error:
@@ -202,3 +204,17 @@ def _as_recipe(values: Any, recipe_class: type[Recipe]) -> Recipe:
     known = values.as_dict()
     known["training"] = Training(**known["training"])
     return recipe_class(**known)
+
+
+def _refuse_copy(recipe: Recipe, arguments: Sequence[str]) -> None:
+    """Raises ValueError where a copy of a run is to go on or be tested, and its recipe names the original's folder."""
+    if not (recipe.resume or recipe.mode == "test") or any(flag.partition("=")[0] == "--output" for flag in arguments):
+        return
+    for file in (Path(flag.removeprefix("--config=")) for flag in arguments if flag.startswith("--config=")):
+        folder = file.resolve().parent
+        holds_run = any((folder / name).exists() for name in ("last.ckpt", "best.ckpt"))
+        if holds_run and folder != Path(recipe.output).resolve():
+            raise ValueError(
+                f"{file}: writes to {recipe.output}, not to {folder}, which holds a run, too: give --output {folder} "
+                f"for this one, or --output {recipe.output}"
+            )

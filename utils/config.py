@@ -122,6 +122,8 @@ class Recipe:
     resume: bool = False
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:  # what NumPy takes
+            raise ValueError(f"seed must lie between 0 and 4294967295, got {self.seed}")
         # YAML 1.1 reads a bare `on` as true.
         self.task_loss = {"on" if key is True else key: value for key, value in self.task_loss.items()}
 

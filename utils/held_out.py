@@ -154,7 +154,9 @@ def _scored(
     )
     if fabric.is_global_zero:
         chosen = telling(dataset, PICTURED)
-        pictures = draw(fabric, network, _teacher(checkpoint, fabric), dataset, chosen, rows, settings.channels_last)
+        teacher = _teacher(checkpoint)
+        teacher = None if teacher is None else fabric.to_device(teacher)
+        pictures = draw(fabric, network, teacher, dataset, chosen, rows, settings.channels_last)
         for name, picture in pictures.items():
             with replacing(output / f"test_{name.replace(', ', '_')}.png") as partial:
                 Image.fromarray((picture * 255).astype(np.uint8)).save(partial, "PNG")
@@ -166,9 +168,13 @@ def _scored(
     }
 
 
-def _teacher(checkpoint: dict[str, Any], fabric: Fabric) -> nn.Module | None:
+def _teacher(checkpoint: dict[str, Any]) -> nn.Module | None:
     """The teacher of the checkpoint, if it is still there, for its answers beside the student's."""
     path = checkpoint["recipe"].get("teacher")
-    if not path or not Path(path).is_file():
+    if not path or not (file := checkpoints.file_of(path)).is_file():
         return None
-    return fabric.to_device(checkpoints.rebuild(checkpoints.load(path)))
+    digest = checkpoints.sha256(file)
+    if digest != checkpoint.get("teacher_sha256", digest):
+        print(f"note: {file}: has changed since it taught this run: its answers are left out of the pictures")
+        return None
+    return checkpoints.rebuild(checkpoints.load(file))

@@ -114,8 +114,9 @@ def refuse_other_data(
     if parts := [f"{len(names)} patients {what}: {listed(names)}" for what, names in differences.items() if names]:
         raise ValueError(f"{last}: the data are not those of this run: {'; '.join(parts)}; {remedy}")
     if teacher_sha256 != resumed.get("teacher_sha256", teacher_sha256):
+        what = "has changed since the run began" if teacher_sha256 else "is not there any more"
         raise ValueError(
-            f"{last}: the teacher's file has changed since the run began; give it as it was, or start a new --output"
+            f"{last}: its teacher {resumed['recipe']['teacher']} {what}; give it as it was, or start a new --output"
         )
     if "data" not in resumed:
         return (
