@@ -52,7 +52,7 @@ def image_folder(
     that are no images, and a patient or a picture in two splits.
     """
     if not 0 < val_fraction < 1:
-        raise ValueError(f"val_fraction {val_fraction:g} is no fraction of the training patients: give e.g. 0.1")
+        raise ValueError(f"val_fraction {val_fraction:g}: give a fraction of the training patients, e.g. 0.1")
     home = Path(root)
     if not (home / "train").is_dir():
         raise ValueError(f"{home / 'train'}: no such folder: give the folder that holds train/CLASS/*.jpg as root")

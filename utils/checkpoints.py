@@ -48,7 +48,7 @@ def load(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint; train.py writes best.ckpt and last.ckpt into its output folder")
     try:
-        with warnings.catch_warnings(action="ignore"):  # of pickles that are no checkpoint: the error tells
+        with warnings.catch_warnings(action="ignore"):  # torch warns of foreign pickles before it refuses them
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:
         raise ValueError(explain(path)) from None

@@ -55,7 +55,8 @@ class TermWatch:
         """The window's terms, (steps, terms), on the CPU; all are finite."""
         if not self.window:
             return torch.zeros(0, len(self.names))
-        values = torch.stack([terms.cpu() for terms in self.window])
+        device = self.window[-1].device  # steps of an earlier session are on the CPU; one copy waits once
+        values = torch.stack([terms.to(device) for terms in self.window]).cpu()
         finite = torch.isfinite(values)
         if not bool(finite.all()):
             row = int((~finite).any(1).nonzero()[0])

@@ -212,7 +212,7 @@ class _Loop:
         self.save()
 
     def save(self) -> None:
-        """Writes last.ckpt. `step`: from where on a resumed run logs again."""
+        """Writes last.ckpt. Its `step` is the first one whose scalars a resumed run writes again."""
         fabric, progress = self.fabric, self.progress
         random_states = _all_processes(fabric, checkpoints.random_states())
         if fabric.is_global_zero:
