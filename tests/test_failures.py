@@ -1,6 +1,7 @@
 """What torch raises becomes one line that names the key to change; a launch refuses what a machine lacks."""
 
 import re
+import sys
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from utils.config import Recipe, Training
 from utils.failures import explained
 from utils.guards import refuse_lonely
 from utils.launch import launch
+from utils.loading import load_batches
 
 RECIPE = Recipe(network={"name": "pspnet"}, training=Training(batch_size=3, workers=2))
 WORKER = "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File x\n"
@@ -57,3 +59,13 @@ def test_one_image_is_not_enough_to_normalize_over():
 def test_what_needs_a_gpu_is_refused_without_one(key):
     with pytest.raises(ValueError, match=rf"training\.{next(iter(key))} {next(iter(key.values()))}"):
         launch(Training(**key))
+
+
+def test_threads_of_loader_processes_print_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    load_batches([0, 1], [[0]], workers=1).worker_init_fn(0)
+    try:
+        raise ConnectionResetError(104, "Connection reset by peer")
+    except ConnectionResetError:
+        sys.excepthook(*sys.exc_info())
+    assert capsys.readouterr().err == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 
 import torch
@@ -43,5 +44,15 @@ def epoch_batches(
 def load_batches(dataset: Dataset, batches: list[list[int]], workers: int, pin_memory: bool = False) -> DataLoader:
     """Loads `batches` in their order. Its own generator keeps the global one as it is, for an exact resume."""
     return DataLoader(
-        dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory, generator=torch.Generator()
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_silence,
+        generator=torch.Generator(),
     )
+
+
+def _silence(_worker: int) -> None:
+    """A worker's errors reach the run through its queue; its threads would print tracebacks when another is killed."""
+    sys.excepthook = lambda *_: None
