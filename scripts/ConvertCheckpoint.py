@@ -72,8 +72,10 @@ def convert_checkpoint(args: argparse.Namespace) -> int:
         raise ValueError(f"{output}: is there already: choose another --output")
     if any((output.parent / name).exists() for name in ("last.ckpt", "config.yaml")):
         raise ValueError(f"{output.parent}: holds a run: choose another --output")
+    if args.checkpoint.is_dir():
+        raise ValueError(f"{args.checkpoint}: is a folder: give the file of weights in it")
     if not args.checkpoint.is_file():
-        raise ValueError(f"{args.checkpoint}: no such file")
+        raise ValueError(f"{args.checkpoint}: no such file: check the path")
     given = vars(args)
     answers = Answers(
         window=tuple(args.window) if args.window else None,

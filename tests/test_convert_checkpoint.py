@@ -217,3 +217,9 @@ def test_a_converted_run_is_not_tested_where_its_patients_are_unknown(lightning,
     assert checkpoint["recipe"]["data"]["root"] == str(slice_store)
     with pytest.raises(ValueError, match="who they were trained on is not known"):
         score_test(recipe)
+
+
+@pytest.mark.parametrize(("name", "said"), [("", "is a folder: give the file"), ("gone.ckpt", "no such file: check")])
+def test_what_is_no_file_is_named(tmp_path, capsys, name, said):
+    assert convert(tmp_path / name, tmp_path / "out.ckpt") == 2
+    assert said in capsys.readouterr().err
