@@ -248,3 +248,10 @@ def test_a_copy_of_a_run_does_not_write_to_the_original(tmp_path, capsys, flags)
     for output in (original, copy):
         assert read([*given, *flags, "--output", str(output)]).output == str(output)
     assert read(given).output == str(original)
+
+
+def test_a_name_that_is_not_utf8_is_refused_in_one_line(capsys):
+    with pytest.raises(SystemExit):
+        parse(Recipe, "", ["--data.root", "Klinik_M\udcfcnchen", "--output", "runs/x"])
+    said = capsys.readouterr().err
+    assert "its name is not UTF-8" in said and said.count("\n") == 1

@@ -46,17 +46,16 @@ def test_two_files_need_no_common_name(tmp_path):
     assert (pair.case, pair.prediction) == ("b", ours)
 
 
-def test_a_file_is_not_scored_against_itself(tmp_path, capsys):
+def test_a_file_that_is_its_own_label_is_noted(tmp_path):
     save(tmp_path / "labels/a.nii.gz", label_of())
     save(tmp_path / "labels/b.nii.gz", label_of())
     (tmp_path / "link").symlink_to("labels")
     (tmp_path / "predictions").mkdir()
     (tmp_path / "predictions/a.nii.gz").symlink_to("../labels/a.nii.gz")
-    for predictions in ("labels", "link"):
-        with pytest.raises(ValueError, match="holds the very files of --labels: give what was predicted"):
-            find_pairs(tmp_path / predictions, tmp_path / "labels")
-    found = find_pairs(tmp_path / "predictions", tmp_path / "labels")
-    assert not found.pairs and "is the same file as its label" in found.findings[0].what
+    for predictions, count in (("labels", 2), ("link", 2), ("predictions", 1)):
+        found = find_pairs(tmp_path / predictions, tmp_path / "labels")
+        assert len(found.pairs) == count and not found.findings
+        assert any("is the very file of its label, so it scores as perfect" in note for note in found.notes)
 
 
 def test_what_lies_in_the_place_of_labels_is_named(tmp_path):

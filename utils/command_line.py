@@ -187,6 +187,7 @@ def parse(recipe_class: type[Recipe], description: str, arguments: Sequence[str]
     parser.add_class_arguments(recipe_class)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        _refuse_other_encodings(arguments)
         if {"-h", "--help"}.isdisjoint(arguments):
             arguments = _expand(arguments, recipe_class)
         values = parser.parse_args(arguments)
@@ -198,6 +199,14 @@ def parse(recipe_class: type[Recipe], description: str, arguments: Sequence[str]
         parser.exit(2, f"error: {describe(error)}\n")
     except (ValueError, ArgumentError) as error:
         parser.exit(2, f"error: {' '.join(str(error).split())}\n")
+
+
+def _refuse_other_encodings(arguments: Sequence[str]) -> None:
+    """Raises ValueError for a name that is not UTF-8: the recipe that is written into the output cannot hold it."""
+    for argument in arguments:
+        if not argument.isprintable() and any("\udc80" <= letter <= "\udcff" for letter in argument):
+            shown = argument.encode("utf-8", "backslashreplace").decode()
+            raise ValueError(f"{shown}: its name is not UTF-8, which a recipe cannot hold: rename it, or link to it")
 
 
 def _as_recipe(values: Any, recipe_class: type[Recipe]) -> Recipe:

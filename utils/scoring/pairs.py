@@ -72,8 +72,6 @@ def find_pairs(predictions: Path, labels: Path) -> Found:
     Where a name is in several folders, the folders must be named alike on both sides. A prediction without a label is a
     finding, a label without a prediction is a note. Raises ValueError when nothing is there or nothing matches.
     """
-    if _are_one(labels_folder(predictions), labels_folder(labels)):
-        raise ValueError(f"--predictions {predictions}: holds the very files of --labels: give what was predicted")
     sides = {"predictions": find_labels(predictions, "predictions"), "labels": find_labels(labels, "labels")}
     searched = dict.fromkeys(finding for side in sides.values() for finding in side.findings)
     findings, notes = [one for one in searched if one.bad], [str(one) for one in searched if not one.bad]
@@ -158,8 +156,6 @@ def some(names: Sequence[str]) -> str:
 
 def _pair(case: str, prediction: Path, label: Path) -> tuple[Pair, list[Finding]] | Finding:
     """The pair with what its headers contradict themselves in, or why it cannot be scored."""
-    if _are_one(prediction, label):
-        return Finding(prediction, f"is the same file as its label {label}", "give what was predicted")
     try:
         ours, theirs = read_header(prediction), read_header(label)
     except UnreadableVolumeError as error:
@@ -173,6 +169,9 @@ def _pair(case: str, prediction: Path, label: Path) -> tuple[Pair, list[Finding]
         what = f"takes {2 * np.prod(ours.shape, dtype=float) / 1e9:.1f} GB of memory with its label"
         return Finding(prediction, what, f"no more than {memory_limit() / 1e9:.1f} GB are used: score it elsewhere")
     findings = [*check_header(prediction, ours), *check_header(label, theirs)]
+    if _are_one(prediction, label):
+        what = "is the very file of its label, so it scores as perfect"
+        findings.append(Finding(prediction, what, "give what was predicted", bad=False))
     if bad := next((finding for finding in findings if finding.bad), None):
         return bad
     shift = largest_shift(theirs.affine, ours.affine, theirs.shape)
