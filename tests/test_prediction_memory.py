@@ -24,6 +24,7 @@ def test_memory_is_the_volume_its_labels_and_a_few_slices(tmp_path, thresholds, 
     affine[[2, 1, 0], list(np.argsort(order))] = affine[3, 3] = 1
     save(tmp_path / "a.nii", np.full(shape, 100, np.int16), affine)
     assert orient(affine)[0][0] == order.index(0)
+    assert predict(thresholds, tmp_path / "a.nii", tmp_path / "first") == 0  # modules imported late are not counted
     tracemalloc.start()
     assert predict(thresholds, tmp_path / "a.nii", tmp_path / "out") == 0
     peak = tracemalloc.get_traced_memory()[1]
