@@ -47,6 +47,8 @@ def distilled(experiment: Experiment) -> Distiller:
         settings = (recipe.training, recipe.seed, recipe.distillation_share)
         experiment.scale_terms(balance(fabric, distiller, experiment.train, *settings))
     if fabric.is_global_zero:
+        if teacher is None:
+            print("teacher: none, every term learns from the student itself")
         weights = [{"weight": f"{term.weight:g}"} for term in distiller.terms]
         print(f"\n{guards.table([row | weight for row, weight in zip(rows, weights, strict=True)])}\n")
         if experiment.balance is not None:
