@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.files import is_below
-from datasets.findings import Finding
-from datasets.fingerprints import listed as some
+from datasets.findings import Finding, listed
 from datasets.layouts import RawCase, RawDataset
 from datasets.scan import hidden
 from datasets.slicing import Outcome, duplicates, is_unchanged, read_sources
@@ -131,16 +130,18 @@ def _existing(root: Path, raw: RawDataset, move: bool) -> dict[str, list[str]]:
     """The split of the store. A patient that was known by other names, one for each case, stays where those are."""
     file = root / "split.json"
     try:
-        listed = {record.patient: record.split for record in read_index(root)} if (root / "index.csv").is_file() else {}
+        indexed = (
+            {record.patient: record.split for record in read_index(root)} if (root / "index.csv").is_file() else {}
+        )
     except ValueError:  # damaged; it is written anew
-        listed = {}
+        indexed = {}
     if not file.is_file():
-        return {name: sorted(patient for patient, where in listed.items() if where == name) for name in SPLITS}
+        return {name: sorted(patient for patient, where in indexed.items() if where == name) for name in SPLITS}
     existing = read_split(file)
     before = {patient: name for name in SPLITS for patient in existing[name]}
-    other = sorted(patient for patient, name in listed.items() if before.get(patient) != name)
+    other = sorted(patient for patient, name in indexed.items() if before.get(patient) != name)
     if other and not move:
-        where = f"{before.get(other[0], 'no split')}, index.csv in {listed[other[0]]}"
+        where = f"{before.get(other[0], 'no split')}, index.csv in {indexed[other[0]]}"
         raise ValueError(
             f"{file}: puts {other[0]} in {where}: put split.json back as it was, or give the edited one with "
             "--split_file and --overwrite"
@@ -168,7 +169,7 @@ def list_cases(
     of another folder stays listed, and one that IN does not hold any more is not.
     """
     cases = {case.case: case for case in raw.cases}
-    listed: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     left_out: dict[str, list[str]] = {}
     others: list[dict[str, Any]] = []
     for record in published_cases(root):
@@ -191,21 +192,21 @@ def list_cases(
         if why:
             left_out.setdefault(why, []).append(name)
         else:
-            listed.append(record)
+            records.append(record)
     if unknown := sorted(_unknown(root) - outcomes.keys()):
         left_out["case.json is damaged, or of a case of another name"] = unknown
     remedy = "nothing is trained on them, and their folders stay: remove those that are of no use"
     findings = [
-        Finding(root, f"no longer lists {some(names)} ({why})", remedy, bad=False) for why, names in left_out.items()
+        Finding(root, f"no longer lists {listed(names)} ({why})", remedy, bad=False) for why, names in left_out.items()
     ]
     if others:
         image = _image_of(others[0])
         of = f"such as {others[0]['case']} of {image}{'' if image.exists() else ' (not there now)'}"
         what, remedy = f"also lists {len(others)} cases of other folders, {of}", "remove the folders of cases not meant"
         findings.append(Finding(root, what, remedy, bad=False))
-    repeated = duplicates(listed)
+    repeated = duplicates(records)
     findings += repeated.values()
-    return [record for record in listed if record["case"] not in repeated], findings
+    return [record for record in records if record["case"] not in repeated], findings
 
 
 def _unknown(root: Path) -> set[str]:

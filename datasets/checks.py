@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.findings import Finding
+from datasets.findings import Finding, listed
 from datasets.geometry import is_turned, largest_shift, orient
 from datasets.nifti import Header
 from datasets.volumes import Image, Label
@@ -177,8 +177,8 @@ def check_label(file: Path, label: Label, names: dict[int, str]) -> list[Finding
         return [Finding(file, label.problem, label.remedy)]
     unknown = sorted(set(label.voxels) - {0} - set(names))
     if unknown:
-        known = _some([f"{value} {name}" for value, name in names.items()])
-        what = f"unexpected label {_some([str(value) for value in unknown])} (known: 0 background, {known})"
+        known = listed([f"{value} {name}" for value, name in names.items()])
+        what = f"unexpected label {listed([str(value) for value in unknown])} (known: 0 background, {known})"
         remedy = "is this the right --dataset? else relabel it"
         if unknown == [255]:
             remedy = "write 0 or a known value there; no voxel can be left out, if that is what 255 stands for"
@@ -194,10 +194,6 @@ def check_label(file: Path, label: Label, names: dict[int, str]) -> list[Finding
             Finding(file, "empty label, nothing is marked", "check that it is meant to be empty", bad=False)
         )
     return findings
-
-
-def _some(words: list[str]) -> str:
-    return ", ".join(words[:5]) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
 
 
 def check_image(file: Path, image: Image, modality: str) -> list[Finding]:

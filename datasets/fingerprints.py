@@ -104,8 +104,3 @@ def image_digests(
     with ThreadPoolExecutor(READERS) as pool:
         images = pool.map(of, range(len(cases)))
         return {case: [image, names[target]] for case, image, target in zip(cases, images, targets, strict=True)}
-
-
-def listed(names: Sequence[str], most: int = 5) -> str:
-    """`5 of them: a, b, ...` cut short."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

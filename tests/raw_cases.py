@@ -67,3 +67,11 @@ def msd(root: Path, images: dict[str, np.ndarray], modality: dict | None = None,
     }
     (root / "dataset.json").write_text(json.dumps(content))
     return root
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def cases_of(out: Path) -> list[str]:
+    return sorted({record.case for record in read_index(out)})

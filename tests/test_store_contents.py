@@ -3,9 +3,7 @@
 from pathlib import Path
 
 import pytest
-from raw_cases import kits_case, make
-
-from datasets.store import read_index
+from raw_cases import cases_of, contents, kits_case, make
 
 
 @pytest.fixture
@@ -13,14 +11,6 @@ def kits(tmp_path) -> Path:
     for number in range(4):
         kits_case(tmp_path / "raw", number)
     return tmp_path / "raw"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def cases_of(out: Path) -> list[str]:
-    return sorted({record.case for record in read_index(out)})
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from raw_cases import hounsfield, kits_case, label_of, make, msd
+from raw_cases import cases_of, contents, hounsfield, kits_case, label_of, make, msd
 
 from datasets.publishing import NotOursError
 from datasets.shards import hold_store
@@ -21,14 +21,6 @@ def kits(tmp_path) -> Path:
     for number in range(4):
         kits_case(tmp_path / "raw", number)
     return tmp_path / "raw"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def cases_of(out: Path) -> list[str]:
-    return sorted({record.case for record in read_index(out)})
 
 
 @pytest.mark.parametrize("out", ["raw", "raw/out", ".", "raw/case_00000", "link", "link/out"])

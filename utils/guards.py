@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from datasets.fingerprints import listed
+from datasets.findings import listed
 from utils.checkpoints import patients_of
 from utils.objectives import Distiller
 from utils.resuming import changed_cases

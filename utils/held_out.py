@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 
 from datasets import DATASETS
 from datasets.files import replacing, write_text
-from datasets.fingerprints import fingerprint, listed
+from datasets.findings import listed
+from datasets.fingerprints import fingerprint
 from utils import checkpoints
 from utils.config import Recipe, build
 from utils.guards import table

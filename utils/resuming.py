@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datasets.fingerprints import listed
+from datasets.findings import listed
 from utils import checkpoints, config
 from utils.config import Recipe
 from utils.terms import scaled

@@ -6,9 +6,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from datasets.findings import listed
 from utils.scoring.cases import Classes, Outcome, Volumes, rows_of, score_cases, unscored
 from utils.scoring.challenges import OFFICIAL, official_scores
-from utils.scoring.pairs import Pair, some
+from utils.scoring.pairs import Pair
 from utils.scoring.volumes import DEFINITIONS, EMPTY_MASK_RULES, LesionRule, summarize
 
 
@@ -52,8 +53,8 @@ def evaluate_cases(
         )
     if lost := [outcome.case for outcome in outcomes if outcome.spacing_lost]:
         notes.append(
-            f"{len(lost)} cases say 1 x 1 x 1 mm and an identity affine ({some(lost)}), as LiTS volumes 28 to 47 do: "
-            "their spacing may be lost, then their mm are voxels and their ml 1000 voxels"
+            f"{len(lost)} cases say 1 x 1 x 1 mm and an identity affine ({listed(lost, 3)}), as LiTS volumes 28 to 47 "
+            "do: their spacing may be lost, then their mm are voxels and their ml 1000 voxels"
         )
     for value, holders in unscored(outcomes, classes).items():
         notes.append(f"label value {value}, in {holders} cases, belongs to no class that is scored")

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from datasets.checks import AFFINE_TOLERANCE, REORIENT, check_header
 from datasets.files import stem
-from datasets.findings import Finding
+from datasets.findings import Finding, listed
 from datasets.geometry import is_turned, largest_shift, voxel_ml
 from datasets.nifti import UnreadableVolumeError, read_header
 from datasets.volumes import read_label
@@ -103,7 +103,7 @@ def find_pairs(predictions: Path, labels: Path) -> Found:
             Finding(ours[case][0], f"no label of case {case} in {labels}", "give its label, or leave it out")
         )
     if missed := sorted(theirs.keys() - ours.keys() - sides["predictions"].unusable, key=_natural):
-        notes.append(f"not scored: {len(missed)} labels without prediction ({some(missed)})")
+        notes.append(f"not scored: {len(missed)} labels without prediction ({listed(missed, 3)})")
     return Found(pairs, findings, notes + _by_remedy(doubtful))
 
 
@@ -146,12 +146,7 @@ def _natural(name: str) -> list[tuple[str, int]]:
 
 
 def _some(names: Mapping[str, object]) -> str:
-    return some(sorted(names, key=_natural)) or "nothing"
-
-
-def some(names: Sequence[str]) -> str:
-    """The first three names, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return listed(sorted(names, key=_natural), 3) or "nothing"
 
 
 def _pair(case: str, prediction: Path, label: Path) -> tuple[Pair, list[Finding]] | Finding:
