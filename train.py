@@ -8,10 +8,10 @@ Published: python train.py --model raunet --checkpoint_path DIR
 import sys
 
 import train_kd
-from utils.command_line import parse
-from utils.config import Recipe
-from utils.experiment import Experiment, main
-from utils.objectives import Supervised
+from utils.distillation.objective import Supervised
+from utils.experiment.run import Experiment, main
+from utils.recipe.command_line import parse
+from utils.recipe.schema import Recipe
 
 
 def supervised(experiment: Experiment) -> Supervised:

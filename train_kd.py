@@ -11,15 +11,17 @@ from pathlib import Path
 from torch import nn
 from torch.utils.data import default_collate
 
-from utils import checkpoints, guards
-from utils.balance import balance
-from utils.command_line import parse
-from utils.config import DistillationRecipe
-from utils.experiment import Experiment, main
-from utils.launch import resolve_precision
-from utils.objectives import Distiller
-from utils.teacher_cache import TeacherCache
-from utils.terms import asks_teacher, read_terms
+from utils.distillation.balance import balance
+from utils.distillation.objective import Distiller
+from utils.distillation.teacher_cache import TeacherCache
+from utils.distillation.terms import asks_teacher, read_terms
+from utils.experiment import teacher as guards
+from utils.experiment.run import Experiment, main
+from utils.recipe.command_line import parse
+from utils.recipe.schema import DistillationRecipe
+from utils.tables import table
+from utils.training import checkpoints
+from utils.training.launch import resolve_precision
 
 
 def distilled(experiment: Experiment) -> Distiller:
@@ -50,7 +52,7 @@ def distilled(experiment: Experiment) -> Distiller:
         if teacher is None:
             print("teacher: none, every term learns from the student itself")
         weights = [{"weight": f"{term.weight:g}"} for term in distiller.terms]
-        print(f"\n{guards.table([row | weight for row, weight in zip(rows, weights, strict=True)])}\n")
+        print(f"\n{table([row | weight for row, weight in zip(rows, weights, strict=True)])}\n")
         if experiment.balance is not None:
             share, factor = experiment.balance["share"], experiment.balance["factor"]
             when = "when the run began" if experiment.resumed is not None else "after a warm-up"

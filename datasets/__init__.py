@@ -1,6 +1,6 @@
 """Samples for training and evaluation. `datasets.DATASETS` maps a recipe's `data.name` to its class.
 
-The registry is imported when it is asked for: slicing (`datasets.store` and the readers) runs without torch or MONAI.
+The registry is imported when it is asked for: slicing runs without torch or MONAI.
 """
 
 from typing import Any

@@ -15,7 +15,7 @@ import numpy as np
 from isal import isal_zlib
 from PIL import Image
 
-from datasets.store import SliceRecord, npy_header, read_index, read_manifest
+from datasets.slices.store import SliceRecord, npy_header, read_index, read_manifest
 
 READERS = 8
 LENGTH = 16  # hexadecimal digits of a case's digest

@@ -31,13 +31,11 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.store import write_json
-from utils import checkpoints
+from datasets.slices.store import write_json
 from utils.command import run_command
-from utils.comparison import spread
-from utils.config import Training
-from utils.guards import table as aligned
-from utils.launch import launch
+from utils.evaluation.statistics import BETTER, WORSE, judge
+from utils.recipe.schema import Training
+from utils.runs.comparison import spread
 from utils.skin.boosting import (
     BOOSTERS,
     SCORES,
@@ -50,7 +48,9 @@ from utils.skin.boosting import (
     score,
 )
 from utils.skin.lesion_tables import Lesions, read_lesion_tables
-from utils.statistics import BETTER, WORSE, judge
+from utils.tables import table as aligned
+from utils.training import checkpoints
+from utils.training.launch import launch
 
 MODELS = ("student", "metadata", "embedding", "both")
 

@@ -19,9 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils import checkpoints
 from utils.command import run_command
-from utils.conversion import WINDOWS, Answers, convert_file
+from utils.runs.conversion import WINDOWS, Answers, convert_file
+from utils.training import checkpoints
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -40,17 +40,18 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.decoding import decode
 from datasets.files import alone_in, keep_apart, write_text
-from datasets.image_transforms import Preparation
-from datasets.raw_images import image_files
+from datasets.images.decoding import decode
+from datasets.images.raw_images import image_files
+from datasets.images.transforms import Preparation
 from networks import NETWORKS
 from utils.command import run_command
-from utils.config import Training, build
-from utils.launch import launch
+from utils.recipe.registry import build
+from utils.recipe.schema import Training
 from utils.skin.embeddings import classifier, embed
 from utils.skin.perceptual_filter import Limits, Verdict, judge
 from utils.skin.sheets import cell, write_sheet
+from utils.training.launch import launch
 
 COLUMNS = ("image", "verdict", "distance", "nearest_real", "nearest_distance", "nearest_held_out", "held_out_distance")
 RESULTS = ("distances.csv", "sheet.png", "kept", "kept.txt")

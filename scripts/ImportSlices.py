@@ -24,13 +24,13 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.decoding import UnreadableImageError, opened
 from datasets.files import alone_in, ending, keep_apart, stem
+from datasets.images.decoding import UnreadableImageError, opened
 from datasets.publishing import Kind, NotOursError
 from datasets.scan import scan
+from datasets.slices.store import RECORD, SliceRecord, read_manifest, write_catalog, write_json, write_slice
 from datasets.splits import SPLITS, split_as_asked, split_patients, split_sha256
-from datasets.store import RECORD, SliceRecord, read_manifest, write_catalog, write_json, write_slice
-from datasets.volumes import INT16
+from datasets.volumes.reading import INT16
 from utils.command import run_command
 
 MANIFEST_FILE = "dataset.json"

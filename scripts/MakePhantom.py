@@ -17,10 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.files import alone_in, keep_apart
 from datasets.findings import Finding
-from datasets.layouts.cases import repeated
-from datasets.layouts.kits import LABEL, case_folders, case_name
-from datasets.phantom import draw_phantom
-from datasets.phantom_files import (
+from datasets.phantom.drawing import draw_phantom
+from datasets.phantom.files import (
     case_number,
     check_output,
     kits_record,
@@ -30,8 +28,10 @@ from datasets.phantom_files import (
     write_lits_case,
 )
 from datasets.scan import scan
+from datasets.slices.store import write_json
 from datasets.splits import split_patients
-from datasets.store import write_json
+from datasets.volumes.layouts.cases import repeated
+from datasets.volumes.layouts.kits import LABEL, case_folders, case_name
 from utils.command import run_command
 
 EXAMPLES = """examples:

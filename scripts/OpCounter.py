@@ -20,9 +20,9 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from networks import CLASSIFICATION, NETWORKS, SEGMENTATION
-from utils.checkpoints import load, rebuild
 from utils.command import run_command
-from utils.complexity import complexity, latency
+from utils.evaluation.complexity import complexity, latency
+from utils.training.checkpoints import load, rebuild
 
 
 @dataclass(frozen=True)

@@ -35,13 +35,13 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.decoding import decode
 from datasets.files import alone_in, replacing
 from datasets.fingerprints import digest
-from datasets.hair import CONTRAST, find_hair, paint_over
-from datasets.isic import METADATA
-from datasets.raw_images import RawImages
+from datasets.images.decoding import decode
+from datasets.images.isic import METADATA
+from datasets.images.raw_images import RawImages
 from utils.command import run_command
+from utils.skin.hair import CONTRAST, find_hair, paint_over
 from utils.skin.hair_table import HairTable
 from utils.skin.sheets import cell, write_sheet
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.isic import DEFAULT_RATIOS, Lesion, deal, is_index, read_lesions, write_index
+from datasets.images.isic import DEFAULT_RATIOS, Lesion, deal, is_index, read_lesions, write_index
 from datasets.splits import SPLITS
 from utils.command import run_command
 

@@ -22,16 +22,16 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.catalog import SplitWish, check_store, choose_split, describe_store, list_cases
 from datasets.files import keep_apart
 from datasets.findings import Finding
-from datasets.layouts import LAYOUTS, RawCase, RawDataset, find_cases
 from datasets.publishing import NotOursError, left_behind
-from datasets.shards import hold_index, hold_store, read_shard, remove_leftovers
-from datasets.slicing import Job, Outcome, duplicates, settings_of
-from datasets.slicing_workers import run
+from datasets.slices.catalog import SplitWish, check_store, choose_split, describe_store, list_cases
+from datasets.slices.shards import hold_index, hold_store, read_shard, remove_leftovers
+from datasets.slices.slicing import Job, Outcome, duplicates, settings_of
+from datasets.slices.store import CASES, index_rows, write_catalog
+from datasets.slices.workers import run
 from datasets.splits import SPLITS, split_as_asked, split_sha256
-from datasets.store import CASES, index_rows, write_catalog
+from datasets.volumes.layouts import LAYOUTS, RawCase, RawDataset, find_cases
 from utils.command import run_command
 
 

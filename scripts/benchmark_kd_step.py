@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from networks import NETWORKS
-from utils.command_line import METHODS
-from utils.config import Training
-from utils.launch import resolve_precision
-from utils.losses import TASK_LOSSES
-from utils.objectives import Distiller
-from utils.optimization import make_optimizer
-from utils.taps import tap
-from utils.terms import Task, read_terms
+from utils.distillation.losses import TASK_LOSSES
+from utils.distillation.objective import Distiller
+from utils.distillation.taps import tap
+from utils.distillation.terms import Task, read_terms
+from utils.recipe.command_line import METHODS
+from utils.recipe.schema import Training
+from utils.training.launch import resolve_precision
+from utils.training.optimization import make_optimizer
 
 Step = Callable[[], None]
 
@@ -83,7 +83,7 @@ def time_in_turns(steps: dict[str, Step], rounds: int, device: str) -> dict[str,
 
 
 def our_step(image: Tensor, target: Tensor, precision: str, channels_last: bool, compile: bool = False) -> Step:
-    """The objective, the backward and the optimizer of `utils.training.fit`, without its logging."""
+    """The objective, the backward and the optimizer of `utils.training.loop.fit`, without its logging."""
     device = image.device.type
     terms = read_terms(yaml.safe_load((METHODS / "emkd.yaml").read_text())["distillation"])
     objective = Distiller(NETWORKS["resnet18"](), NETWORKS["raunet"](), Task(TASK_LOSSES["dice_focal"]()), terms).to(

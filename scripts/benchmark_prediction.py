@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from datasets.store import write_json
+from datasets.slices.store import write_json
 from scripts.benchmark_slicing import make_input
-from utils.guards import table
-from utils.latency import STAGES, Candidate, Timing, measure
-from utils.launch import resolve_precision
+from utils.prediction.latency import STAGES, Candidate, Timing, measure
+from utils.tables import table
+from utils.training.launch import resolve_precision
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,13 +20,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from networks import NETWORKS
-from utils.command_line import METHODS
-from utils.config import Training
-from utils.losses import TASK_LOSSES
-from utils.objectives import Distiller
-from utils.optimization import make_optimizer
-from utils.teacher_cache import TeacherCache
-from utils.terms import Task, read_terms
+from utils.distillation.losses import TASK_LOSSES
+from utils.distillation.objective import Distiller
+from utils.distillation.teacher_cache import TeacherCache
+from utils.distillation.terms import Task, read_terms
+from utils.recipe.command_line import METHODS
+from utils.recipe.schema import Training
+from utils.training.optimization import make_optimizer
 
 VIEWS = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)]
 

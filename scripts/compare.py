@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from utils import checkpoints
 from utils.command import run_command
-from utils.comparison import KEYS, MEAN_DICE, SCORES, case_dice, compare_runs, conclude, spread
-from utils.complexity import complexity, latency
-from utils.guards import table
-from utils.statistics import INTERVAL, RULE
-from utils.tested import other_data, read_test, same_weights, test_command
+from utils.evaluation.complexity import complexity, latency
+from utils.evaluation.statistics import INTERVAL, RULE
+from utils.runs.comparison import KEYS, MEAN_DICE, SCORES, case_dice, compare_runs, conclude, spread
+from utils.runs.results import other_data, read_test, same_weights, test_command
+from utils.tables import table
+from utils.training import checkpoints
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 # Worker processes import this file again: what needs torch, MONAI or scipy.stats is imported where it is used.
 from utils.command import run_command
-from utils.scoring.cases import Classes
-from utils.scoring.challenges import OFFICIAL
-from utils.scoring.evaluation import evaluate_cases, settings_of
-from utils.scoring.files import (
+from utils.evaluation.volumes.cases import Classes
+from utils.evaluation.volumes.challenges import OFFICIAL
+from utils.evaluation.volumes.evaluation import evaluate_cases, settings_of
+from utils.evaluation.volumes.files import (
     as_prefix,
     check_place,
     read_scores,
@@ -38,8 +38,8 @@ from utils.scoring.files import (
     write_json,
     write_scores,
 )
-from utils.scoring.pairs import find_pairs, known_classes
-from utils.scoring.volumes import HIGHER_IS_BETTER, LesionRule, Region
+from utils.evaluation.volumes.pairs import find_pairs, known_classes
+from utils.evaluation.volumes.scores import HIGHER_IS_BETTER, LesionRule, Region
 
 COMPARED = ("dice", "surface_dice", "hd95_mm", "assd_mm", "abs_rvd", "lesion_f1")  # VOE orders cases as Dice does
 
@@ -143,9 +143,9 @@ def lesion_rule(arguments: argparse.Namespace) -> LesionRule:
 
 def evaluate_checkpoint(arguments: argparse.Namespace) -> int:
     """Scores a checkpoint on the val or test split of its slice store."""
-    from utils import checkpoints
-    from utils.prediction.models import load_for_scoring, network_file
-    from utils.scoring.splits import open_split, predict_cases
+    from utils.runs.models import load_for_scoring, network_file
+    from utils.runs.splits import open_split, predict_cases
+    from utils.training import checkpoints
 
     path = network_file(arguments.checkpoint)
     checkpoint, network = load_for_scoring(path)
@@ -188,7 +188,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace) -> int:
 
 def finish(content: Mapping[str, Any], places: Sequence[Path], written: Sequence[Path] = ()) -> int:
     """Writes an evaluation and prints its means. Returns the exit status: 1 when a case is missing from them."""
-    from utils.scoring.printing import print_scores
+    from utils.evaluation.volumes.printing import print_scores
 
     print_scores(content)  # first, so that a full disk does not lose them
     files = [*written, *(file for place in places for file in write_scores(place, content))]
@@ -198,9 +198,9 @@ def finish(content: Mapping[str, Any], places: Sequence[Path], written: Sequence
 
 def compare_files(arguments: argparse.Namespace) -> int:
     """Compares two evaluations of the same cases."""
-    from utils.scoring.paired_tests import RULE, compare
-    from utils.scoring.printing import print_comparison
-    from utils.tested import other_data
+    from utils.evaluation.volumes.paired_tests import RULE, compare
+    from utils.evaluation.volumes.printing import print_comparison
+    from utils.runs.results import other_data
 
     if arguments.output:
         refuse_existing(table_files(as_prefix(arguments.output)), arguments.overwrite, arguments.compare)

@@ -20,9 +20,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.command import run_command
-from utils.exporting.artifact import UNSPECIFIED
 from utils.exporting.assembly import FORMATS, Request, export
 from utils.exporting.summary import summarize
+from utils.runs.artifact import UNSPECIFIED
 
 
 def build_parser() -> argparse.ArgumentParser:

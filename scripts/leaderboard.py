@@ -27,7 +27,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.files import alone_in
 from utils.command import run_command
-from utils.guards import table
 from utils.leaderboard.execution import Finished, Slots, execute
 from utils.leaderboard.identity import fingerprint
 from utils.leaderboard.page import write_leaderboard
@@ -42,6 +41,7 @@ from utils.leaderboard.plan import (
 )
 from utils.leaderboard.results import RULE, choose_shares, refuse_foreign_table, rows, teacher_dice, write_csv
 from utils.report.page import refuse_foreign
+from utils.tables import table
 
 TABLE, PAGE = "leaderboard.csv", "leaderboard.html"
 

@@ -31,20 +31,20 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.files import alone_in, describe
-from datasets.raw_images import image_files
+from datasets.images.raw_images import image_files
 from utils.command import run_command
-from utils.config import Training
-from utils.guards import table
-from utils.launch import launch, resolve_precision
-from utils.memory import memory_limit
+from utils.machine import memory_limit
 from utils.prediction.images import TABLE, classify_files, write_table
 from utils.prediction.inputs import Case
-from utils.prediction.models import Model, load_models
 from utils.prediction.outputs import LABELS, PROBABILITIES, RECORD, SERIES, Predictions
 from utils.prediction.predictor import Predictor
 from utils.prediction.read_ahead import run_ahead
 from utils.prediction.search import find_volumes
 from utils.prediction.volumes import Options, VolumeSteps, peak_memory
+from utils.recipe.schema import Training
+from utils.runs.models import Model, load_models
+from utils.tables import table
+from utils.training.launch import launch, resolve_precision
 
 READ_AHEAD_BYTES = 1 << 30
 STAGES = ("read", "preprocess", "network", "postprocess", "write")

@@ -3,8 +3,8 @@
 import numpy as np
 from scipy import ndimage
 
-from utils.scoring.surfaces import surfel_areas
-from utils.scoring.volumes import LesionRule, Region, score_volumes
+from utils.evaluation.volumes.scores import LesionRule, Region, score_volumes
+from utils.evaluation.volumes.surfaces import surfel_areas
 
 ISOTROPIC = (1.0, 1.0, 1.0)
 SPACING = (2.5, 0.8, 0.7)

@@ -2,8 +2,8 @@
 
 import json
 
-from utils.config import ROOT
 from utils.leaderboard.plan import Plan
+from utils.recipe.schema import ROOT
 
 
 def plan_of(folder, **changes):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import yaml
 
-from utils.losses import DISTILLATION_LOSSES, TASK_LOSSES
+from utils.distillation.losses import DISTILLATION_LOSSES, TASK_LOSSES
 
 METHODS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "configs" / "methods").glob("*.yaml"))}
 HDKD = ["hdkd", "hdkd_as_published", "hdkd_hard"]
@@ -20,7 +20,7 @@ MASKS = [name for name in METHODS if name not in WHOLE_IMAGES]
 
 def content(name: str) -> dict[str, Any]:
     recipe = yaml.safe_load(METHODS[name].read_text())
-    if "task_loss" in recipe:  # YAML reads a bare `on` as true; so does a recipe (utils/config.py)
+    if "task_loss" in recipe:  # YAML reads a bare `on` as true; so does a recipe (utils/recipe/schema.py)
         recipe["task_loss"] = {"on" if key is True else key: value for key, value in recipe["task_loss"].items()}
     return recipe
 

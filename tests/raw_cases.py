@@ -6,10 +6,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from datasets.geometry import restore
-from datasets.store import read_index, read_slice
+from datasets.slices.store import read_index, read_slice
+from datasets.volumes.geometry import restore
 from scripts.SliceMaker import main
-from utils.config import ROOT
+from utils.recipe.schema import ROOT
 
 SHARED = ROOT.parent / "shared" / "data" / "totalseg_example"  # real CTs, where they are there
 KITS = np.array([[0, 0, -0.8, 40], [0, -0.8, 0, 30], [-2.5, 0, 0, 20], [0, 0, 0, 1]])  # (slices, H, W): I P L

@@ -8,9 +8,9 @@ from conftest import write_store
 
 import train
 import train_kd
-from utils.command_line import parse
-from utils.config import ROOT, DistillationRecipe, Recipe
-from utils.experiment import main as run_recipe
+from utils.experiment.run import main as run_recipe
+from utils.recipe.command_line import parse
+from utils.recipe.schema import ROOT, DistillationRecipe, Recipe
 
 SMALL = [
     "--data.crop=32",

@@ -5,8 +5,8 @@ import json
 import torch
 
 from networks import NETWORKS
-from utils import checkpoints
-from utils.inference import make_metrics
+from utils.evaluation.inference import make_metrics
+from utils.training import checkpoints
 
 UNET = {"name": "unet", "widths": [2, 2, 2, 2, 2], "in_channels": 1, "num_classes": 2}
 SQUEEZENET = {"name": "squeezenet", "in_channels": 3, "num_classes": 2}

@@ -10,13 +10,13 @@ from torch import nn
 from torch.utils.data import Dataset, default_collate
 
 from networks import NETWORKS
-from utils.balance import MEASURED, WARM_UP, balance
-from utils.config import Training
-from utils.loading import epoch_batches
-from utils.losses import DISTILLATION_LOSSES, TASK_LOSSES
-from utils.objectives import Distiller, Supervised
-from utils.optimization import gradient_shares, make_optimizer
-from utils.terms import Task, Term
+from utils.distillation.balance import MEASURED, WARM_UP, balance
+from utils.distillation.losses import DISTILLATION_LOSSES, TASK_LOSSES
+from utils.distillation.objective import Distiller, Supervised
+from utils.distillation.terms import Task, Term
+from utils.recipe.schema import Training
+from utils.training.loading import epoch_batches
+from utils.training.optimization import gradient_shares, make_optimizer
 
 SETTINGS = Training(batch_size=4, learning_rate=5e-3)
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from datasets.nifti import read_header
-from datasets.volumes import read_label
-from utils.config import ROOT
-from utils.scoring.challenges import OFFICIAL, official_scores
-from utils.scoring.surfaces import surfel_areas
-from utils.scoring.volumes import LesionRule, score_volumes
+from datasets.volumes.nifti import read_header
+from datasets.volumes.reading import read_label
+from utils.evaluation.volumes.challenges import OFFICIAL, official_scores
+from utils.evaluation.volumes.scores import LesionRule, score_volumes
+from utils.evaluation.volumes.surfaces import surfel_areas
+from utils.recipe.schema import ROOT
 
 LABELS = ROOT.parent / "shared" / "data" / "kits19_labels"
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from raw_cases import KITS, hounsfield, kits_case, label_of, make, msd
 
-from datasets.store import read_index
+from datasets.slices.store import read_index
 from scripts.SliceMaker import main
 
 

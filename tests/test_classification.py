@@ -14,15 +14,15 @@ import train
 import train_kd
 from datasets import DATASETS
 from networks import NETWORKS
-from utils import checkpoints
-from utils.answer_pictures import draw_confusion
-from utils.command_line import parse
-from utils.config import ROOT, DistillationRecipe, Recipe
-from utils.experiment import main
-from utils.losses import DISTILLATION_LOSSES, TASK_LOSSES
-from utils.objectives import Distiller, Supervised
-from utils.pictures import telling
-from utils.terms import Task, read_terms
+from utils.distillation.losses import DISTILLATION_LOSSES, TASK_LOSSES
+from utils.distillation.objective import Distiller, Supervised
+from utils.distillation.terms import Task, read_terms
+from utils.evaluation.answer_pictures import draw_confusion
+from utils.evaluation.pictures import telling
+from utils.experiment.run import main
+from utils.recipe.command_line import parse
+from utils.recipe.schema import ROOT, DistillationRecipe, Recipe
+from utils.training import checkpoints
 
 TEACHER = [
     f"--config={ROOT / 'configs/dermamnist_teacher.yaml'}",

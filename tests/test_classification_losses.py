@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
 
-from utils.config import build
-from utils.losses import DISTILLATION_LOSSES, TASK_LOSSES
+from utils.distillation.losses import DISTILLATION_LOSSES, TASK_LOSSES
+from utils.recipe.registry import build
 
 VECTORS = ["decoupled", "hard_target", "hint", "soft_target"]  # what takes (B, K)
 

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from method_recipes import HDKD, ISIC, WHOLE_IMAGES, content, read
 
 from networks import NETWORKS
-from utils.losses import TASK_LOSSES
-from utils.objectives import Distiller
-from utils.terms import Task, read_terms
+from utils.distillation.losses import TASK_LOSSES
+from utils.distillation.objective import Distiller
+from utils.distillation.terms import Task, read_terms
 
 STAGES = {"encoder1": (4, 8, 8), "encoder2": (6, 4, 4), "encoder3": (8, 2, 2)}  # HDKD: equal on both sides
 VIT = {"block4": (10, 8), "block8": (10, 8), "tokens": (10, 8), "embedding": (8,)}  # a class token and 3x3 patches

@@ -9,10 +9,10 @@ import pytest
 import torch
 from sklearn import metrics
 
-from utils.metrics import Classification
-from utils.metrics.calibration import calibration_error
-from utils.metrics.classification import confusion, scores
-from utils.metrics.partial_auc import partial_auc
+from utils.evaluation.metrics import Classification
+from utils.evaluation.metrics.calibration import calibration_error
+from utils.evaluation.metrics.classification import confusion, scores
+from utils.evaluation.metrics.partial_auc import partial_auc
 
 ABC = ["a", "b", "c"]
 

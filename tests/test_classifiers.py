@@ -11,8 +11,8 @@ from torch import nn
 
 from networks import CLASSIFICATION, NETWORKS, SEGMENTATION
 from networks.classifier_blocks import drop_branch
-from utils.complexity import complexity
-from utils.taps import tap
+from utils.distillation.taps import tap
+from utils.evaluation.complexity import complexity
 
 SWIN = {"dim": 12, "depths": (2, 2, 2, 2), "heads": (1, 2, 2, 4), "window_size": 4}
 # What makes each one small enough for a test, or fit for 32x32.

@@ -9,8 +9,8 @@ from run_folders import answer_rows, dice_rows, write_run
 from sklearn import metrics
 
 from scripts.compare import main
-from utils import comparison
-from utils.comparison import MEAN_DICE, case_dice, compare_runs, conclude, resampled_interval, spread
+from utils.runs import comparison
+from utils.runs.comparison import MEAN_DICE, case_dice, compare_runs, conclude, resampled_interval, spread
 
 CASES = [f"case_{number}" for number in range(20)]
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from utils.complexity import complexity, latency
-from utils.config import ROOT
+from utils.evaluation.complexity import complexity, latency
+from utils.recipe.schema import ROOT
 
 
 def test_complexity_counts_by_hand_and_leaves_the_network_alone():

@@ -7,10 +7,11 @@ import yaml
 
 from datasets import DATASETS
 from networks import NETWORKS
-from utils.command_line import METHODS, parse
-from utils.config import ROOT, DistillationRecipe, Recipe, as_dict, build, write
-from utils.losses import DISTILLATION_LOSSES, TASK_LOSSES
-from utils.metrics import METRICS
+from utils.distillation.losses import DISTILLATION_LOSSES, TASK_LOSSES
+from utils.evaluation.metrics import METRICS
+from utils.recipe.command_line import METHODS, parse
+from utils.recipe.registry import build
+from utils.recipe.schema import ROOT, DistillationRecipe, Recipe, as_dict, write
 
 DEFAULT_KD = ROOT / "configs/default_kd.yaml"
 RECIPES = sorted(set((ROOT / "configs").glob("*.yaml")) - {DEFAULT_KD})

@@ -16,12 +16,12 @@ import train_kd
 from scripts import evaluate, export, predict
 from scripts.ConvertCheckpoint import main
 from tests.conftest import SPLIT
-from utils import checkpoints
-from utils.command_line import parse
-from utils.config import ROOT, DistillationRecipe
-from utils.experiment import main as run
-from utils.guards import refuse_leak
-from utils.held_out import test as score_test
+from utils.experiment.run import main as run
+from utils.experiment.teacher import refuse_leak
+from utils.experiment.test import test as score_test
+from utils.recipe.command_line import parse
+from utils.recipe.schema import ROOT, DistillationRecipe
+from utils.training import checkpoints
 
 
 @pytest.fixture

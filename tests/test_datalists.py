@@ -10,8 +10,8 @@ from raw_cases import LITS, hounsfield, label_of, make, msd, save, volume_of
 from test_files import touch
 from test_layouts import names, said
 
-from datasets.layouts import find_cases
-from datasets.store import read_manifest
+from datasets.slices.store import read_manifest
+from datasets.volumes.layouts import find_cases
 
 LABELS = {"0": "background", "1": "liver"}
 

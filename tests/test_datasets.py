@@ -13,8 +13,8 @@ import torch
 from torch.utils.data import DataLoader, default_collate
 
 from datasets import DATASETS
-from datasets.slices import SliceDataset
-from datasets.transforms import AUGMENTATIONS, Augment, normalize, unpad
+from datasets.slices.dataset import SliceDataset
+from datasets.slices.transforms import AUGMENTATIONS, Augment, normalize, unpad
 from tests.conftest import SHA256, SPLIT, store_of, stored, write_store
 
 ALL_SPLITS = ("train", "val", "test")
@@ -309,7 +309,7 @@ def test_a_label_without_a_name_is_refused(tmp_path):
 
 
 def test_the_store_needs_neither_torch_nor_monai():
-    code = "import sys, datasets.store; assert not {'torch', 'monai'} & set(sys.modules), 'torch or monai imported'"
+    code = "import sys, datasets.slices.store; assert not {'torch', 'monai'} & set(sys.modules), 'imported'"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[1])
 
 

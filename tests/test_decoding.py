@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.decoding import UnreadableImageError, check_readable, decode, refuse_any, scan_images
-from utils.config import ROOT
+from datasets.images.decoding import UnreadableImageError, check_readable, decode, refuse_any, scan_images
+from utils.recipe.schema import ROOT
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -102,7 +102,7 @@ def test_a_body_cut_short_is_refused():
 def test_what_is_read_is_read_without_a_warning(tmp_path):
     Image.fromarray(UPRIGHT).save(tmp_path / "x.png", exif=b"Exif\0\0MM\0*nonsense")
     code = (
-        "import sys; from PIL import Image; from datasets.decoding import decode\n"
+        "import sys; from PIL import Image; from datasets.images.decoding import decode\n"
         "Image.MAX_IMAGE_PIXELS = 20  # of 24, and 40 are refused\n"
         "print(decode(open(sys.argv[1], 'rb').read(), 'x').shape)"
     )

@@ -9,9 +9,9 @@ import SimpleITK as sitk  # noqa: N813
 from raw_cases import SHARED
 from tiny_checkpoints import labels_of, predict, record, thresholds, voxels
 
-from datasets.dicom import Series, open_series, read_series
-from datasets.dicom_files import group_series
 from datasets.scan import scan
+from datasets.volumes.dicom import Series, open_series, read_series
+from datasets.volumes.dicom_files import group_series
 
 __all__ = ["thresholds"]  # a fixture
 ROWS, COLUMNS, COUNT = 10, 12, 5

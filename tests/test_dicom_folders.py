@@ -8,7 +8,7 @@ import pytest
 from test_dicom import COUNT, ROWS, hounsfield, write_series, write_slice
 from tiny_checkpoints import labels_of, predict, record, thresholds, voxels
 
-from datasets.dicom_tags import INSTANCE, MODALITY, read_tags
+from datasets.volumes.dicom_tags import INSTANCE, MODALITY, read_tags
 
 __all__ = ["thresholds"]  # a fixture
 CT = "1.2.840.10008.5.1.4.1.1.2"

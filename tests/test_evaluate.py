@@ -11,9 +11,9 @@ import pytest
 
 from scripts.evaluate import main
 from tests.raw_cases import KITS, LITS, label_of, save
-from utils.scoring import cases as case_scoring
-from utils.scoring.cases import Classes, Volumes, score_cases
-from utils.scoring.volumes import EMPTY_MASK_RULES, LesionRule
+from utils.evaluation.volumes import cases as case_scoring
+from utils.evaluation.volumes.cases import Classes, Volumes, score_cases
+from utils.evaluation.volumes.scores import EMPTY_MASK_RULES, LesionRule
 
 NO_TUMOR = np.minimum(label_of(), 1)
 

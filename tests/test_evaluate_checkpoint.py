@@ -7,14 +7,14 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from datasets.slices import SliceDataset
+from datasets.slices.dataset import SliceDataset
 from networks import NETWORKS
 from scripts.evaluate import main
 from tests.conftest import SHA256, SPLIT
 from tests.raw_cases import KITS
-from utils import checkpoints
-from utils.inference import evaluate
-from utils.metrics import VolumeDice
+from utils.evaluation.inference import evaluate
+from utils.evaluation.metrics import VolumeDice
+from utils.training import checkpoints
 
 
 @pytest.fixture

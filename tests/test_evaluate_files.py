@@ -10,7 +10,7 @@ import pytest
 from raw_cases import LITS, label_of, save
 
 from scripts.evaluate import main
-from utils.scoring.pairs import find_pairs
+from utils.evaluation.volumes.pairs import find_pairs
 
 
 def run(root: Path, *flags: str) -> int:

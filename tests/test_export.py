@@ -16,14 +16,14 @@ from tiny_checkpoints import predict, record, voxels
 from tiny_exports import export, networks, run_of, store
 from torch import Tensor, nn
 
-from datasets.slices import SliceDataset
+from datasets.slices.dataset import SliceDataset
 from scripts.export import main
-from utils import checkpoints
-from utils.config import ROOT
+from utils.evaluation.inference import evaluate
+from utils.evaluation.metrics import VolumeDice
 from utils.exporting import parity
-from utils.exporting.artifact import FILES
-from utils.inference import evaluate
-from utils.metrics import VolumeDice
+from utils.recipe.schema import ROOT
+from utils.runs.artifact import FILES
+from utils.training import checkpoints
 
 __all__ = ["networks", "store"]  # fixtures
 NAMES = ["kidney", "tumor"]

@@ -9,8 +9,8 @@ from tiny_exports import copied, export, exported, networks, plain, store
 
 from datasets.splits import split_sha256
 from scripts.evaluate import main as evaluate_main
-from utils import checkpoints
-from utils.exporting.artifact import FILES
+from utils.runs.artifact import FILES
+from utils.training import checkpoints
 
 __all__ = ["exported", "networks", "plain", "store"]  # fixtures
 

@@ -10,8 +10,8 @@ from image_stores import write_image
 from tiny_checkpoints import predict, voxels
 from tiny_exports import Labels, export, networks, run_of, store
 
-from utils import checkpoints
-from utils.prediction.models import load_model
+from utils.runs.models import load_model
+from utils.training import checkpoints
 
 __all__ = ["networks", "store"]  # fixtures
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from datasets.slices import SliceDataset
-from datasets.store import SliceRecord
-from datasets.transforms import normalize, pad_center
+from datasets.slices.dataset import SliceDataset
+from datasets.slices.store import SliceRecord
+from datasets.slices.transforms import normalize, pad_center
 from utils.exporting.measurement import time_forms
 from utils.exporting.program import FreshProcess, NotExportableError, capture, quiet, save_program
 from utils.exporting.rewriting import GridMeans, MaxPoolWithChoice, MaxUnpoolByChoice, rewrite

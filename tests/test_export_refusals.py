@@ -12,8 +12,8 @@ from tiny_checkpoints import predict
 from tiny_exports import copied, export, exported, networks, plain, store
 
 from datasets.files import alone_in
-from utils import checkpoints
 from utils.exporting import parity
+from utils.training import checkpoints
 
 __all__ = ["exported", "networks", "plain", "store"]  # fixtures
 
@@ -196,7 +196,7 @@ def test_a_full_disk_leaves_the_earlier_export_and_names_it(plain, exported, tmp
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("utils.exporting.artifact.write_weights", full)
+    monkeypatch.setattr("utils.runs.artifact.write_weights", full)
     assert export(plain, out, "--overwrite", "--formats", "safetensors") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and f"{out}: No space left on device: free some disk space" in error

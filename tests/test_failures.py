@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from utils.config import Recipe, Training
-from utils.failures import explained
-from utils.guards import refuse_lonely
-from utils.launch import launch
-from utils.loading import load_batches
+from utils.experiment.teacher import refuse_lonely
+from utils.recipe.schema import Recipe, Training
+from utils.training.failures import explained
+from utils.training.launch import launch
+from utils.training.loading import load_batches
 
 RECIPE = Recipe(network={"name": "pspnet"}, training=Training(batch_size=3, workers=2))
 WORKER = "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File x\n"

@@ -12,7 +12,7 @@ import pytest
 from datasets.files import alone_in, describe, ending, holding, keep_apart, replacing, stem, write_text
 from datasets.scan import scan
 from utils.command import run_command
-from utils.config import ROOT
+from utils.recipe.schema import ROOT
 
 AS_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"]
 

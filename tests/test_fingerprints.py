@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from datasets.fingerprints import fingerprint, store_fingerprint
-from datasets.image_folder import image_folder
-from datasets.slices import SliceDataset
-from datasets.store import read_index, read_slice, write_slice
+from datasets.images.folder import image_folder
+from datasets.slices.dataset import SliceDataset
+from datasets.slices.store import read_index, read_slice, write_slice
 from tests.conftest import stored
 
 

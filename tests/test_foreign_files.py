@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from utils import checkpoints
-from utils.foreign_files import read_inert
+from utils.training import checkpoints
+from utils.training.foreign_files import read_inert
 
 
 class Model(nn.Module):

@@ -5,7 +5,7 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from datasets.geometry import iterate_slices, orient, restore, to_slices
+from datasets.volumes.geometry import iterate_slices, orient, restore, to_slices
 
 SHAPE = (4, 5, 6)
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from datasets.hair import find_hair, paint_over
-from datasets.isic import isic
+from datasets.images.isic import isic
 from scripts.RemoveHair import main
 from tests.image_stores import write_isic
+from utils.skin.hair import find_hair, paint_over
 
 SKIN, LESION, HAIR = (205, 160, 140), (120, 80, 60), (50, 40, 35)
 FINE = 8  # hairs are drawn so many times larger, for soft edges

@@ -7,8 +7,8 @@ from torch import nn
 
 from networks.hdkd import HDKD, HDKDStudent, HDKDTeacher
 from networks.hdkd_blocks import CBAM, MBCSA, PatchEmbedding, TransformerBlock
-from utils.complexity import complexity
-from utils.taps import tap
+from utils.distillation.taps import tap
+from utils.evaluation.complexity import complexity
 
 NETWORKS = {"teacher": HDKDTeacher, "student": HDKDStudent, "HDKD": HDKD}
 

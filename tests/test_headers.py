@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from raw_cases import LITS, label_of
 
-from datasets.checks import check_header
-from datasets.geometry import voxel_ml
-from datasets.nifti import read_header
+from datasets.volumes.checks import check_header
+from datasets.volumes.geometry import voxel_ml
+from datasets.volumes.nifti import read_header
 
 PIXDIM, QFAC, UNITS, QFORM_CODE, SFORM_CODE, QUATERN_B, SROW = 80, 76, 123, 252, 254, 256, 280
 SHEARED = LITS @ np.array([[1, 0, 0.8, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])

@@ -20,8 +20,8 @@ from test_dicom import write_series
 from tiny_checkpoints import CT, MR, labels_of, predict, record, thresholds, voxels
 from tiny_checkpoints import save as save_checkpoint
 
-from datasets.nifti import UnreadableVolumeError, VolumeStream, parse_header
-from datasets.volumes import read_image
+from datasets.volumes.nifti import UnreadableVolumeError, VolumeStream, parse_header
+from datasets.volumes.reading import read_image
 
 __all__ = ["thresholds"]  # a fixture
 FUZZ = settings(

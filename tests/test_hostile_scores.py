@@ -21,7 +21,7 @@ from test_hostile_input import content as file_content
 from test_hostile_paths import ODD
 
 from scripts.evaluate import main
-from utils.scoring import pairs
+from utils.evaluation.volumes import pairs
 
 
 @pytest.mark.parametrize("side", ["predictions/case_00001.nii.gz", "raw/case_00001/segmentation.nii.gz"])

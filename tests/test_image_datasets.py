@@ -9,13 +9,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from datasets import DATASETS
-from datasets.image_folder import image_folder
-from datasets.image_transforms import Preparation
-from datasets.images import ImageRecord, LabeledImages
-from datasets.medmnist import medmnist
+from datasets.images.dataset import ImageRecord, LabeledImages
+from datasets.images.folder import image_folder
+from datasets.images.medmnist import medmnist
+from datasets.images.transforms import Preparation
 from datasets.splits import SPLITS, split_sha256
 from tests.image_stores import write_image_folder, write_isic, write_medmnist
-from utils.config import build
+from utils.recipe.registry import build
 
 AUGMENT = {"flip": True, "rotation": 30, "brightness": 0.2}
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.image_folder import image_folder
+from datasets.images.folder import image_folder
 from tests.image_stores import write_image, write_image_folder
 
 

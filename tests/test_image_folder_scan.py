@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import duplicates
-from datasets.image_folder import image_folder
+from datasets.images import duplicates
+from datasets.images.folder import image_folder
 from tests.image_stores import write_image, write_image_folder
 
 

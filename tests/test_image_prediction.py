@@ -8,10 +8,10 @@ from image_stores import write_image
 from tiny_checkpoints import predict
 from tiny_checkpoints import save as save_checkpoint
 
-from datasets.decoding import decode
-from datasets.image_transforms import Preparation
+from datasets.images.decoding import decode
+from datasets.images.transforms import Preparation
 from networks import NETWORKS
-from utils import checkpoints
+from utils.training import checkpoints
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datasets.image_transforms import Augmentation, Preparation, as_json, generator_of, preparation
+from datasets.images.transforms import Augmentation, Preparation, as_json, generator_of, preparation
 
 PUBLISHED = {
     "HDKD": Augmentation(flip=True, rotation=180, brightness=0.3, contrast=0.3, sharpness=2, blur=(0.1, 2)),

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.slices import SliceDataset
-from datasets.store import read_index, read_slice
+from datasets.slices.dataset import SliceDataset
+from datasets.slices.store import read_index, read_slice
 from scripts.ImportSlices import main
 
 

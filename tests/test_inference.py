@@ -6,10 +6,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from datasets.slices import SliceDataset
-from datasets.store import read_slice
-from utils.inference import case_batches, evaluate
-from utils.metrics import VolumeDice
+from datasets.slices.dataset import SliceDataset
+from datasets.slices.store import read_slice
+from utils.evaluation.inference import case_batches, evaluate
+from utils.evaluation.metrics import VolumeDice
 
 
 class Brighter(nn.Module):

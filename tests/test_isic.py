@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from datasets.isic import Lesion, deal, isic, read_index, read_lesions, write_index
-from datasets.isic_metadata import LEAKS, leak_reason, read_metadata
+from datasets.images.isic import Lesion, deal, isic, read_index, read_lesions, write_index
+from datasets.images.isic_metadata import LEAKS, leak_reason, read_metadata
 from datasets.splits import SPLITS
 from scripts.SampleISIC import main
 from tests.image_stores import LEAK_COLUMNS, write_isic

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from raw_cases import LITS, hounsfield, label_of, save
 
-from datasets.checks import check_grid, check_image, check_label
-from datasets.nifti import UnreadableVolumeError, read_header
-from datasets.volumes import read_image, read_label
+from datasets.volumes.checks import check_grid, check_image, check_label
+from datasets.volumes.nifti import UnreadableVolumeError, read_header
+from datasets.volumes.reading import read_image, read_label
 
 NAMES = {1: "kidney", 2: "tumor"}
 

@@ -3,8 +3,8 @@
 import pytest
 from raw_cases import LITS, label_of, save
 
-from utils.scoring.label_files import case_name
-from utils.scoring.pairs import find_pairs
+from utils.evaluation.volumes.label_files import case_name
+from utils.evaluation.volumes.pairs import find_pairs
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from utils.config import ROOT
+from utils.recipe.schema import ROOT
 
 ROOMS = ("datasets", "networks", "utils", "scripts", "train", "train_kd")
 MAY_IMPORT = {
@@ -17,7 +17,7 @@ MAY_IMPORT = {
 ALONE = [
     *(ROOT / "utils/losses").glob("*.py"),
     *(ROOT / "utils/metrics").glob("*.py"),
-    ROOT / "utils/config.py",
+    ROOT / "utils/recipe/schema.py",
 ]
 # Optional packages, and the file whose functions may import them
 OPTIONAL = {"torchvision": None, "timm": "timm_model.py"}
@@ -47,7 +47,7 @@ def test_imports_point_downward_only(room):
 @pytest.mark.parametrize("file", ALONE, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_losses_metrics_and_config_import_nothing_of_ours_but_their_own_package(file):
     ours = {name for name in imported(file) if name.split(".")[0] in ROOMS}
-    package = f"utils.{file.parent.name}"  # of utils/config.py "utils.utils": nothing
+    package = f"utils.{file.parent.name}"  # of utils/recipe/schema.py "utils.utils": nothing
     assert all(name == package or name.startswith(f"{package}.") for name in ours)
 
 
@@ -62,7 +62,7 @@ def test_importing_prints_parses_and_seeds_nothing():
     code = (
         "import random, sys; sys.argv.append('--nonsense'); state = random.getstate()\n"
         "import torch; seed = torch.initial_seed()\n"
-        "import train, train_kd, datasets.registry, utils.experiment\n"
+        "import train, train_kd, datasets.registry, utils.experiment.run\n"
         "assert random.getstate() == state and torch.initial_seed() == seed\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

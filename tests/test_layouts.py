@@ -10,11 +10,11 @@ import pytest
 from raw_cases import kits_case, make
 from test_files import AS_USER, touch
 
-from datasets.layouts import find_cases
-from datasets.selection import unlabeled_patients
-from datasets.store import read_index
+from datasets.slices.selection import unlabeled_patients
+from datasets.slices.store import read_index
+from datasets.volumes.layouts import find_cases
 from scripts import MakePhantom
-from utils.config import ROOT
+from utils.recipe.schema import ROOT
 
 
 def kits(home: Path, *numbers: int) -> Path:

@@ -11,11 +11,9 @@ import yaml
 from leaderboard_plans import plan_of
 
 import train
-from datasets.store import read_index
+from datasets.slices.store import read_index
 from scripts import leaderboard
-from utils.command_line import parse
-from utils.config import ROOT, DistillationRecipe, Recipe
-from utils.experiment import main
+from utils.experiment.run import main
 from utils.leaderboard.execution import Slots, execute
 from utils.leaderboard.identity import difference, fingerprint
 from utils.leaderboard.plan import (
@@ -27,6 +25,8 @@ from utils.leaderboard.plan import (
     read_plan,
     run_folder,
 )
+from utils.recipe.command_line import parse
+from utils.recipe.schema import ROOT, DistillationRecipe, Recipe
 
 
 def test_runs_of_a_seed_differ_in_the_method_alone(tmp_path):

@@ -9,11 +9,11 @@ import yaml
 from report_runs import Checker
 
 from scripts import leaderboard
-from utils.config import ROOT
 from utils.leaderboard.forest import gain_axis
 from utils.leaderboard.page import write_leaderboard
 from utils.leaderboard.plan import Plan, read_plan, run_folder
 from utils.leaderboard.verdicts import chosen, headline, readable
+from utils.recipe.schema import ROOT
 
 TEACHER = {"student": "teacher", "method": "", "seeds": 1, "dice": 0.8}
 

@@ -5,9 +5,9 @@ import pytest
 from label_volumes import TUMOR, random_pair, score, volume, voxels
 from scipy import ndimage
 
-from utils.scoring.lesions import components, detect, intersection, runs_of
-from utils.scoring.surfaces import surfel_areas
-from utils.scoring.volumes import LesionRule, score_volumes
+from utils.evaluation.volumes.lesions import components, detect, intersection, runs_of
+from utils.evaluation.volumes.scores import LesionRule, score_volumes
+from utils.evaluation.volumes.surfaces import surfel_areas
 
 
 @pytest.mark.parametrize("seed", range(20))

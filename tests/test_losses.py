@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from utils.losses import DISTILLATION_LOSSES
-from utils.losses.attention_transfer import attention
+from utils.distillation.losses import DISTILLATION_LOSSES
+from utils.distillation.losses.attention_transfer import attention
 
 ALL = sorted(DISTILLATION_LOSSES)
 DISTANCES = [name for name in ALL if name not in ("holistic", "hard_target")]  # an adversary, a cross-entropy

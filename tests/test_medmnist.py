@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from datasets.medmnist import CLASS_NAMES, medmnist
+from datasets.images.medmnist import CLASS_NAMES, medmnist
 from datasets.splits import SPLITS
 from tests.image_stores import MEDMNIST_COUNTS, write_medmnist
-from utils.config import ROOT
+from utils.recipe.schema import ROOT
 
 DERMAMNIST = ROOT.parent / "shared" / "data" / "dermamnist" / "dermamnist.npz"
 

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from utils.metrics import METRICS, PublishedProtocol, VolumeDice
+from utils.evaluation.metrics import METRICS, PublishedProtocol, VolumeDice
 
 MASKS = ["published", "volume_dice"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from datasets.layouts.modality import modality_of, modality_of_channel
+from datasets.volumes.layouts.modality import modality_of, modality_of_channel
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import torch
 
 from networks import SEGMENTATION
 from networks.resnet import ResNetEncoder
-from utils.complexity import complexity
-from utils.taps import tap
+from utils.distillation.taps import tap
+from utils.evaluation.complexity import complexity
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = sorted(set(SEGMENTATION) - {"resnet_18"})

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from networks import NETWORKS
-from utils.guards import trial
-from utils.losses import DISTILLATION_LOSSES, TASK_LOSSES
-from utils.objectives import Distiller, Supervised
-from utils.taps import tap
-from utils.terms import Task, Term, asks_teacher, name_terms, read_terms
+from utils.distillation.losses import DISTILLATION_LOSSES, TASK_LOSSES
+from utils.distillation.objective import Distiller, Supervised
+from utils.distillation.taps import tap
+from utils.distillation.terms import Task, Term, asks_teacher, name_terms, read_terms
+from utils.experiment.teacher import trial
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGE = torch.randn(2, 1, 32, 32, generator=GENERATOR)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from utils.config import Training
-from utils.loading import epoch_batches
-from utils.optimization import Schedule, make_optimizer
+from utils.recipe.schema import Training
+from utils.training.loading import epoch_batches
+from utils.training.optimization import Schedule, make_optimizer
 
 
 def schedule_of(steps_per_epoch: int = 10, **settings) -> Schedule:

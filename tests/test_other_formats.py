@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from raw_cases import KITS, LITS, hounsfield, kits_case, label_of, make, save
 
-from datasets.checks import REORIENT, check_grid
-from datasets.geometry import is_turned
-from datasets.nifti import UnreadableVolumeError, read_header
-from datasets.volumes import read_label
+from datasets.volumes.checks import REORIENT, check_grid
+from datasets.volumes.geometry import is_turned
+from datasets.volumes.nifti import UnreadableVolumeError, read_header
+from datasets.volumes.reading import read_label
 
 STARTS = {
     "a.mha": (b"ObjectType = Image\nNDims = 3\n", "is a MetaImage file: convert it to .nii.gz"),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
-from utils.scoring.paired_tests import compare, holm
-from utils.statistics import ENOUGH
+from utils.evaluation.statistics import ENOUGH
+from utils.evaluation.volumes.paired_tests import compare, holm
 
 
 def rows(dice, patients=None, **others):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.patients import read_patients
+from datasets.images.patients import read_patients
 
 CASES = ["train/mel/a.png", "train/nv/b.JPG", "test/nv/deep/c.d.png"]
 

@@ -8,9 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from datasets.phantom import draw_phantom, render_around
-from datasets.phantom_files import write_kits_case, write_lits_case
-from datasets.phantom_labels import LabelReduction
+from datasets.phantom.drawing import draw_phantom, render_around
+from datasets.phantom.files import write_kits_case, write_lits_case
+from datasets.phantom.labels import LabelReduction
 from scripts import MakePhantom
 
 ROOT = Path(__file__).resolve().parents[1]

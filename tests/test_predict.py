@@ -11,10 +11,10 @@ from raw_cases import KITS, SHARED, hounsfield, kits_case, label_of, make, msd, 
 from test_geometry import stored
 from tiny_checkpoints import labels_of, predict, scan, thresholds, unet, voxels
 
-from datasets.slices import SliceDataset
-from utils import checkpoints
-from utils.inference import evaluate
-from utils.metrics import VolumeDice
+from datasets.slices.dataset import SliceDataset
+from utils.evaluation.inference import evaluate
+from utils.evaluation.metrics import VolumeDice
+from utils.training import checkpoints
 
 __all__ = ["thresholds"]  # a fixture
 CODES = list(product(permutations(range(3)), product((1, -1), repeat=3)))  # all 48

@@ -11,9 +11,9 @@ import pytest
 from raw_cases import hounsfield, kits_case, save
 from tiny_checkpoints import folder, labels_of, predict, record, scan, thresholds, unet, voxels
 
-from datasets.nifti import write_volume
-from utils import checkpoints
-from utils.config import ROOT
+from datasets.volumes.nifti import write_volume
+from utils.recipe.schema import ROOT
+from utils.training import checkpoints
 
 __all__ = ["folder", "thresholds"]  # fixtures
 

@@ -10,8 +10,8 @@ import pytest
 from raw_cases import save
 from tiny_checkpoints import folder, predict, thresholds, voxels
 
-from datasets.geometry import orient
-from utils import memory
+from datasets.volumes.geometry import orient
+from utils import machine
 from utils.prediction.read_ahead import run_ahead
 
 __all__ = ["folder", "thresholds"]  # fixtures
@@ -41,11 +41,11 @@ def test_more_memory_than_allowed_is_refused_before_anything_is_read(folder, tmp
 
 
 def test_the_limit_is_half_of_the_container(tmp_path, monkeypatch):
-    half_of_all = memory.memory_limit()
-    monkeypatch.setattr(memory, "CONTAINER", tmp_path / "memory.max")
+    half_of_all = machine.memory_limit()
+    monkeypatch.setattr(machine, "CONTAINER", tmp_path / "memory.max")
     for text, limit in (("1000000\n", 500_000), ("max\n", memory_of_machine() / 2)):
         (tmp_path / "memory.max").write_text(text)
-        assert memory.memory_limit() == limit
+        assert machine.memory_limit() == limit
     assert half_of_all <= memory_of_machine() / 2
 
 

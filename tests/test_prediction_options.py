@@ -10,8 +10,8 @@ from raw_cases import hounsfield, save
 from tiny_checkpoints import CT, folder, labels_of, predict, record, scan, thresholds, unet, voxels
 
 from scripts.predict import main
-from utils import checkpoints
 from utils.prediction.postprocessing import count_voxels, keep_largest, remove_small
+from utils.training import checkpoints
 
 __all__ = ["folder", "thresholds"]  # fixtures
 

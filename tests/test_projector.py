@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from utils.losses import DISTILLATION_LOSSES
-from utils.losses.projector import Projector
+from utils.distillation.losses import DISTILLATION_LOSSES
+from utils.distillation.losses.projector import Projector
 
 PROJECTED = ["attention_feature", "channel_wise", "hint", "region_normalized", "soft_target", "unified_soft_target"]
 PROJECTED += ["wavelet"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from networks import NETWORKS
 from networks.published import candidates, convert, misfit, recognize
 from networks.published_names import LAYOUTS
-from utils.taps import tap
+from utils.distillation.taps import tap
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "reference" / "published_networks"
 # The published networks by their files there, and whether ours has to be asked for their behavior.

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from utils.metrics import VolumeDice
-from utils.prediction.ranked_dice import RankedDice
+from utils.evaluation.metrics import VolumeDice
+from utils.evaluation.metrics.ranked_dice import RankedDice
 
 
 def logits_of(probabilities):

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from utils.prediction.ranking import best_set, rank_labels
+from utils.evaluation.metrics.ranking import best_set, rank_labels
 
 
 def binary(*probabilities: float) -> np.ndarray:

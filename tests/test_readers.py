@@ -9,10 +9,10 @@ import pytest
 from isal import igzip
 from raw_cases import KITS, LITS, hounsfield, label_of, make, msd, save, volume_of
 
-from datasets.layouts import find_cases
-from datasets.nifti import read_header
-from datasets.store import read_index, read_slice
-from datasets.volumes import read_image, read_label
+from datasets.slices.store import read_index, read_slice
+from datasets.volumes.layouts import find_cases
+from datasets.volumes.nifti import read_header
+from datasets.volumes.reading import read_image, read_label
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -50,7 +50,7 @@ def test_hounsfield_units_are_rounded_to_the_nearest(tmp_path):
 
 
 def test_slabs_join_without_a_seam(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.nifti.SLAB_VOXELS", 7)
+    monkeypatch.setattr("datasets.volumes.nifti.SLAB_VOXELS", 7)
     save(tmp_path / "a.nii.gz", hounsfield(3), dtype=np.float64)
     read = read_image(tmp_path / "a.nii.gz", "CT")
     assert np.array_equal(read.array.T, hounsfield(3))

@@ -11,10 +11,10 @@ from image_stores import write_image_folder, write_isic, write_medmnist
 import train
 import train_kd
 from scripts import leaderboard
-from utils.command_line import parse
-from utils.config import ROOT, DistillationRecipe, Recipe
-from utils.experiment import main
+from utils.experiment.run import main
 from utils.leaderboard.plan import read_plan
+from utils.recipe.command_line import parse
+from utils.recipe.schema import ROOT, DistillationRecipe, Recipe
 
 README = (ROOT / "README.md").read_text()
 RECIPES = {"train.py": (Recipe, train.supervised), "train_kd.py": (DistillationRecipe, train_kd.distilled)}
@@ -121,7 +121,7 @@ def test_the_published_commands_parse():
 
 def test_every_method_and_network_of_the_readme_exists_and_none_is_missing():
     from networks import NETWORKS
-    from utils.command_line import METHODS
+    from utils.recipe.command_line import METHODS
 
     methods = {path.stem for path in METHODS.glob("*.yaml")}
     assert methods <= set(re.findall(r"`(\w+)`", README.split("\n## Methods\n")[1].split("\n## ")[0]))

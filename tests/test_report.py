@@ -14,12 +14,12 @@ import train
 import train_kd
 from scripts.compare import differences, read_run
 from scripts.report import main
-from utils import checkpoints
-from utils.command_line import parse
-from utils.config import ROOT, DistillationRecipe, Recipe
-from utils.experiment import main as run_recipe
-from utils.report.groups import chosen_student, group_runs, method_name
-from utils.report.runs import read_run as read_report_run
+from utils.experiment.run import main as run_recipe
+from utils.recipe.command_line import parse
+from utils.recipe.schema import ROOT, DistillationRecipe, Recipe
+from utils.runs.groups import chosen_student, group_runs, method_name
+from utils.runs.run import read_run as read_report_run
+from utils.training import checkpoints
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PARTS = ("summary", "data", "scores", "curves", "terms", "cases", "attention", "method")

@@ -10,17 +10,17 @@ from report_runs import AFFINE, Checker, report, train_all
 from torch import nn
 
 from scripts.report import main
-from utils import checkpoints
-from utils.latency import STAGES, Candidate, Timing
+from utils.prediction.latency import STAGES, Candidate, Timing
 from utils.report import machine, panels, timings
 from utils.report.answers import confusion_matrix
 from utils.report.attention import attention_maps
 from utils.report.cases import choose_cases, open_cases
 from utils.report.charts import linear_axis, logarithmic_axis
 from utils.report.curves import thinned
-from utils.report.groups import group_runs
-from utils.report.runs import Run
-from utils.report.runs import read_run as read_report_run
+from utils.runs.groups import group_runs
+from utils.runs.run import Run
+from utils.runs.run import read_run as read_report_run
+from utils.training import checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def trained(tmp_path_factory):
 
 
 def fake_measure(seconds_of_network, fails=()):
-    """`utils.latency.measure` without the processes: 1 s to read, 1 s to write, and the network's seconds by name."""
+    """`latency.measure` without the processes: 1 s to read, 1 s to write, and the network's seconds by name."""
 
     def measure(candidates, volume, repeats, threads=None, device="cpu", advance=None):
         for candidate in candidates:

@@ -15,9 +15,9 @@ from utils.leaderboard.plan import run_folder
 from utils.leaderboard.results import rows as leaderboard_rows
 from utils.report.facts import Wanted, gather
 from utils.report.gains import estimate
-from utils.report.groups import group_runs
 from utils.report.page import write_page
-from utils.report.runs import of_one_dataset, once_each, read_run
+from utils.runs.groups import group_runs
+from utils.runs.run import of_one_dataset, once_each, read_run
 
 DICE = {f"case_{number}": 0.5 + 0.02 * number for number in range(8)}
 

@@ -17,11 +17,12 @@ from datasets.files import alone_in
 from datasets.splits import split_sha256
 from tests.conftest import slice_store as make_slice_store
 from tests.run_folders import dice_rows, write_run
-from utils import checkpoints, experiment, held_out, training
-from utils.command_line import parse
-from utils.config import ROOT, DistillationRecipe, Recipe
-from utils.experiment import main
-from utils.tracking import Tracker
+from utils import experiment
+from utils.experiment.run import main
+from utils.recipe.command_line import parse
+from utils.recipe.schema import ROOT, DistillationRecipe, Recipe
+from utils.training import checkpoints, loop
+from utils.training.tracking import Tracker
 
 FLAGS = [
     f"--config={ROOT / 'configs/kits19_teacher.yaml'}",
@@ -100,10 +101,10 @@ def kill_at(monkeypatch, holder, name: str, call: int):
 @pytest.mark.parametrize(
     ("holder", "name", "call"),
     [
-        (training._Loop, "_train_step", 3),  # the last step of the first epoch
-        (training._Loop, "_train_step", 5),  # between steps of the second
-        (experiment, "evaluate", 1),  # inside the first validation, after a save at the last step
-        (experiment, "evaluate", 2),
+        (loop._Loop, "_train_step", 3),  # the last step of the first epoch
+        (loop._Loop, "_train_step", 5),  # between steps of the second
+        (experiment.run, "evaluate", 1),  # inside the first validation, after a save at the last step
+        (experiment.run, "evaluate", 2),
         (Tracker, "epoch", 1),  # best.ckpt is there, its line and last.ckpt are not
         (Tracker, "epoch", 2),
         (torch, "save", 3),  # a checkpoint half written
@@ -130,7 +131,7 @@ def test_a_signal_between_reports_changes_no_mean(whole, tmp_path, monkeypatch):
             asked[0] += 1
             return 15 if asked[0] == 4 else None  # after step 3, which is not logged
 
-        patch.setattr("utils.training._any_signal", signal_once)
+        patch.setattr("utils.training.loop._any_signal", signal_once)
         assert run(store, tmp_path / "run") == 128 + 15
     assert checkpoints.load(tmp_path / "run/last.ckpt")["training"]["progress"]["window"]
     assert run(store, tmp_path / "run", "--resume") == 0
@@ -141,7 +142,7 @@ def test_patience_counts_on_after_a_resume(slice_store, tmp_path, monkeypatch):
     flags = ("--training.epochs=6", "--training.patience=2", "--training.learning_rate=1e-9")
     assert run(slice_store, tmp_path / "whole", *flags) == 0
     with monkeypatch.context() as patch:
-        kill_at(patch, experiment, "evaluate", 2)
+        kill_at(patch, experiment.run, "evaluate", 2)
         with pytest.raises(Killed):
             run(slice_store, tmp_path / "cut", *flags)
     assert run(slice_store, tmp_path / "cut", *flags, "--resume") == 0
@@ -250,7 +251,7 @@ def test_a_stored_result_that_is_not_whole_is_not_shown(tmp_path, broken):
         text = json.dumps(stored | {broken: value})
         (folder / "test.json").write_text(text)
         with pytest.raises(ValueError, match=r"test\.json: is not what --mode test writes"):
-            held_out.test(Recipe(output=str(folder)))
+            experiment.test.test(Recipe(output=str(folder)))
         assert (folder / "test.json").read_text() == text
 
 
@@ -351,7 +352,7 @@ def test_a_share_is_measured_once_and_kept(whole, tmp_path, monkeypatch, capsys)
     assert said["distillation"][0]["weight"] == 0.5 * factor == checkpoint["recipe"]["distillation"][0]["weight"]
 
     with monkeypatch.context() as patch:
-        kill_at(patch, experiment, "evaluate", 3)  # the first scores the teacher
+        kill_at(patch, experiment.run, "evaluate", 3)  # the first scores the teacher
         with pytest.raises(Killed):
             distil(store, tmp_path / "cut", *flags)
     monkeypatch.setattr("train_kd.balance", lambda *_: pytest.fail("the share was measured twice"))
@@ -382,18 +383,18 @@ def test_a_teacher_of_other_content_or_another_file_is_refused(slice_store, tmp_
     flags = (f"--teacher={tmp_path / 'teacher/best.ckpt'}", "--training.epochs=1")
     assert distil(slice_store, tmp_path / "run", *flags) == 0
     student = checkpoints.load(tmp_path / "run/best.ckpt")
-    assert held_out._teacher(student) is not None
+    assert experiment.test._teacher(student) is not None
     content = checkpoints.load(tmp_path / "teacher/best.ckpt")
     (tmp_path / "teacher/best.ckpt").unlink()
     capsys.readouterr()
     assert distil(slice_store, tmp_path / "run", *flags, "--training.epochs=2", "--resume") == 1
     assert "teacher/best.ckpt is not there any more" in refused(capsys)
-    assert held_out._teacher(student) is None
+    assert experiment.test._teacher(student) is None
     checkpoints.save(content | {"epoch": 7}, tmp_path / "teacher/best.ckpt")
     assert distil(slice_store, tmp_path / "run", *flags, "--training.epochs=2", "--resume") == 1
     assert "teacher/best.ckpt has changed since the run began" in refused(capsys)
     (tmp_path / "teacher/best.ckpt").write_bytes(b"damaged")  # a picture must not cost the scores
-    assert held_out._teacher(student) is None
+    assert experiment.test._teacher(student) is None
     assert "its answers are left out of the pictures" in capsys.readouterr().out
     checkpoints.save(content | {"epoch": 7}, tmp_path / "teacher/best.ckpt")
     relabel(slice_store)

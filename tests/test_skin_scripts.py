@@ -13,12 +13,12 @@ from image_stores import write_isic
 from PIL import Image
 
 import train
-from datasets.hair import find_hair, paint_over
-from utils.command_line import parse
-from utils.comparison import auroc
-from utils.config import ROOT, Recipe
-from utils.experiment import main
+from utils.experiment.run import main
+from utils.recipe.command_line import parse
+from utils.recipe.schema import ROOT, Recipe
+from utils.runs.comparison import auroc
 from utils.skin.boosting import Boosting, Table, out_of_fold, patient_folds, patient_intervals
+from utils.skin.hair import find_hair, paint_over
 from utils.skin.perceptual_filter import judge
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from raw_cases import KITS, LITS, hounsfield, kits_case, label_of, make, msd, save, volume_of
 
-from datasets.layouts import find_cases
-from datasets.slicing import Job, Outcome
-from datasets.slicing_workers import run_in_processes
+from datasets.slices.slicing import Job, Outcome
+from datasets.slices.store import read_index, read_manifest, read_slice, write_slice
+from datasets.slices.workers import run_in_processes
 from datasets.splits import read_split, split_sha256
-from datasets.store import read_index, read_manifest, read_slice, write_slice
+from datasets.volumes.layouts import find_cases
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -115,7 +115,7 @@ def test_a_failure_while_writing_publishes_nothing_and_the_next_run_repairs_it(k
             raise OSError(28, "No space left on device", str(path))
         write_slice(path, *arguments)
 
-    monkeypatch.setattr("datasets.slicing.write_slice", full)
+    monkeypatch.setattr("datasets.slices.slicing.write_slice", full)
     assert make(kits, tmp_path / "out") == 1
     assert not (tmp_path / "out/case_00001").exists()
     monkeypatch.undo()
@@ -190,7 +190,7 @@ def test_tumor_is_refused_where_there_is_none(tmp_path, capsys):
 
 
 def test_slicing_imports_neither_torch_nor_monai():
-    code = "import sys, scripts.SliceMaker, datasets.store; print({'torch', 'monai'} & set(sys.modules))"
+    code = "import sys, scripts.SliceMaker, datasets.slices.store; print({'torch', 'monai'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     assert result.stdout.strip() == "set()"
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.medmnist import medmnist
-from datasets.smote import check_memory, oversample, read_distribution
+from datasets.images.medmnist import medmnist
+from datasets.images.smote import check_memory, oversample, read_distribution
 from tests.image_stores import MEDMNIST_COUNTS, write_medmnist
 
 NAMES = ["nv", "mel", "7"]
@@ -135,7 +135,7 @@ def test_the_run_seed_decides(npz, tmp_path):
 
 def test_too_much_memory_is_refused_before_any_work(npz, tmp_path, monkeypatch):
     file = str(write_counts(tmp_path, {"0": 10_000_000}))
-    monkeypatch.setattr("datasets.images.oversample", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr("datasets.images.dataset.oversample", lambda *_: pytest.fail("started"))
     # 28 * 28 * 3 = 2352 values of 4 bytes, four times for 10^7 images, and all 10000009 images as bytes twice
     needed = round(2352 * (16 * 10_000_000 + 2 * 10_000_009) / 2**20)
     with pytest.raises(ValueError, match=f"needs about {needed} MB, smote_mb allows 4096: lower image_size"):

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from raw_cases import kits_case, make
 
+from datasets.slices.store import read_index
 from datasets.splits import read_split, split_as_asked, split_patients
-from datasets.store import read_index
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ from run_folders import dice_rows, write_run
 from scipy.stats import ttest_1samp
 
 from scripts import compare, evaluate
-from utils.config import ROOT
+from utils.evaluation.statistics import bootstrap, case_interval, difference_interval, judge
+from utils.evaluation.statistics import compare as compare_scores
 from utils.leaderboard.plan import run_folder
 from utils.leaderboard.results import rows as leaderboard_rows
+from utils.recipe.schema import ROOT
 from utils.report.gains import gain
-from utils.report.groups import Group
-from utils.report.runs import read_run
-from utils.statistics import bootstrap, case_interval, difference_interval, judge
-from utils.statistics import compare as compare_scores
+from utils.runs.groups import Group
+from utils.runs.run import read_run
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import pytest
 from raw_cases import cases_of, contents, hounsfield, kits_case, label_of, make, msd
 
 from datasets.publishing import NotOursError
-from datasets.shards import hold_store
-from datasets.slices import SliceDataset
-from datasets.store import CASES, read_index, read_manifest, write_slice
+from datasets.slices.dataset import SliceDataset
+from datasets.slices.shards import hold_store
+from datasets.slices.store import CASES, read_index, read_manifest, write_slice
 
 FILES = ("split.json", "index.csv", "dataset.json")
 
@@ -241,7 +241,7 @@ def test_a_full_disk_names_the_file_and_leaves_the_store_as_it_was(kits, tmp_pat
     def full(path, *arguments):
         raise OSError(28, "No space left on device", *([str(path)] if path.suffix == ".npz" else []))
 
-    monkeypatch.setattr("datasets.slicing.write_slice", full)
+    monkeypatch.setattr("datasets.slices.slicing.write_slice", full)
     real = Path.write_text
     monkeypatch.setattr(
         Path,

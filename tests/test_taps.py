@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from networks import NETWORKS
-from utils.taps import tap
+from utils.distillation.taps import tap
 
 
 @pytest.fixture(scope="module")

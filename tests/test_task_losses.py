@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.losses import FocalLoss
 
-from utils.losses import TASK_LOSSES
+from utils.distillation.losses import TASK_LOSSES
 
 ALL = sorted(TASK_LOSSES)
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from utils.losses import DISTILLATION_LOSSES, TASK_LOSSES
-from utils.objectives import Distiller
-from utils.taps import tap
-from utils.teacher_cache import TeacherCache
-from utils.terms import Task, Term
+from utils.distillation.losses import DISTILLATION_LOSSES, TASK_LOSSES
+from utils.distillation.objective import Distiller
+from utils.distillation.taps import tap
+from utils.distillation.teacher_cache import TeacherCache
+from utils.distillation.terms import Task, Term
 
 
 class Network(nn.Module):
@@ -131,7 +131,7 @@ def test_a_full_disk_is_told_once_and_ends_nothing(tmp_path, teacher, monkeypatc
         file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("utils.teacher_cache.save_file", full)
+    monkeypatch.setattr("utils.distillation.teacher_cache.save_file", full)
     cache = cache_in(tmp_path)
     for _ in range(2):
         answers = cache(images(), ["logits"], partial(tap, teacher))

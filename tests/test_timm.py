@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from networks import NETWORKS
-from utils.config import build
-from utils.guards import trial
-from utils.losses import TASK_LOSSES
-from utils.objectives import Distiller
-from utils.taps import tap
-from utils.terms import Task, read_terms
+from utils.distillation.losses import TASK_LOSSES
+from utils.distillation.objective import Distiller
+from utils.distillation.taps import tap
+from utils.distillation.terms import Task, read_terms
+from utils.experiment.teacher import trial
+from utils.recipe.registry import build
 
 TORCHVISION = torch.library.Library("torchvision", "FRAGMENT")
 

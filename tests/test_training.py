@@ -13,14 +13,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train
 import train_kd
-from datasets.slices import SliceDataset
+from datasets.slices.dataset import SliceDataset
 from datasets.splits import split_sha256
 from networks import NETWORKS
-from utils import checkpoints
-from utils.command_line import parse
-from utils.config import ROOT, DistillationRecipe, Recipe
-from utils.experiment import main
-from utils.term_watch import TermWatch
+from utils.experiment.run import main
+from utils.recipe.command_line import parse
+from utils.recipe.schema import ROOT, DistillationRecipe, Recipe
+from utils.training import checkpoints
+from utils.training.term_watch import TermWatch
 
 TEACHER = [
     f"--config={ROOT / 'configs/kits19_teacher.yaml'}",
@@ -78,7 +78,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_equals_uninterrupted(taugh
     # 18 slices in batches of 4: four steps an epoch; sample 26 is in the third step of the second epoch.
     driver = (
         "import os, signal, sys\n"
-        "from datasets.slices import SliceDataset\n"
+        "from datasets.slices.dataset import SliceDataset\n"
         "read, count = SliceDataset.__getitem__, [0]\n"
         "def read_or_die(self, index):\n"
         "    if self.split == 'train' and self.epoch == 1:\n"
@@ -88,9 +88,9 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_equals_uninterrupted(taugh
         "    return read(self, index)\n"
         "SliceDataset.__getitem__ = read_or_die\n"
         "import train_kd\n"
-        "from utils.command_line import parse\n"
-        "from utils.config import DistillationRecipe\n"
-        "from utils.experiment import main\n"
+        "from utils.recipe.command_line import parse\n"
+        "from utils.recipe.schema import DistillationRecipe\n"
+        "from utils.experiment.run import main\n"
         "sys.exit(main(parse(DistillationRecipe, 'test'), train_kd.distilled))\n"
     )
     arguments = student_arguments(taught, tmp_path / "killed")
@@ -184,7 +184,7 @@ def test_the_test_split_is_read_once(taught, tmp_path, monkeypatch, capsys):
     scores = json.loads((tmp_path / "run/test.json").read_text())
     assert {row["case"] for row in scores["rows"]} == {"case_00004", "case_00005"}
     assert scores["scores"]["cases_without/tumor"] == 1
-    monkeypatch.setattr("utils.held_out.evaluate", lambda *_, **__: pytest.fail("the test split was read twice"))
+    monkeypatch.setattr("utils.experiment.test.evaluate", lambda *_, **__: pytest.fail("the test split was read twice"))
     assert run_student(taught, tmp_path / "run", "--mode=test") == 0
     assert "dice/tumor" in capsys.readouterr().out
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from datasets.slices import SliceDataset
-from datasets.transforms import crop_corner, pad_center, unpad
+from datasets.slices.dataset import SliceDataset
+from datasets.slices.transforms import crop_corner, pad_center, unpad
 from tests.conftest import store_of, stored
 
 

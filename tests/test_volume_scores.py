@@ -7,11 +7,11 @@ from label_volumes import ISOTROPIC, SPACING, random_pair, score, volume, voxels
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from utils.metrics import VolumeDice
-from utils.scoring import lesions, surfaces
-from utils.scoring.lesions import detect, runs_of
-from utils.scoring.surfaces import surface, surface_dice, surface_distances, surfel_areas
-from utils.scoring.volumes import EMPTY_MASK_RULES, HIGHER_IS_BETTER, Region, summarize
+from utils.evaluation.metrics import VolumeDice
+from utils.evaluation.volumes import lesions, surfaces
+from utils.evaluation.volumes.lesions import detect, runs_of
+from utils.evaluation.volumes.scores import EMPTY_MASK_RULES, HIGHER_IS_BETTER, Region, summarize
+from utils.evaluation.volumes.surfaces import surface, surface_dice, surface_distances, surfel_areas
 
 
 def both(prediction, target, spacing=ISOTROPIC, tolerance=1.0):

@@ -10,10 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from utils.losses import DISTILLATION_LOSSES
-from utils.losses.attention_feature import refined
-from utils.losses.normalization import normalized
-from utils.losses.wavelet import haar
+from utils.distillation.losses import DISTILLATION_LOSSES
+from utils.distillation.losses.attention_feature import refined
+from utils.distillation.losses.normalization import normalized
+from utils.distillation.losses.wavelet import haar
 
 
 def build(name: str, **arguments) -> torch.nn.Module:

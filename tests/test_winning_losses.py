@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
-from utils.losses import DISTILLATION_LOSSES
-from utils.losses.body_edge import edge_band
+from utils.distillation.losses import DISTILLATION_LOSSES
+from utils.distillation.losses.body_edge import edge_band
 
 
 def build(name: str, **arguments) -> torch.nn.Module:

@@ -6,14 +6,14 @@ from method_recipes import THREE_CLASSES, content
 
 import train_kd
 from networks import NETWORKS
-from utils import checkpoints
-from utils.command_line import parse
-from utils.config import DistillationRecipe
-from utils.experiment import main
-from utils.guards import trial
-from utils.losses import TASK_LOSSES
-from utils.objectives import Distiller
-from utils.terms import Task, read_terms
+from utils.distillation.losses import TASK_LOSSES
+from utils.distillation.objective import Distiller
+from utils.distillation.terms import Task, read_terms
+from utils.experiment.run import main
+from utils.experiment.teacher import trial
+from utils.recipe.command_line import parse
+from utils.recipe.schema import DistillationRecipe
+from utils.training import checkpoints
 
 NEW = ["attention_feature", "body_edge", "channel_wise", "cross_image", "dice_semimetric", "dist", "region_normalized"]
 NEW += ["self_distillation", "vkd", "wavelet"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from networks import NETWORKS
 from scripts.predict import main
-from utils import checkpoints
+from utils.training import checkpoints
 
 KIDNEY, TUMOR = 60.0, 180.0  # HU above which `Thresholds` says so
 CT = {"modality": "CT", "task": "all", "window": [-200.0, 300.0], "pad_value": -1.0, "crop": 32, "multiple": 32}

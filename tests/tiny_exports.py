@@ -9,10 +9,10 @@ import torch
 from raw_cases import kits_case, label_of, make
 from torch import Tensor, nn
 
-from datasets.slices import SliceDataset
+from datasets.slices.dataset import SliceDataset
 from networks import NETWORKS
 from scripts.export import main
-from utils import checkpoints
+from utils.training import checkpoints
 
 
 class Tiny(nn.Module):

@@ -15,20 +15,21 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from datasets.files import alone_in, write_text
-from datasets.store import write_json
-from datasets.transforms import STRIDE, next_multiple
-from utils import checkpoints
-from utils.exporting import artifact, parity, samples
-from utils.exporting.artifact import BUNDLE, CARD, DESCRIPTION, INT8, ONNX, PROGRAM, WEIGHTS
+from datasets.slices.store import write_json
+from datasets.slices.transforms import STRIDE, next_multiple
+from utils.exporting import parity, samples
 from utils.exporting.bundle import metadata
 from utils.exporting.measurement import measure
 from utils.exporting.model_card import model_card
 from utils.exporting.onnx_file import write_onnx, write_onnx_description
-from utils.exporting.onnx_network import OnnxNetwork
 from utils.exporting.program import Captured, FreshProcess, NotExportableError, capture, save_program
 from utils.exporting.quantization import quantize
 from utils.exporting.rewriting import rewrite
-from utils.prediction.models import load_model
+from utils.runs import artifact
+from utils.runs.artifact import BUNDLE, CARD, DESCRIPTION, INT8, ONNX, PROGRAM, WEIGHTS
+from utils.runs.models import load_model
+from utils.runs.onnx_network import OnnxNetwork
+from utils.training import checkpoints
 
 FORMATS = ("safetensors", "onnx", "int8", "exported_program")
 TORCH_FORM, ONNX_FORM, INT8_FORM = "PyTorch fp32", "ONNX fp32", "ONNX int8"

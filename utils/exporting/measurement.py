@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
-from utils.config import Training
-from utils.inference import case_batches, evaluate, make_metrics
-from utils.launch import launch
+from utils.evaluation.inference import case_batches, evaluate, make_metrics
+from utils.recipe.schema import Training
+from utils.training.launch import launch
 
 TIMED_BATCH = 4  # as predict.py on a processor
 ROUNDS, SECONDS = 15, 60.0

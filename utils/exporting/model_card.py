@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from utils.exporting.artifact import INT8, ONNX, PROGRAM, UNSPECIFIED, WEIGHTS
 from utils.exporting.bundle import value_range
+from utils.runs.artifact import INT8, ONNX, PROGRAM, UNSPECIFIED, WEIGHTS
 
 MEANINGS = {
     WEIGHTS: "weights only, with `student.json`; rebuilt by this project's code",

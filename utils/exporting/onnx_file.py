@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from utils.exporting.onnx_network import DESCRIPTION_KEY, PRECISION_KEY
 from utils.exporting.program import Captured, NotExportableError, quiet, reason_of
+from utils.runs.onnx_network import DESCRIPTION_KEY, PRECISION_KEY
 
 if TYPE_CHECKING:
     import onnx

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from datasets.transforms import STRIDE
+from datasets.slices.transforms import STRIDE
 
 RUN = """
 import sys, torch

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets import DATASETS
-from datasets.images import LabeledImages
-from datasets.slices import SliceDataset
-from datasets.store import SliceRecord, read_slice
-from datasets.transforms import normalize, pad_center, padded_size
-from utils import checkpoints
-from utils.config import build
+from datasets.images.dataset import LabeledImages
+from datasets.slices.dataset import SliceDataset
+from datasets.slices.store import SliceRecord, read_slice
+from datasets.slices.transforms import normalize, pad_center, padded_size
+from utils.recipe.registry import build
+from utils.training import checkpoints
 
 PLACES = ("root", "file")
 TRAINING_ONLY = ("augment", "balance", "smote", "thin_background", "labeled")

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.exporting.artifact import INT8, ONNX, PROGRAM, WEIGHTS
 from utils.exporting.assembly import INT8_FORM, ONNX_FORM, TORCH_FORM
 from utils.exporting.measurement import LARGEST_LOSS
-from utils.guards import table
+from utils.runs.artifact import INT8, ONNX, PROGRAM, WEIGHTS
+from utils.tables import table
 
 FORM_OF = {WEIGHTS: TORCH_FORM, ONNX: ONNX_FORM, INT8: INT8_FORM}
 

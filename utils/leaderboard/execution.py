@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from datasets.store import write_json
+from datasets.slices.store import write_json
 from utils.leaderboard.identity import difference
 from utils.leaderboard.plan import Run
 

@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 from datasets.fingerprints import store_fingerprint
-from utils import checkpoints
-from utils.config import ROOT
 from utils.leaderboard.plan import Plan, Run
+from utils.recipe.schema import ROOT
+from utils.training import checkpoints
 
 NAMES = {"command": "command", "recipes_sha256": "recipe", "data_fingerprint": "data", "teacher_sha256": "teacher"}
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from utils.command_line import METHODS
-from utils.config import ROOT, nearest
+from utils.recipe.command_line import METHODS
+from utils.recipe.registry import nearest
+from utils.recipe.schema import ROOT
 
 PLAIN = "plain"
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.files import replacing
-from utils import checkpoints
-from utils.comparison import case_dice
+from utils.evaluation.statistics import RESAMPLES, case_interval, count_differing, draws, judge, quantiles
+from utils.evaluation.statistics import RULE as DIFFERENCE_COUNTS
 from utils.leaderboard.execution import RECORD, read_record
 from utils.leaderboard.identity import difference, fingerprint
 from utils.leaderboard.plan import (
@@ -31,9 +31,9 @@ from utils.leaderboard.plan import (
     run_folder,
 )
 from utils.report.curves import read_curves
-from utils.statistics import RESAMPLES, case_interval, count_differing, draws, judge, quantiles
-from utils.statistics import RULE as DIFFERENCE_COUNTS
-from utils.tested import fault_of, other_data
+from utils.runs.comparison import case_dice
+from utils.runs.results import fault_of, other_data
+from utils.training import checkpoints
 
 RULE = (
     "gain: mean over seeds and test cases of a student's Dice minus that of the plain one of the same seed and case; "
@@ -97,7 +97,7 @@ def paired(
     """Gain and share of the gap closed of scores by seed and case.
 
     ours, theirs: (seeds, cases), the same seed and case in the same place; teacher: (cases,). The draws of seeds and
-    cases are the same for all three (`draws`). The gain's interval is that of `utils.statistics.difference_interval`. A
+    cases are the same for all three (`draws`). The gain's interval is that of `difference_interval`. A
     draw without a gap has no share and is left out.
     """
     gains, shares = [], []

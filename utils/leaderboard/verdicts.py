@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from utils.evaluation.statistics import BETTER, NOTHING, WORSE
 from utils.leaderboard.plan import PLAIN
-from utils.statistics import BETTER, NOTHING, WORSE
 
 KINDS = {BETTER: "good", NOTHING: "none", WORSE: "bad"}  # of CSS
 WORDS = {

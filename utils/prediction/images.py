@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from datasets.decoding import UnreadableImageError, decode
 from datasets.files import replacing
-from datasets.image_transforms import Preparation
+from datasets.images.decoding import UnreadableImageError, decode
+from datasets.images.transforms import Preparation
 from utils.prediction.predictor import Predictor
 
 TABLE = "predictions.csv"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.checks import check_header, check_image
-from datasets.dicom import Series, open_series, read_series
-from datasets.dicom_files import SeriesFiles
-from datasets.geometry import orient, voxel_ml
-from datasets.nifti import Header, UnreadableVolumeError, read_header
-from datasets.volumes import Image, read_image
+from datasets.volumes.checks import check_header, check_image
+from datasets.volumes.dicom import Series, open_series, read_series
+from datasets.volumes.dicom_files import SeriesFiles
+from datasets.volumes.geometry import orient, voxel_ml
+from datasets.volumes.nifti import Header, UnreadableVolumeError, read_header
+from datasets.volumes.reading import Image, read_image
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.files import ending
-from datasets.store import write_json
+from datasets.slices.store import write_json
 from utils.prediction.inputs import Case
 from utils.prediction.predictor import Clock
 

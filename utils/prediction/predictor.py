@@ -17,11 +17,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from datasets.geometry import iterate_slices
-from datasets.transforms import normalize, pad_center, padded_size, unpad
-from datasets.volumes import Statistics
-from utils.inference import predict
-from utils.prediction.models import Model
+from datasets.slices.transforms import normalize, pad_center, padded_size, unpad
+from datasets.volumes.geometry import iterate_slices
+from datasets.volumes.reading import Statistics
+from utils.evaluation.inference import predict
+from utils.runs.models import Model
 
 VIEWS = ((), (-1,), (-2,), (-2, -1))  # axes to mirror
 BLOCK_SLICES = 64  # slices gathered before they go to the volume: a cache line of it where they are its fastest axis
@@ -72,7 +72,7 @@ class Predictor:
     ) -> None:
         """Fill `labels` (S, H, W) uint8 with class numbers and, if given, `probabilities` of the classes 1, 2, ...
 
-        slices: (S, H, W) as `datasets.geometry.to_slices` gives them; what is filled may be views of that kind too,
+        slices: (S, H, W) as `to_slices` gives them; what is filled may be views of that kind too,
         each probability (S, H, W) float16.
         statistics: of the whole volume. advance: called with the number of slices after each batch.
         """
@@ -139,7 +139,7 @@ def _input(images: Sequence[np.ndarray], preprocessing: dict[str, Any], mean: fl
 def class_numbers(scores: Tensor) -> Tensor:
     """Class of the highest score, the lower one where two are equal: (B, K, H, W) -> (B, H, W) uint8.
 
-    By comparisons, as utils.metrics has it: torch's argmax over the classes is slower by far on the CPU, and so is
+    By comparisons, as VolumeDice has it: torch's argmax over the classes is slower by far on the CPU, and so is
     masked_fill.
     """
     best = scores[:, 0]

@@ -10,11 +10,11 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from datasets.dicom_files import group_series
-from datasets.dicom_tags import read_tags
 from datasets.files import NIFTI_ENDINGS, ending, remedy_of, stem
 from datasets.findings import Finding
 from datasets.scan import Scan, dead_link, scan
+from datasets.volumes.dicom_files import group_series
+from datasets.volumes.dicom_tags import read_tags
 from utils.prediction.inputs import Case
 from utils.prediction.outputs import RECORD
 

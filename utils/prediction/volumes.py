@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from datasets.dicom import write_on_series
-from datasets.geometry import to_slices
-from datasets.nifti import write_volume
-from datasets.volumes import Image
+from datasets.volumes.dicom import write_on_series
+from datasets.volumes.geometry import to_slices
+from datasets.volumes.nifti import write_volume
+from datasets.volumes.reading import Image
 from utils.prediction.inputs import Case, Source, open_source
 from utils.prediction.outputs import LABELS, PROBABILITIES, SERIES, Predictions
 from utils.prediction.postprocessing import count_voxels, keep_largest, remove_small

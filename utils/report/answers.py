@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets import DATASETS
-from utils import checkpoints
-from utils.config import build
-from utils.metrics.classification import confusion
-from utils.pictures import telling
+from utils.evaluation.metrics.classification import confusion
+from utils.evaluation.pictures import telling
+from utils.recipe.registry import build
 from utils.report import panels
 from utils.report.attention import attention_maps
-from utils.report.groups import Group, short_names
 from utils.report.markup import MISSING, Column, figure, picture, table, text
-from utils.report.runs import Run
+from utils.runs.groups import Group, short_names
+from utils.runs.run import Run
+from utils.training import checkpoints
 
 SIDE = 144  # pixels of an image in a grid
 GRID = 14  # images in a grid

@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from datasets.transforms import unpad
-from utils import checkpoints
+from datasets.slices.transforms import unpad
+from utils.distillation.taps import submodule_paths, tap
 from utils.report import panels
 from utils.report.cases import Shown, open_cases
-from utils.report.groups import Group
 from utils.report.markup import figure, picture, text
-from utils.taps import submodule_paths, tap
+from utils.runs.groups import Group
+from utils.training import checkpoints
 
 DEEPEST = "bottleneck"
 SIDE = 4  # cells of a map at least, where there is a choice: fewer tell nothing of where

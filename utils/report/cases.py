@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from datasets.store import read_slice
+from datasets.slices.store import read_slice
 from utils.report import panels
 from utils.report.colors import CLASS_SHADES, FALSE_ALARM, MISSED, OTHER_CLASS, OUTLINE, css
-from utils.report.groups import Group
 from utils.report.markup import figure, legend, picture, swatch, text
-from utils.report.runs import Run
-from utils.scoring.splits import open_split, predict_cases
+from utils.runs.groups import Group
+from utils.runs.run import Run
+from utils.runs.splits import open_split, predict_cases
 
 PORTRAIT, LANDSCAPE, PORTRAIT_RATIO = 280, 370, 1.15  # pixels of two pictures side by side at least
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from utils.report.groups import Group
+from utils.runs.groups import Group
 
 HUES = 6  # --hue-1 ... in page.css
 ALONE_DASH = "2 4"

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.exporting.artifact import DESCRIPTION, INT8, ONNX, WEIGHTS, read_description
 from utils.exporting.summary import FORM_OF
-from utils.report.groups import Group
 from utils.report.markup import MISSING, TIMES, Column, table, text
+from utils.runs.artifact import DESCRIPTION, INT8, ONNX, WEIGHTS, read_description
+from utils.runs.groups import Group
 
 TIMED = {ONNX: "ONNX", INT8: "ONNX int8"}
 

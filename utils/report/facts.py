@@ -10,16 +10,16 @@ from pathlib import Path
 import torch
 
 from datasets.files import describe
-from utils import checkpoints
-from utils.complexity import Complexity, complexity, latency
-from utils.latency import Timing
+from utils.evaluation.complexity import Complexity, complexity, latency
+from utils.prediction.latency import Timing
 from utils.report import machine, timings
 from utils.report.colors import Style, group_styles
 from utils.report.exports import Export, read_exports
 from utils.report.gains import Estimate, Gain, estimate, gain, score_names
-from utils.report.groups import Group, chosen_student, group_runs
 from utils.report.page import refuse_foreign
-from utils.report.runs import Run, of_one_dataset, once_each, read_run
+from utils.runs.groups import Group, chosen_student, group_runs
+from utils.runs.run import Run, of_one_dataset, once_each, read_run
+from utils.training import checkpoints
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.comparison import KEYS, MEAN_DICE, SCORES, case_dice, compare_runs, mean_interval, probabilities
-from utils.report.groups import Group
-from utils.report.runs import Run
-from utils.statistics import BETTER, UNDEFINED, WORSE, case_interval
-from utils.tested import other_data
+from utils.evaluation.statistics import BETTER, UNDEFINED, WORSE, case_interval
+from utils.runs.comparison import KEYS, MEAN_DICE, SCORES, case_dice, compare_runs, mean_interval, probabilities
+from utils.runs.groups import Group
+from utils.runs.results import other_data
+from utils.runs.run import Run
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 from utils.report.charts import Line, line_chart
 from utils.report.colors import Style, term_styles
 from utils.report.curves import Curve, term_names
-from utils.report.groups import Group
 from utils.report.markup import details, legend, swatch, text
+from utils.runs.groups import Group
 
 Curves = Mapping[Path, Mapping[str, Curve]]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 
-from utils.report.groups import Group
+from utils.evaluation.volumes.scores import DEFINITIONS, EMPTY_MASK_RULES
 from utils.report.markup import text
 from utils.report.provenance import definitions
-from utils.scoring.volumes import DEFINITIONS, EMPTY_MASK_RULES
+from utils.runs.groups import Group
 
 DICE_FACTS = (
     (

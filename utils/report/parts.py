@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import datetime
 
+from utils.evaluation.statistics import RULE
 from utils.report import answers, attention, cases, exports, learning, method, provenance, scores, summary, timings
 from utils.report.curves import read_curves
 from utils.report.facts import Report
 from utils.report.gains import Estimate
-from utils.report.groups import Group
 from utils.report.machine import describe_machine
 from utils.report.markup import section, text
-from utils.statistics import RULE
+from utils.runs.groups import Group
 
 
 def show_summary(report: Report) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import yaml
 
-from datasets.store import read_index
-from utils.report.groups import ROLE_NAMES, Group
+from datasets.slices.store import read_index
 from utils.report.markup import TIMES, Column, details, table, text
-from utils.report.runs import Run
+from utils.runs.groups import ROLE_NAMES, Group
+from utils.runs.run import Run
 
 
 def show_data(run: Run, root: str | None) -> str:

@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from utils.complexity import Complexity
-from utils.latency import Timing
+from utils.evaluation.complexity import Complexity
+from utils.evaluation.statistics import UNDEFINED
+from utils.prediction.latency import Timing
 from utils.report.bars import interval, interval_axis, interval_scale
 from utils.report.colors import Style
 from utils.report.gains import Estimate, Gain
-from utils.report.groups import Group
 from utils.report.markup import MISSING, TIMES, Column, table, text
 from utils.report.provenance import chip
 from utils.report.summary import interval_text, why
 from utils.report.timings import precision_of, timed_names
-from utils.statistics import UNDEFINED
+from utils.runs.groups import Group
 
 SURFACES = (
     ("surface_dice", "surface Dice", 3),

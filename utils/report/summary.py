@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from utils.complexity import Complexity
-from utils.latency import Timing
+from utils.evaluation.complexity import Complexity
+from utils.evaluation.statistics import NOTHING, UNDEFINED
+from utils.prediction.latency import Timing
 from utils.report.exports import TIMED
 from utils.report.gains import Estimate, Gain
-from utils.report.groups import Group
 from utils.report.markup import TIMES, text
 from utils.report.timings import precision_of, reference, timed_names
-from utils.statistics import NOTHING, UNDEFINED
+from utils.runs.groups import Group
 
 
 def headline(gains: Sequence[Gain], groups: Sequence[Group]) -> str:

@@ -13,16 +13,16 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from datasets.geometry import restore
-from datasets.store import read_slice
-from utils.exporting.artifact import INT8
-from utils.latency import STAGES, Candidate, Timing, measure
-from utils.launch import resolve_precision
+from datasets.slices.store import read_slice
+from datasets.volumes.geometry import restore
+from utils.prediction.latency import STAGES, Candidate, Timing, measure
 from utils.report.bars import Part, stacked_bars
 from utils.report.cases import open_cases
 from utils.report.exports import TIMED, Export
-from utils.report.groups import Group
 from utils.report.markup import TIMES, Column, legend, swatch, table, text
+from utils.runs.artifact import INT8
+from utils.runs.groups import Group
+from utils.training.launch import resolve_precision
 
 PRECISIONS = {"32-true": "fp32", "bf16-mixed": "bf16", "16-mixed": "fp16"}
 COLORS = {stage: f"var(--stage-{stage})" for stage in STAGES}

@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.metrics.classification import scores
-from utils.metrics.partial_auc import partial_auc
+from utils.evaluation.metrics.classification import scores
+from utils.evaluation.metrics.partial_auc import partial_auc
 
 SCORES = ("partial_auc", "auroc", "average_precision")
 MOST_CATEGORIES = 255  # scikit-learn bins a column into as many

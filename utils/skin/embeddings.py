@@ -11,9 +11,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from datasets.image_transforms import Preparation
-from utils import checkpoints
-from utils.taps import tap
+from datasets.images.transforms import Preparation
+from utils.distillation.taps import tap
+from utils.training import checkpoints
 
 
 def classifier(path: str | Path) -> tuple[nn.Module, Preparation]:

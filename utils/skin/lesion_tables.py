@@ -14,13 +14,13 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from datasets import DATASETS
-from datasets.isic_metadata import read_metadata
-from utils.checkpoints import patients_of
-from utils.config import build
-from utils.inference import case_batches
-from utils.loading import load_batches
+from datasets.images.isic_metadata import read_metadata
+from utils.evaluation.inference import case_batches
+from utils.recipe.registry import build
 from utils.skin.boosting import Table
 from utils.skin.embeddings import embed
+from utils.training.checkpoints import patients_of
+from utils.training.loading import load_batches
 
 
 @dataclass(frozen=True)

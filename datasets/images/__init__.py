@@ -1,0 +1,1 @@
+"""Labeled images, wherever they are kept."""

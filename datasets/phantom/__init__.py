@@ -1,0 +1,1 @@
+"""A seeded CT phantom of the abdomen, for tests and demonstrations."""

@@ -1,0 +1,1 @@
+"""The slice store: written by scripts/SliceMaker.py, read by training."""

@@ -1,0 +1,1 @@
+"""Learning from a teacher: taps, terms, the objective that training minimizes, and its losses."""

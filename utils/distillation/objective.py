@@ -1,0 +1,114 @@
+"""What is minimized: a task loss alone, or a task loss with distillation terms."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from utils.distillation.taps import tap
+from utils.distillation.teacher_cache import TeacherCache
+from utils.distillation.terms import OWN, Task, Term
+
+
+class Supervised(nn.Module):
+    """The task loss of a network. `partly_labeled`: images whose target is -1 everywhere are left out of it."""
+
+    def __init__(self, network: nn.Module, task: Task, partly_labeled: bool = False) -> None:
+        super().__init__()
+        self.network = network
+        self.task = task
+        self.partly_labeled = partly_labeled
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """What the loop multiplies each loss with."""
+        return {"task": self.task.weight}
+
+    def forward(self, image: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """image (B, C, H, W), target (B, 1, H, W) or (B,) -> {"task": loss}, unweighted."""
+        student = tap(self.network, image, [self.task.on])
+        return {"task": of_labeled(self.task, target, student) if self.partly_labeled else self.task(student, target)}
+
+
+class Distiller(nn.Module):
+    """The student's task loss and distillation terms against a frozen teacher, from one forward of each.
+
+    `terms` maps a name (the TensorBoard tag) to a `Term`. The teacher is frozen here and nowhere else: no parameter
+    requires a gradient, and it stays in eval mode whatever mode the objective is put in. It may be None where every
+    term learns from the student's own taps (`self/TAP`), which reach the loss without a gradient.
+
+    `partly_labeled`: images whose target is -1 everywhere are left out of the task loss and of terms that read the
+    target; the others teach. `cache`: answers of the teacher that are known.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        task: Task,
+        terms: dict[str, Term],
+        partly_labeled: bool = False,
+        cache: TeacherCache | None = None,
+    ) -> None:
+        super().__init__()
+        self.partly_labeled, self.cache = partly_labeled, cache
+        self.network = student
+        self.teacher = None if teacher is None else teacher.requires_grad_(False).eval()
+        self.task = task
+        self.names = list(terms)
+        self.terms = nn.ModuleList(terms.values())
+        asked = {name for term in self.terms for name in term.teacher_taps}
+        self.own_taps = sorted(name.removeprefix(OWN) for name in asked if name.startswith(OWN))
+        self.teacher_taps = sorted(name for name in asked if not name.startswith(OWN))
+        if teacher is None and self.teacher_taps:
+            raise ValueError(f"teacher: none given, but the terms read its {', '.join(self.teacher_taps)}")
+        learning = (name for term in self.terms for name in term.student_taps)
+        self.student_taps = sorted({task.on, *learning, *self.own_taps})
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """What the loop multiplies each loss with; each term owns its weight."""
+        return {"task": self.task.weight} | {
+            name: term.weight for name, term in zip(self.names, self.terms, strict=True)
+        }
+
+    def train(self, mode: bool = True) -> Distiller:
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def features(self, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The student's features of image (B, C, H, W) by tap, and what terms call the teacher's, without gradient."""
+        teacher = {}
+        if self.teacher_taps:
+            with torch.no_grad():
+                ask = partial(tap, self.teacher)
+                teacher = self.cache(image, self.teacher_taps, ask) if self.cache else ask(image, self.teacher_taps)
+        student = tap(self.network, image, self.student_taps)
+        return student, teacher | {OWN + name: student[name].detach() for name in self.own_taps}
+
+    def forward(self, image: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """image (B, C, H, W), target (B, 1, H, W) or (B,) -> {"task": loss, term: loss, ...}, unweighted."""
+        student, teacher = self.features(image)
+        losses = {"task": of_labeled(self.task, target, student) if self.partly_labeled else self.task(student, target)}
+        for name, term in zip(self.names, self.terms, strict=True):
+            if self.partly_labeled and term.reads_target:
+                losses[name] = of_labeled(term, target, student, teacher)
+            else:
+                losses[name] = term(student, teacher, target)
+        return losses
+
+
+def of_labeled(loss: nn.Module, target: Tensor, *features: dict[str, Tensor]) -> Tensor:
+    """The loss over the images of a batch that are labeled (target not -1).
+
+    Where none is: a zero with a gradient, for projectors too.
+    """
+    rows = target.reshape(len(target), -1)[:, 0] >= 0
+    if not rows.any():
+        nothing = sum(feature[:0].sum() for feature in features[0].values())
+        return nothing + 0 * sum(parameter.sum() for parameter in loss.parameters())
+    return loss(*({name: feature[rows] for name, feature in each.items()} for each in features), target[rows])

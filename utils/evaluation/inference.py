@@ -1,0 +1,91 @@
+"""Runs a network over whole cases, all slices, and scores them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from datasets.slices.transforms import unpad
+from utils.evaluation.metrics import METRICS
+from utils.recipe.registry import build
+from utils.training.launch import quiet
+from utils.training.loading import load_batches
+
+
+def case_batches(dataset: Dataset, cases: Sequence[str], batch_size: int) -> list[list[int]]:
+    """Sample indices in batches; cases are mixed only where all samples have one size, as the slices of a case do."""
+    indices = dataset.case_indices()
+    groups = [indices[case] for case in cases]
+    if dataset.one_size:
+        groups = [[index for group in groups for index in group]]
+    return [group[start : start + batch_size] for group in groups for start in range(0, len(group), batch_size)]
+
+
+def make_metrics(section: dict[str, Any], class_names: Sequence[str]) -> list[Any]:
+    """Fresh metrics: the recipe's first, then those computed beside it under names of their own."""
+    first = build(METRICS, section, "metric", class_names=class_names)
+    return [first, *(METRICS[name](class_names=class_names) for name in first.beside)]
+
+
+def predict(fabric: Fabric, network: nn.Module, image: Tensor, channels_last: bool = False) -> Tensor:
+    """Logits in float32 of a batch on the CPU, on the device's precision; the caller holds no_grad and eval."""
+    image = fabric.to_device(image)
+    if channels_last:
+        image = image.contiguous(memory_format=torch.channels_last)
+    with fabric.autocast():
+        return network(image).float()
+
+
+@torch.no_grad()
+def evaluate(
+    fabric: Fabric,
+    network: nn.Module,
+    dataset: Dataset,
+    metrics: Sequence[Any],
+    *,
+    batch_size: int,
+    workers: int = 0,
+    channels_last: bool = False,
+    cases: Sequence[str] | None = None,
+    description: str = "validate",
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Scores `cases` (None: all of the dataset's) with every metric.
+
+    The cases are shared out over the processes and the counts gathered, so each process returns the same scores.
+    Returns all metrics' means by name, and the rows (one a case, or a case and class) of the first metric.
+    """
+    was_training = network.training
+    network.eval()
+    cases = list(dataset.cases if cases is None else cases)
+    mine = cases[fabric.global_rank :: fabric.world_size]
+    batches = case_batches(dataset, mine, batch_size)
+    loader = load_batches(dataset, batches, workers)
+    for batch in tqdm(loader, description, leave=False, unit="batch", disable=quiet(fabric)):
+        logits = predict(fabric, network, batch["image"], channels_last)
+        target = fabric.to_device(batch["target"])
+        if "size" in batch:
+            size = tuple(int(extent[0]) for extent in batch["size"])
+            logits, target = unpad(logits, size), unpad(target, size)
+        for metric in metrics:
+            metric.update(logits, target, batch["case"])
+    network.train(was_training)
+    if fabric.world_size > 1:
+        _gather(metrics)
+    scores = {name: value for metric in metrics for name, value in metric.compute().items()}
+    return scores, metrics[0].per_case()
+
+
+def _gather(metrics: Sequence[Any]) -> None:
+    states: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(states, [metric.state() for metric in metrics])
+    rank = torch.distributed.get_rank()
+    for other, state in enumerate(states):
+        if other != rank:
+            for metric, part in zip(metrics, state, strict=True):
+                metric.merge(part)

@@ -1,0 +1,1 @@
+"""Scores of label volumes, case by case."""

@@ -1,0 +1,81 @@
+"""An evaluation of many cases: their rows, what they sum up to, and the rules that they were made by."""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from datasets.findings import listed
+from utils.evaluation.volumes.cases import Classes, Outcome, Volumes, rows_of, score_cases, unscored
+from utils.evaluation.volumes.challenges import OFFICIAL, official_scores
+from utils.evaluation.volumes.pairs import Pair
+from utils.evaluation.volumes.scores import DEFINITIONS, EMPTY_MASK_RULES, LesionRule, summarize
+
+
+def settings_of(challenge: str | None, tolerance_mm: float, rule: LesionRule) -> dict[str, Any]:
+    """What two evaluations must share to be compared."""
+    return {
+        "official": challenge,
+        "tolerance_mm": None if challenge else tolerance_mm,
+        "lesion_iou": rule.iou,
+        "lesion_ml": rule.smallest_ml,
+        "lesion_connectivity": 26,
+    }
+
+
+def evaluate_cases(
+    cases: Iterable[Pair | Volumes],
+    count: int,
+    classes: Classes,
+    challenge: str | None,
+    workers: int,
+    source: Mapping[str, str],
+    problems: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Score the cases, `count` of them, and say what is written about them.
+
+    What is wrong with a case is printed in one line. source: where they come from; problems, notes: what is known of
+    them already. Raises ValueError when none could be scored.
+    """
+    problems, notes = list(problems), list(notes)
+    outcomes: list[Outcome] = []
+    for outcome in tqdm(score_cases(cases, classes, min(workers, count)), "scoring", count, unit="case", disable=None):
+        outcomes.append(outcome)
+        if outcome.problem:
+            tqdm.write(outcome.problem, sys.stderr)
+            problems.append(outcome.problem)
+    rows = rows_of(outcomes, classes)
+    if not rows:
+        raise ValueError(
+            "no case could be scored" if problems else "all labels are empty: name the classes with --class_names"
+        )
+    if lost := [outcome.case for outcome in outcomes if outcome.spacing_lost]:
+        notes.append(
+            f"{len(lost)} cases say 1 x 1 x 1 mm and an identity affine ({listed(lost, 3)}), as LiTS volumes 28 to 47 "
+            "do: their spacing may be lost, then their mm are voxels and their ml 1000 voxels"
+        )
+    for value, holders in unscored(outcomes, classes).items():
+        notes.append(f"label value {value}, in {holders} cases, belongs to no class that is scored")
+    official = None
+    if challenge:
+        scores = official_scores(challenge, rows)
+        official = {"challenge": challenge, "rule": OFFICIAL[challenge].rule, "scores": scores}
+    return {
+        "evaluated": dict(source),
+        "settings": settings_of(challenge, classes.tolerance_mm, classes.lesion_rule),
+        "cases": len({row["case"] for row in rows}),
+        "empty_mask_rules": EMPTY_MASK_RULES,
+        "definitions": DEFINITIONS,
+        "not_scored": problems,
+        "notes": notes,
+        "summary": summarize(rows),
+        "official": official,
+        "rows": rows,
+        "lesions": [
+            {"case": outcome.case, "patient": outcome.patient, **row}
+            for outcome in outcomes
+            for row in outcome.scores.lesions
+        ],
+    }

@@ -1,0 +1,182 @@
+"""The test split: read once for a checkpoint and its data, and what it said."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from PIL import Image
+from torch import nn
+from torch.utils.data import Dataset
+
+from datasets import DATASETS
+from datasets.files import replacing, write_text
+from datasets.findings import listed
+from datasets.fingerprints import fingerprint
+from utils.evaluation.inference import evaluate, make_metrics
+from utils.evaluation.metrics import VolumeDice
+from utils.evaluation.metrics.ranked_dice import RankedDice
+from utils.evaluation.pictures import draw, telling
+from utils.experiment.resuming import PLACES
+from utils.recipe.registry import build
+from utils.recipe.schema import Recipe
+from utils.runs.results import read_result
+from utils.tables import table
+from utils.training import checkpoints
+from utils.training.launch import launch
+
+PICTURED = 24
+
+
+def test(recipe: Recipe) -> int:
+    """Scores best.ckpt on the test split, once: a second call shows what the first one wrote to OUTPUT/test.json.
+
+    Where best.ckpt or the data have changed since, the test split is read again, and the earlier result kept under
+    another name. Raises ValueError when a test patient was trained or selected on.
+    """
+    output = Path(recipe.output)
+    file = output / "test.json"
+    best = output / "best.ckpt"
+    checkpoint = checkpoints.load(best)
+    digest = checkpoints.sha256(best)
+    moved = {key: recipe.data[key] for key in PLACES if key in recipe.data}  # the data may lie elsewhere now
+    data = checkpoint["recipe"]["data"] | moved
+    known = _stored(file)
+    try:
+        dataset = build(DATASETS, data, "data", split="test", seed=recipe.seed)
+        content = fingerprint(dataset.digests, dataset.class_names)
+    except (ValueError, OSError):
+        if known is None or _changed(known, digest, data, None, None):
+            raise
+        dataset = content = None
+    changed = None if known is None else _changed(known, digest, data, dataset, content)
+    if known is not None and changed is None:
+        print(f"test: stored on {known['tested']}, not read again; {_standing(known, dataset)}")
+    else:
+        fabric = launch(recipe.training)
+        _refuse_seen(checkpoint, dataset, best)
+        earlier = file.with_name(f"test_{known['tested'].replace(':', '')}.json") if known else None
+        if earlier is not None and fabric.is_global_zero:
+            print(f"test: read again, since {changed}; the earlier result is kept in {earlier}")
+        known = {
+            "checkpoint": str(best),
+            "checkpoint_sha256": digest,
+            "tested": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "data": data,
+            "split_sha256": dataset.split_sha256,
+            "data_fingerprint": content,
+            "target_digests": {case: target for case, (_, target) in dataset.digests.items()},
+            **_scored(recipe, checkpoint, dataset, fabric, output),
+        }
+        if not fabric.is_global_zero:
+            return 0
+        if earlier is not None:
+            file.rename(earlier)
+        write_text(file, json.dumps(known, indent=1))
+    print(f"test: {known['cases']} cases, {best}\n{known['empty_mask_rule']}")
+    print(table([{"score": name, "value": f"{value:.4f}"} for name, value in known["scores"].items()]))
+    print(f"every case: {file}; pictures: {output / 'test_*.png'}")
+    return 0
+
+
+def _stored(file: Path) -> dict[str, Any] | None:
+    """The content of test.json, with the time it was written at; None where there is none."""
+    if not file.is_file():
+        return None
+    known, fault = read_result(file)
+    if fault:
+        raise ValueError(f"{file}: is not what --mode test writes ({fault}): move it away, and test again")
+    written = datetime.fromtimestamp(file.stat().st_mtime).astimezone().isoformat(timespec="seconds")
+    return {"tested": written, **known}
+
+
+def _changed(
+    known: dict[str, Any], digest: str, data: dict[str, Any], dataset: Dataset | None, content: str | None
+) -> str | None:
+    """What has changed since a result was stored; None where nothing has, as far as can be seen."""
+    if known["checkpoint_sha256"] != digest:
+        return f"best.ckpt has changed since {known['tested']}"
+    then, now = ({key: value for key, value in each.items() if key not in PLACES} for each in (known["data"], data))
+    if then != now:
+        return f"the data section is another than on {known['tested']}"
+    if content is None or "data_fingerprint" not in known or known["data_fingerprint"] == content:
+        return None
+    targets = {case: target for case, (_, target) in dataset.digests.items()}
+    before = known.get("target_digests", targets)
+    cases = sorted(case for case in targets.keys() | before.keys() if targets.get(case) != before.get(case))
+    if cases:
+        return f"targets have changed since {known['tested']} (of {listed(cases)})"
+    return f"test images have changed since {known['tested']}"
+
+
+def _standing(known: dict[str, Any], dataset: Dataset | None) -> str:
+    """What is known about the data of a stored result."""
+    if dataset is None:
+        return "the data cannot be read now, so they were not compared with those of then"
+    if "data_fingerprint" not in known:
+        return "it does not record what the data held, so they were not compared with those of now"
+    return f"the data are the same as then (fingerprint {known['data_fingerprint'][:12]})"
+
+
+def _refuse_seen(checkpoint: dict[str, Any], dataset: Dataset, best: Path) -> None:
+    """Raises ValueError when test patients were trained or selected on."""
+    seen = checkpoints.patients_of(checkpoint["split"], best, "train", "val") & set(dataset.patients)
+    if seen:
+        raise ValueError(
+            f"{best}: was trained or selected on test patients {listed(sorted(seen))}: the data were split again; "
+            "nothing was scored. Give the data as they were, or train again"
+        )
+
+
+def _scored(
+    recipe: Recipe, checkpoint: dict[str, Any], dataset: Dataset, fabric: Fabric, output: Path
+) -> dict[str, Any]:
+    """The scores of the test split; draws OUTPUT/test_*.png."""
+    settings = recipe.training
+    network = fabric.to_device(checkpoints.rebuild(checkpoint))
+    if settings.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    metrics = make_metrics(recipe.metric, dataset.class_names)
+    if isinstance(metrics[0], VolumeDice):
+        metrics.append(RankedDice(dataset.class_names))
+    scores, rows = evaluate(
+        fabric,
+        network,
+        dataset,
+        metrics,
+        batch_size=settings.batch_size,
+        workers=settings.workers,
+        channels_last=settings.channels_last,
+        description="test",
+    )
+    if fabric.is_global_zero:
+        chosen = telling(dataset, PICTURED)
+        teacher = _teacher(checkpoint)
+        teacher = None if teacher is None else fabric.to_device(teacher)
+        pictures = draw(fabric, network, teacher, dataset, chosen, rows, settings.channels_last)
+        for name, picture in pictures.items():
+            with replacing(output / f"test_{name.replace(', ', '_')}.png") as partial:
+                Image.fromarray((picture * 255).astype(np.uint8)).save(partial, "PNG")
+    return {
+        "cases": len(dataset.cases),
+        "empty_mask_rule": metrics[0].empty_mask_rule,
+        "scores": scores,
+        "rows": rows,
+    }
+
+
+def _teacher(checkpoint: dict[str, Any]) -> nn.Module | None:
+    """The teacher of the checkpoint, if it is still there, for its answers beside the student's."""
+    path = checkpoint["recipe"].get("teacher")
+    if not path or not (file := checkpoints.file_of(path)).is_file():
+        return None
+    digest = checkpoints.sha256(file)
+    if digest != checkpoint.get("teacher_sha256", digest):
+        print(f"note: {file}: has changed since it taught this run: its answers are left out of the pictures")
+        return None
+    return checkpoints.rebuild(checkpoints.load(file))

@@ -1,0 +1,1 @@
+"""Recipes: the YAML and flags that name a run, checked whole before any work."""

@@ -1,0 +1,133 @@
+"""What a checkpoint predicts for the cases of a split, one whole volume at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from datasets import DATASETS
+from datasets.volumes.geometry import spacing_of, voxel_ml
+from utils.training import checkpoints
+from utils.recipe.schema import Training
+from utils.recipe.registry import build
+from utils.evaluation.inference import evaluate
+from utils.training.launch import launch
+from utils.evaluation.volumes.cases import Volumes
+from utils.evaluation.volumes.pairs import spacing_is_lost
+
+LEARNED_FROM = {"val": ("train",), "test": ("train", "val")}
+
+
+class KeptLabels:
+    """Keeps the predicted and target labels of a case's slices, in the order it is fed them as a metric is."""
+
+    def __init__(self) -> None:
+        self.slices: list[tuple[Tensor, Tensor]] = []
+
+    def update(self, logits: Tensor, target: Tensor, case: str | Sequence[str]) -> None:
+        """logits (B, K, H, W), target (B, 1, H, W): the class with the largest logit, the lower one of equals."""
+        best, label = logits[:, 0], torch.zeros_like(logits[:, 0], dtype=torch.uint8)
+        for number in range(1, logits.shape[1]):
+            better = logits[:, number] > best
+            label[better] = number
+            best = torch.maximum(best, logits[:, number])
+        self.slices.append((label.cpu(), target[:, 0].to(torch.uint8).cpu()))
+
+    def compute(self) -> dict[str, float]:
+        return {}
+
+    def per_case(self) -> list[dict[str, Any]]:
+        return []
+
+    def volumes(self) -> tuple[np.ndarray, np.ndarray]:
+        return tuple(torch.cat(parts).numpy() for parts in zip(*self.slices, strict=True))
+
+
+def open_split(checkpoint: dict[str, Any], split: str, root: str | None = None) -> Dataset:
+    """The dataset of a checkpoint's recipe, at `root` where that has moved.
+
+    checkpoint: or the description of an exported file, which has the split's hash, but no patients.
+
+    Raises ValueError when it cannot be scored: other classes, or patients that the checkpoint was trained or (test)
+    selected on.
+    """
+    if "image_size" in checkpoint["preprocessing"]:
+        raise ValueError("the checkpoint classifies images: score it with train.py --mode test")
+    for name in ("data", "training"):
+        if not isinstance(checkpoint["recipe"].get(name), dict):
+            raise ValueError(f"the checkpoint's recipe has no section {name}: it was not written by train.py")
+    section = checkpoint["recipe"]["data"] | ({"root": root} if root else {})
+    dataset = build(DATASETS, section, "data", split=split, seed=checkpoint["recipe"].get("seed", 0))
+    names = checkpoint["preprocessing"]["class_names"]
+    if list(dataset.class_names) != list(names):
+        raise ValueError(f"{section['root']} has classes {dataset.class_names}, the checkpoint predicts {names}")
+    try:
+        checkpoints.patients_of(checkpoint["split"], "the checkpoint")
+    except ValueError as error:
+        raise ValueError(
+            f"{error}, or score the labels that predict.py makes with it, with --predictions and --labels"
+        ) from None
+    if "train" not in checkpoint["split"] and dataset.split_sha256 != checkpoint["split"]["sha256"]:
+        raise ValueError(
+            f"{section['root']} has another split than the network was trained with: nothing was scored; slice with "
+            "its split file, or score its checkpoint"
+        )
+    learned = {patient for name in LEARNED_FROM[split] for patient in checkpoint["split"].get(name, ())}
+    if seen := sorted(learned.intersection(dataset.patients)):
+        raise ValueError(
+            f"the checkpoint was trained or selected on {len(seen)} {split} patients ({', '.join(seen[:5])}): nothing "
+            "was scored; use the split it was trained with"
+        )
+    return dataset
+
+
+def predict_cases(
+    checkpoint: dict[str, Any],
+    dataset: Dataset,
+    cases: Sequence[str] | None = None,
+    network: nn.Module | None = None,
+) -> Iterator[Volumes]:
+    """Prediction and target of each case on the stored grid, in the batches and precision of the run's own test.
+
+    One process, one case in memory at a time. cases: some of the dataset's (None: all). network: what
+    predicts instead of the checkpoint's own.
+    """
+    recorded = checkpoint["recipe"]["training"]
+    wanted = {"batch_size", "precision", "channels_last", "accelerator"}
+    training = Training(**{name: value for name, value in recorded.items() if name in wanted})
+    if training.accelerator == "cuda" and not torch.cuda.is_available():
+        training.accelerator = "cpu"
+    fabric = launch(training)
+    network = fabric.to_device(checkpoints.rebuild(checkpoint) if network is None else network)
+    if training.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    patients = {record.case: record.patient for record in dataset.records}
+    for case in dataset.cases if cases is None else cases:
+        labels = KeptLabels()
+        evaluate(
+            fabric,
+            network,
+            dataset,
+            [labels],
+            batch_size=training.batch_size,
+            channels_last=training.channels_last,
+            cases=[case],
+            description=case,
+        )
+        geometry = json.loads((Path(dataset.root) / case / "geometry.json").read_text())
+        yield Volumes(
+            case,
+            patients[case],
+            *labels.volumes(),
+            values=frozenset(range(1, dataset.num_classes)),
+            spacing=tuple(spacing_of(geometry["affine"])[axis] for axis in geometry["axes"]),
+            spacing_lost=spacing_is_lost(geometry["affine"]),
+            voxel_ml=voxel_ml(geometry["affine"]),
+        )

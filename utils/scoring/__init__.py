@@ -1,1 +1,0 @@
-"""Scores of label volumes, case by case, and whether two sets of them differ."""

@@ -1,0 +1,66 @@
+"""Device, precision and processes of a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+from utils.recipe.schema import Training
+
+
+def launch(settings: Training) -> Fabric:
+    """Fabric for one process, `training.devices` processes, or those that torchrun started."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its notes repeat the run's own summary
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", settings.devices))
+    nodes = int(os.environ.get("WORLD_SIZE", devices)) // devices
+    has_gpu = torch.cuda.is_available()
+    if settings.accelerator == "cuda" and not has_gpu:
+        raise ValueError(
+            "training.accelerator cuda: torch finds no CUDA device here; set training.accelerator to auto or cpu, or "
+            "check the driver (nvidia-smi) and CUDA_VISIBLE_DEVICES"
+        )
+    if settings.precision == "16-mixed" and (settings.accelerator == "cpu" or not has_gpu):
+        raise ValueError("training.precision 16-mixed needs a CUDA device; on a CPU set bf16-mixed, 32-true or auto")
+    try:
+        fabric = Fabric(
+            accelerator=settings.accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            precision=resolve_precision(settings.precision, settings.accelerator),
+        )
+    except (MisconfigurationException, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"training.accelerator {settings.accelerator} with training.devices {devices}: {reason}"
+        ) from None
+    if "LT_CLI_USED" not in os.environ:  # `fabric run` has launched already
+        fabric.launch()
+    return fabric
+
+
+def resolve_precision(precision: str, accelerator: str) -> str:
+    """`auto` is bf16-mixed on a GPU or CPU that computes in bf16, else 32-true."""
+    if precision != "auto":
+        return precision
+    if accelerator != "cpu" and torch.cuda.is_available():
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        has_bf16 = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return "bf16-mixed" if has_bf16 else "32-true"
+
+
+def quiet(fabric: Fabric) -> bool | None:
+    """tqdm's `disable`: bars are for the first process's terminal; in a log file they would be noise."""
+    return None if fabric.is_global_zero else True
+
+
+def finish() -> None:
+    """Parts the processes of a run: one that ends while another still holds the group can abort it."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
