@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.fingerprints import fingerprint, store_fingerprint
+from datasets.fingerprints import fingerprint
 from datasets.images.folder import image_folder
 from datasets.slices.dataset import SliceDataset
+from datasets.slices.fingerprints import store_fingerprint
 from datasets.slices.store import read_index, read_slice, write_slice
 from tests.conftest import stored
 

@@ -1,59 +1,59 @@
 """Who may import whom, and that importing does nothing."""
 
 import ast
+import re
 import subprocess
 import sys
 
 import pytest
+from import_graph import ORDER, ROOT, cycle, file_graph, files, imported, room_graph, room_of, upward
 
-from utils.recipe.schema import ROOT
-
-ROOMS = ("datasets", "networks", "utils", "scripts", "train", "train_kd")
-MAY_IMPORT = {
-    "datasets": {"datasets"},
-    "networks": {"networks"},
-    "utils": {"utils", "datasets", "networks"},
-}
-ALONE = [
-    *(ROOT / "utils/losses").glob("*.py"),
-    *(ROOT / "utils/metrics").glob("*.py"),
-    ROOT / "utils/recipe/schema.py",
-]
+# Rooms whose files import their own room alone, so that each can be read and used by itself
+ALONE = ("utils/distillation/losses", "utils/evaluation/metrics", "networks")
 # Optional packages, and the file whose functions may import them
 OPTIONAL = {"torchvision": None, "timm": "timm_model.py"}
+NOT_YET = {"utils/evaluation imports utils/runs"}
+RUNS_ONE = {"latency.py"}
 
 
-def imported(file, at_import: bool = False) -> set[str]:
-    """Dotted names of what a file imports, relative ones resolved; `at_import`: not what its functions import."""
-    package = file.relative_to(ROOT).parent.parts
-    names = set()
-    tree = ast.parse(file.read_text())
-    for node in tree.body if at_import else ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            parts = package[: len(package) - node.level + 1] if node.level else ()
-            names.add(".".join((*parts, *([node.module] if node.module else []))))
-    return names
+def test_every_room_has_its_place():
+    assert {room_of(file) for file in files()} <= set(ORDER)
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
-def test_imports_point_downward_only(room):
-    for file in (ROOT / room).rglob("*.py"):
-        ours = {name.split(".")[0] for name in imported(file)} & set(ROOMS)
-        assert ours <= MAY_IMPORT[room], f"{file} imports {ours - MAY_IMPORT[room]}"
+def test_imports_point_downward_only():
+    assert set(upward(room_graph())) <= NOT_YET
 
 
-@pytest.mark.parametrize("file", ALONE, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_losses_metrics_and_config_import_nothing_of_ours_but_their_own_package(file):
-    ours = {name for name in imported(file) if name.split(".")[0] in ROOMS}
-    package = f"utils.{file.parent.name}"  # of utils/recipe/schema.py "utils.utils": nothing
-    assert all(name == package or name.startswith(f"{package}.") for name in ours)
+def test_no_imports_go_round_in_circles():
+    assert not cycle(file_graph(at_import=True))
+
+
+def test_a_circle_and_an_upward_arrow_would_be_found():
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"a"}})
+    assert upward({"networks": {"scripts", "utils/tables.py"}}) == ["networks imports scripts"]
+
+
+@pytest.mark.parametrize("room", ALONE)
+def test_losses_metrics_and_networks_import_their_own_room_alone(room):
+    for file, others in file_graph().items():
+        if file.is_relative_to(room):
+            assert all(other.is_relative_to(room) for other in others), file
+
+
+def test_no_room_runs_a_script():
+    path = re.compile(r"(.*/)?scripts(/\w+)*(\.py)?")  # a command within a longer sentence is for a person
+    for file in files():
+        if file.parts[0] != "scripts":
+            constants = (
+                node for node in ast.walk(ast.parse((ROOT / file).read_text())) if isinstance(node, ast.Constant)
+            )
+            texts = {node.value for node in constants if isinstance(node.value, str)}
+            assert file.name in RUNS_ONE or not [text for text in texts if path.fullmatch(text)], file
 
 
 @pytest.mark.parametrize("module", OPTIONAL)
 def test_the_core_needs_no_optional_package(module):
-    for file in [*ROOT.glob("*.py"), *(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))]:
+    for file in files():
         late = file.name == OPTIONAL[module]
         assert module not in {name.split(".")[0] for name in imported(file, at_import=late)}, file
 

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datasets.fingerprints import Digests, slice_digests
+from datasets.fingerprints import Digests
 from datasets.slices.consistency import check_consistent
+from datasets.slices.fingerprints import slice_digests
 from datasets.slices.selection import thinned, unlabeled_patients
 from datasets.slices.store import SliceRecord, read_index, read_manifest, read_slice
 from datasets.slices.transforms import (

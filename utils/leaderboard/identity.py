@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from datasets.fingerprints import store_fingerprint
+from datasets.slices.fingerprints import store_fingerprint
 from utils.leaderboard.plan import Plan, Run
 from utils.recipe.schema import ROOT
 from utils.training import checkpoints

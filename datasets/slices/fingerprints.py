@@ -1,0 +1,66 @@
+"""The digests of a slice store's cases."""
+
+import errno
+import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from zipfile import BadZipFile, ZipFile
+
+import numpy as np
+from isal import isal_zlib
+from PIL import Image
+
+from datasets.fingerprints import READERS, Digests, digest, fingerprint
+from datasets.slices.store import SliceRecord, npy_header, read_index, read_manifest
+
+
+def store_fingerprint(root: Path) -> str:
+    """The fingerprint of a whole slice store: its cases, their splits and what its label values are.
+
+    Raises ValueError where the folder is not a slice store, or is a damaged one.
+    """
+    records, manifest = read_index(root), read_manifest(root)
+    splits = sorted({(record.case, record.patient, record.split) for record in records})
+    names = [f"{value} {name}" for value, name in sorted(manifest["labels"].items())]
+    return fingerprint(slice_digests(records, {}), [*names, *("/".join(split) for split in splits)])
+
+
+def slice_digests(records: Iterable[SliceRecord], classes: Mapping[int, str]) -> Digests:
+    """The digests of the cases of a slice store. classes: the class that each label value stands for.
+
+    An npz names the checksums of what it holds at its end, where they cost nothing to read; numpy compares them when
+    it reads a slice. Of a PNG the image's file is read, and the label decoded: label digests are the same in both
+    formats. Raises ValueError naming a file that is missing or damaged.
+    """
+    records = sorted(records, key=lambda record: (record.case, record.slice))
+    meaning = json.dumps(sorted(classes.items()))
+    images: dict[str, list[str]] = {}
+    labels: dict[str, list[str]] = {}
+    with ThreadPoolExecutor(READERS) as pool:
+        for record, (image, label) in zip(records, pool.map(_checksums, records), strict=True):
+            scale = f"{record.mean:.6g} {record.std:.6g}"  # a z-score is taken with them
+            images.setdefault(record.case, [scale]).append(image)
+            labels.setdefault(record.case, [meaning]).append(label)
+    return {case: [digest(*images[case]), digest(*labels[case])] for case in images}
+
+
+def _checksums(record: SliceRecord) -> tuple[str, str]:
+    try:
+        if record.path.suffix == ".npz":
+            with ZipFile(record.path) as content:
+                parts = {part.filename: part.CRC for part in content.infolist()}
+            return f"{parts['image.npy']:08x}", f"{parts['label.npy']:08x}"
+        with Image.open(record.path.with_name(f"{record.path.stem}_label.png")) as picture:
+            label = np.asarray(picture).astype(np.uint8)
+        return digest(record.path.read_bytes()), f"{_npy_checksum(label):08x}"
+    except (BadZipFile, KeyError, OSError, SyntaxError) as error:  # Pillow calls damaged PNG a syntax error
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+            raise
+        what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
+        raise ValueError(f"{record.path}: {what}: slice {record.case} again with scripts/SliceMaker.py") from None
+
+
+def _npy_checksum(array: np.ndarray) -> int:
+    """The checksum that an npz keeps of this array."""
+    return isal_zlib.crc32(np.ascontiguousarray(array), isal_zlib.crc32(npy_header(array.dtype.str, array.shape)))
