@@ -9,7 +9,7 @@ from image_stores import write_image
 from tiny_checkpoints import save as save_checkpoint
 
 from networks import NETWORKS
-from scripts.FilterGenerated import main
+from scripts.skin.FilterGenerated import main
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from datasets.images.isic import isic
-from scripts.RemoveHair import main
+from scripts.skin.RemoveHair import main
 from tests.image_stores import write_isic
 from utils.skin.hair import find_hair, paint_over
 

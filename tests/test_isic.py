@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from datasets.images.isic import Lesion, deal, isic, read_index, read_lesions, write_index
 from datasets.images.isic_metadata import LEAKS, leak_reason, read_metadata
 from datasets.splits import SPLITS
-from scripts.SampleISIC import main
+from scripts.skin.SampleISIC import main
 from tests.image_stores import LEAK_COLUMNS, write_isic
 
 RATIOS = (0.6, 0.2, 0.2)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 import yaml
 from method_recipes import MASKS, METHODS, THREE_CLASSES, read
 
-from scripts.benchmark_kd_step import published_loss, published_task_loss
+from scripts.benchmarks.kd_step import published_loss, published_task_loss
 
 STUDENT_TAPS = {"encoder1", "encoder2", "encoder3", "encoder4", "bottleneck", "logits"}  # what every network has
 TEACHER_TAPS = STUDENT_TAPS | {"decoder1", "decoder2", "decoder3", "decoder4"}

@@ -49,6 +49,14 @@ def test_the_limit_is_half_of_the_container(tmp_path, monkeypatch):
     assert half_of_all <= memory_of_machine() / 2
 
 
+def test_the_cores_are_those_of_the_container(tmp_path, monkeypatch):
+    bound = machine.cores()
+    monkeypatch.setattr(machine, "QUOTA", tmp_path / "cpu.max")
+    for text, wanted in (("50000 100000\n", 1), ("150000 100000\n", min(bound, 2)), ("max 100000\n", bound)):
+        (tmp_path / "cpu.max").write_text(text)
+        assert machine.cores() == wanted
+
+
 def memory_of_machine() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 

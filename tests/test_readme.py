@@ -32,7 +32,7 @@ SMALL_IMAGES = [
     "--training.precision=32-true",
 ]
 SCRIPTS = ("SliceMaker", "compare", "predict", "evaluate", "export", "report")
-NEED_MORE_IMAGES = ("scripts/FilterGenerated.py", "scripts/BoostMetadata.py")  # see test_skin_scripts.py
+NEED_MORE_IMAGES = ("scripts/skin/FilterGenerated.py", "scripts/skin/BoostMetadata.py")  # see test_skin_scripts.py
 
 
 def blocks(section: str) -> list[list[str]]:
@@ -102,7 +102,7 @@ def test_the_commands_for_classification_run_in_their_order(tmp_path, monkeypatc
         else:
             run_script(words[1:], tmp_path)
         ran.append(words[1])
-    assert {"train.py", "train_kd.py", "scripts/compare.py", "scripts/SampleISIC.py"} <= set(ran)
+    assert {"train.py", "train_kd.py", "scripts/compare.py", "scripts/skin/SampleISIC.py"} <= set(ran)
 
 
 def test_the_plans_of_the_leaderboards_can_be_read():

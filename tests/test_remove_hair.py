@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts import RemoveHair
+from scripts.skin import RemoveHair
 from tests.image_stores import write_image, write_isic
 
 

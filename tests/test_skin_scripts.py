@@ -69,7 +69,7 @@ def test_removing_hair_keeps_the_tree_and_goes_on_past_a_damaged_file(tmp_path):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(tmp_path / "in" / name)
     (tmp_path / "in" / "mel" / "broken.png").write_bytes(b"no image")
-    done = script("RemoveHair.py", "--inpath", tmp_path / "in", "--outpath", tmp_path / "out", "--jobs", 1)
+    done = script("skin/RemoveHair.py", "--inpath", tmp_path / "in", "--outpath", tmp_path / "out", "--jobs", 1)
     assert done.returncode == 1
     assert "broken.png" in done.stdout + done.stderr
     assert (tmp_path / "out/nv/b.png").read_bytes() == (tmp_path / "in/nv/b.png").read_bytes()  # no hair: as it was
@@ -147,7 +147,7 @@ def test_boosting_reads_test_once_and_never_fits_on_the_students_patients(studen
 
 def test_a_column_that_knows_the_answer_is_refused(student):
     arguments = ("--checkpoint", student / "run/best.ckpt", "--outpath", student / "leaky", "--columns", "iddx_1")
-    done = script("BoostMetadata.py", *arguments)
+    done = script("skin/BoostMetadata.py", *arguments)
     assert done.returncode == 2
     assert "iddx_1 is refused" in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -1,10 +1,24 @@
-"""How every command ends: an exit status, and one line on stderr for whatever stopped it."""
+"""How every command reads its flags, and how it ends: an exit status, and one line on stderr for what stopped it."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
 
 from datasets.files import describe
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """A parser that prints the docstring of a script as it is written."""
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def check_numbers(args: argparse.Namespace, **least: float) -> None:
+    """Raise ValueError for the first of these flags that is below its least value; one that was not given is None."""
+    for name, lowest in least.items():
+        value = getattr(args, name)
+        if value is not None and not lowest <= value < float("inf"):
+            raise ValueError(f"--{name} {value}: give {lowest} or more")
 
 
 def run_command(

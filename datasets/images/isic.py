@@ -56,7 +56,7 @@ def isic(
 ) -> LabeledImages:
     """One split of ISIC 2024 as classes benign and malignant; other arguments: see `LabeledImages`.
 
-    Which lesion is in which split is decided by `deal`, or was, when scripts/SampleISIC.py wrote `index`.
+    Which lesion is in which split is decided by `deal`, or was, when scripts/skin/SampleISIC.py wrote `index`.
 
     Args:
         root: Folder with `train-metadata.csv` (not needed with `index`) and the images, either `train-image.hdf5`
@@ -114,7 +114,7 @@ def read_index(file: Path) -> list[Lesion]:
 
     Raises ValueError for anything else, a lesion named twice, and a patient in two splits.
     """
-    lesions = [Lesion(*row) for row in _read_columns(file, COLUMNS, "make it again with scripts/SampleISIC.py")]
+    lesions = [Lesion(*row) for row in _read_columns(file, COLUMNS, "make it again with scripts/skin/SampleISIC.py")]
     split_of: dict[str, str] = {}
     for lesion in lesions:
         if lesion.split not in SPLITS:

@@ -30,14 +30,6 @@ from utils.training.optimization import make_optimizer
 Step = Callable[[], None]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--size", type=int, default=384, help="side of the image in pixels (default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=4, help="images in a step (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="timed steps of each, after 2 untimed (default: 5)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="on a CPU (default: %(default)s)")
-    parser.add_argument("--compile", action="store_true", help="add torch.compile to the last combination")
-
-
 def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""One distillation step of a small student, its teacher asked each time against its answers read from disk.
+"""One distillation step of a small student, the teacher's answers computed each time or read from disk.
 
 Every image is met in the eight views that flips and quarter turns make, each with a target of its own in the cache. A
 first pass over all views fills it; then both ways take the same batches in turn, from the same weights, and the losses
@@ -29,16 +29,6 @@ from utils.recipe.schema import Training
 from utils.training.optimization import make_optimizer
 
 VIEWS = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--method", default="emkd", help="a file of configs/methods (default: %(default)s)")
-    parser.add_argument("--teacher", default="raunet", help="network (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=128, help="side of the image in pixels (default: %(default)s)")
-    parser.add_argument("--slices", type=int, default=16, help="images, each in 8 views (default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=8, help="images in a step (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=2, help="timed passes over all views (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="on a CPU (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -91,7 +81,7 @@ def turned(image: Tensor, turns: int, mirrored: bool) -> Tensor:
 
 
 def stepper(objective: Distiller) -> Callable[[Tensor, Tensor], dict[str, float]]:
-    """A training step that tells its losses."""
+    """A training step that returns its losses."""
     objective.train()
     optimizer = make_optimizer([p for p in objective.parameters() if p.requires_grad], Training(learning_rate=1e-3))
 

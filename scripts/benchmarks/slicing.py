@@ -3,7 +3,7 @@
 The published way is imitated: the image in float64 and the label through float64, every slice resized whatever its size
 (at 512x512 a resize copies), one compressed npz per slice, a pool of threads. It is timed without its imports and
 SliceMaker with everything, from the start of Python to the summary. SliceMaker and the floor run three times, the slow
-way once; medians are told.
+way once; medians are printed.
 """
 
 import argparse
@@ -24,13 +24,6 @@ import nibabel
 import numpy as np
 from isal import igzip
 from scipy import ndimage
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cases", type=int, default=4, help="volumes to slice (default: %(default)s)")
-    parser.add_argument("--slices", type=int, default=216, help="slices of 512x512 in each (default: KiTS19's mean)")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of SliceMaker and the floor (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="workers (default: cores)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -107,7 +100,7 @@ def make_input(raw: Path, cases: int, slices: int) -> None:
 
 
 def ours(raw: Path, out: Path, jobs: int) -> None:
-    script = Path(__file__).with_name("SliceMaker.py")
+    script = Path(__file__).parents[1] / "SliceMaker.py"
     flags = ["--inpath", raw, "--outpath", out, "--dataset", "kits", "--task", "tumor", "--jobs", str(jobs)]
     subprocess.run([sys.executable, script, *flags], check=True, stdout=subprocess.DEVNULL)
 

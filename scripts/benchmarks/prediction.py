@@ -6,7 +6,6 @@ gzip cannot remove) unless one is given; the work does not depend on what it sho
 """
 
 import argparse
-import os
 import platform
 import tempfile
 from collections.abc import Sequence
@@ -17,22 +16,10 @@ import torch
 from tqdm import tqdm
 
 from datasets.slices.store import write_json
-from scripts.benchmark_slicing import make_input
+from scripts.benchmarks.slicing import make_input
 from utils.prediction.latency import STAGES, Candidate, Timing, measure
 from utils.tables import table
 from utils.training.launch import resolve_precision
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--teacher", type=Path, required=True, help="run folder or checkpoint")
-    add("--student", type=Path, required=True, help="run folder or checkpoint")
-    add("--exports", type=Path, help="folder that export.py made of the student: its ONNX files take part")
-    add("--volume", type=Path, help="NIfTI to predict (default: 512x512, --slices, made)")
-    add("--slices", type=int, default=400, help="of the made volume (default: %(default)s)")
-    add("--rounds", type=int, default=1, help="predictions of each, of which medians are told (default: %(default)s)")
-    add("--threads", type=int, default=os.cpu_count(), help="(default: cores)")
-    add("--output", type=Path, help="also write the figures to this JSON file")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -85,7 +72,7 @@ def verdict(timings: Sequence[Timing]) -> list[str]:
 
 
 def _precision(timing: Timing) -> str:
-    """What it computes in; an exported file has its own, whatever predict.py is told."""
+    """What it computes in; an exported file has a precision of its own, whatever --precision says."""
     return "as exported" if timing.name.startswith("student, ") else timing.precision
 
 
