@@ -131,7 +131,7 @@ def student(tmp_path_factory):
 
 
 def test_boosting_reads_test_once_and_never_fits_on_the_students_patients(student):
-    command = ("BoostMetadata.py", "--checkpoint", student / "run/best.ckpt", "--outpath", student / "boosted")
+    command = ("skin/BoostMetadata.py", "--checkpoint", student / "run/best.ckpt", "--outpath", student / "boosted")
     done = script(*command, "--folds", 2, "--iterations", 20, "--resamples", 50)
     assert done.returncode == 0, done.stderr
     result = json.loads((student / "boosted/boosting.json").read_text())
