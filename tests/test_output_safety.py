@@ -8,7 +8,8 @@ from PIL import Image
 from raw_cases import kits_case
 
 from datasets.files import alone_in
-from scripts import ImportSlices, MakePhantom, SampleISIC
+from scripts import ImportSlices, MakePhantom
+from scripts.skin import SampleISIC
 
 
 def contents(folder: Path) -> dict[str, bytes]:
