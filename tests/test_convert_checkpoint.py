@@ -114,9 +114,9 @@ def test_a_split_of_other_patients_is_refused(lightning, tmp_path, slice_store, 
     assert "names none of the patients of" in line(capsys) and not (tmp_path / "a.ckpt").exists()
 
 
-def test_the_command_of_the_readme_runs(lightning, tmp_path, monkeypatch):
+def test_the_command_of_the_page_runs(lightning, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (command,) = re.findall(r"`python scripts/ConvertCheckpoint.py ([^`]*)`", (ROOT / "README.md").read_text())
+    (command,) = re.findall(r"python scripts/ConvertCheckpoint.py (.*)", (ROOT / "docs/training.md").read_text())
     assert main(shlex.split(command)) == 0 and checkpoints.load("runs/emkd")["published"]["file"] == "emkd.ckpt"
 
 

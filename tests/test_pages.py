@@ -1,0 +1,200 @@
+"""The commands of README.md and docs/, run in their order on tiny data, and what else these pages promise."""
+
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_stores import write_image_folder, write_isic, write_medmnist
+from PIL import Image
+
+import train
+import train_kd
+from networks import NETWORKS
+from scripts import leaderboard
+from utils.experiment.run import main
+from utils.leaderboard.plan import read_plan
+from utils.recipe.command_line import parse
+from utils.recipe.schema import ROOT, DistillationRecipe, Recipe
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+VOLUMES = ("README.md", "docs/training.md", "docs/predict-evaluate-export.md")
+NEED_OTHER_DATA = ("docs/leaderboard.md", "docs/results.md", "docs/networks.md", "docs/speed.md", "docs/methods.md")
+CLASSIFICATION = ["MedMNIST", "Image folders", "ISIC 2024", "Before and after"]  # sections of its page
+RECIPES = {"train.py": (Recipe, train.supervised), "train_kd.py": (DistillationRecipe, train_kd.distilled)}
+SMALL = ["--training.epochs=1", "--training.batch_size=4", "--training.precision=32-true", "--training.share_every=0"]
+SMALL_VOLUMES = ["--data.crop=32", '--network={"name": "unet", "widths": [4, 4, 4, 4, 4]}', *SMALL]
+SMALL_IMAGES = ["--data.image_size=32", *SMALL]
+SMALL_SWIN = '--network={"name": "swinv2", "dim": 12, "depths": [1, 1, 1, 1], "heads": [1, 1, 1, 1]}'
+SMALL_PHANTOM = [*("--cases", "8", "--size", "32", "--slices", "8"), *("--jobs", "1")]
+OTHER_PROGRAMS = ("bash", "source", "pip", "tensorboard")
+PARSED_ONLY = ("torchrun", "fabric")  # need several processes
+NEED_MORE = (  # than these tiny data; tests of their own run them: test_convert_checkpoint.py, test_skin_scripts.py
+    *("scripts/ConvertCheckpoint.py", "scripts/skin/FilterGenerated.py", "scripts/skin/BoostMetadata.py"),
+)
+AS_PROCESS = (("scripts/SliceMaker.py", "--check"), ("scripts/predict.py", "--flip"))  # the others run in this one
+
+
+def blocks(page: str, language: str, section: str | None = None) -> list[str]:
+    """The fenced blocks of a page in a language, or of its section `## section`."""
+    text = (ROOT / page).read_text()
+    if section is not None:
+        text = text.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(page: str, section: str | None = None) -> list[list[str]]:
+    """The words of every command of a page."""
+    lines = "\n".join(blocks(page, "bash", section)).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [each for each in words if each and each[0] not in OTHER_PROGRAMS]
+
+
+def run_all(wanted: list[list[str]], small: list[str]) -> set[str]:
+    """Runs every command once, in order, and returns the files that ran."""
+    done: list[list[str]] = []
+    for words in wanted:
+        if words not in done:
+            run_command(words, small)
+            done.append(words)
+    return {words[1] for words in done}
+
+
+def run_command(words: list[str], small: list[str]) -> None:
+    if words[0] in PARSED_ONLY or words[1] in NEED_MORE:
+        return check(words)
+    assert words[0] == "python", words
+    script, arguments = words[1], words[2:]
+    if script in RECIPES:
+        recipe_class = DistillationRecipe if "--teacher-path" in arguments else RECIPES[script][0]
+        objective = train_kd.distilled if recipe_class is DistillationRecipe else train.supervised
+        from_its_own_recipe = any(word.startswith("runs/") and word.endswith("config.yaml") for word in arguments)
+        only_tests = arguments[arguments.index("--mode") + 1 :][:1] == ["test"] if "--mode" in arguments else False
+        shrink = [] if from_its_own_recipe or only_tests else small
+        shrink = [*shrink, SMALL_SWIN] if "configs/isic_teacher.yaml" in arguments else shrink
+        assert main(parse(recipe_class, "test", [*arguments, *shrink]), objective) == 0, words
+        return None
+    if script == "scripts/MakePhantom.py":
+        arguments = [*arguments, *SMALL_PHANTOM]
+    if script == "scripts/report.py":
+        arguments = [*arguments, "--repeats", "1"]
+    # --check and slicing exit with 1 where there is something to report, here that slices are not 512x512.
+    fine = (0, 1) if "--check" in arguments else (0,)
+    if any(script == name and flag in arguments for name, flag in AS_PROCESS):
+        command = [sys.executable, str(ROOT / script), *arguments]
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert process.returncode in fine, process.stdout[-1000:] + process.stderr[-2000:]
+    else:
+        assert module(script).main(arguments) in fine, words
+    return None
+
+
+def module(script: str):
+    return importlib.import_module(script.removesuffix(".py").replace("/", "."))
+
+
+def check(words: list[str], capsys=None) -> None:
+    """Reads a command's flags, and does not run it."""
+    script = next(word for word in words if word.endswith(".py"))
+    arguments = words[words.index(script) + 1 :]
+    if script in RECIPES:
+        parse(RECIPES[script][0], "test", arguments)
+        return
+    command = [sys.executable, str(ROOT / script), *arguments, "--help"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert all(word in printed for word in arguments if word.startswith("--")), words
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """An empty folder with the repository's recipes."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def draw_phantom(folder: Path) -> None:
+    assert module("scripts/MakePhantom.py").main(["--outpath", str(folder), "--layout", "kits", *SMALL_PHANTOM]) == 0
+
+
+def test_the_commands_for_volumes_run_in_their_order(workplace):
+    draw_phantom(workplace / "raw/kits19")
+    ran = run_all([words for page in VOLUMES for words in commands(page)], SMALL_VOLUMES)
+    scripts = ("SliceMaker", "compare", "predict", "evaluate", "export", "report", "ConvertCheckpoint")
+    assert ran >= {"train.py", "train_kd.py", *(f"scripts/{name}.py" for name in scripts)}
+    scope: dict = {}
+    for code in blocks("docs/python.md", "python"):
+        exec(compile(code, "docs/python.md", "exec"), scope)
+    assert scope["labels"].shape == scope["image"].shape and set(scope["losses"]) == {"task", "soft_target/logits"}
+
+
+def test_the_commands_for_data_run_in_their_order(workplace):
+    draw_phantom(workplace / "raw/kits19")
+    write_isic(workplace / "raw/isic2024")
+    for kind in ("images", "masks"):
+        (workplace / "raw/liver_2d" / kind).mkdir(parents=True)
+        for case in range(5):
+            picture = np.random.default_rng(case).integers(0, 2 if kind == "masks" else 256, (32, 32), np.uint8)
+            Image.fromarray(picture).save(workplace / f"raw/liver_2d/{kind}/{case}_0.png")
+    ran = run_all(commands("docs/data.md"), [])
+    assert ran >= {"scripts/MakePhantom.py", "scripts/SliceMaker.py", "scripts/ImportSlices.py"}
+
+
+@pytest.mark.parametrize("section", CLASSIFICATION)
+def test_the_commands_for_classification_run_in_their_order(workplace, section):
+    write_medmnist(workplace / "data/dermamnist.npz")
+    write_image_folder(workplace / "data/brain_mri")
+    write_isic(workplace / "data/isic", patients=12, lesions=3)
+    write_isic(workplace / "raw/isic", patients=2, lesions=2)
+    assert run_all(commands("docs/classification.md", section), SMALL_IMAGES)
+
+
+def test_no_command_of_classification_is_left_out():
+    sections = re.findall(r"^## (.*)$", (ROOT / "docs/classification.md").read_text(), flags=re.MULTILINE)
+    assert [section for section in sections if commands("docs/classification.md", section)] == CLASSIFICATION
+
+
+@pytest.mark.parametrize("page", NEED_OTHER_DATA)
+def test_commands_on_other_data_can_be_read(page):
+    for words in commands(page):
+        check(words)
+
+
+def test_the_plans_of_the_leaderboards_can_be_read():
+    plans = [words[2:] for words in commands("docs/leaderboard.md") if words[1] == "scripts/leaderboard.py"]
+    assert plans
+    for arguments in plans:
+        assert read_plan(ROOT / leaderboard.build_parser().parse_args(arguments).plan).seeds == [0, 1, 2]
+
+
+def test_every_command_stands_on_a_page_whose_commands_run():
+    known = {*VOLUMES, *NEED_OTHER_DATA, "docs/data.md", "docs/classification.md"}
+    assert {str(page.relative_to(ROOT)) for page in PAGES if blocks(str(page.relative_to(ROOT)), "bash")} <= known
+
+
+def test_every_network_is_in_its_table():
+    table = (ROOT / "docs/networks.md").read_text()
+    assert all(f"`{name}`" in table for name in NETWORKS if name != "resnet_18")
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "data/README.md"], ids=lambda page: page.name
+)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if link.startswith("http"):
+            continue
+        file, _, place = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), link
+        if place:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(), flags=re.MULTILINE)
+            assert place in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], link
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
