@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -42,6 +43,7 @@ ORDER = (
 REGISTRY = ("datasets/__init__.py", "datasets/registry.py")
 
 
+@cache
 def files() -> list[Path]:
     """Every Python file of the product that holds anything, relative to the repository."""
     found = [*ROOT.glob("*.py"), *(path for top in TOPS for path in (ROOT / top).rglob("*.py"))]
@@ -59,11 +61,17 @@ def room_of(file: Path) -> str:
     return top
 
 
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse((ROOT / file).read_text())
+
+
+@cache
 def imported(file: Path, at_import: bool = False) -> set[str]:
     """Dotted names of what a file imports, those of `from a import b` as `a.b`; `at_import`: leaves out what its
     functions import when they are called.
     """
-    tree = ast.parse((ROOT / file).read_text())
+    tree = parsed(file)
     names: set[str] = set()
     for node in _at_import(tree) if at_import else ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from import_graph import ORDER, ROOT, cycle, file_graph, files, imported, room_graph, room_of, upward
+from import_graph import ORDER, ROOT, cycle, file_graph, files, imported, parsed, room_graph, room_of, upward
 
 # Rooms whose files import their own room alone, so that each can be read and used by itself
 ALONE = ("utils/distillation/losses", "utils/evaluation/metrics", "networks")
@@ -44,9 +44,7 @@ def test_no_room_runs_a_script():
     path = re.compile(r"(.*/)?scripts(/\w+)*(\.py)?")  # a command within a longer sentence is for a person
     for file in files():
         if file.parts[0] != "scripts":
-            constants = (
-                node for node in ast.walk(ast.parse((ROOT / file).read_text())) if isinstance(node, ast.Constant)
-            )
+            constants = (node for node in ast.walk(parsed(file)) if isinstance(node, ast.Constant))
             texts = {node.value for node in constants if isinstance(node.value, str)}
             assert file.name in RUNS_ONE or not [text for text in texts if path.fullmatch(text)], file
 
