@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from datasets.fingerprints import fingerprint
+from datasets.images.dataset import ImageOptions
 from datasets.images.folder import image_folder
 from datasets.slices.dataset import SliceDataset
 from datasets.slices.fingerprints import store_fingerprint
@@ -91,7 +92,7 @@ def test_images_are_known_by_their_files_and_classes(tmp_path):
                 Image.fromarray(random.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(file)
 
     def content(split="test"):
-        return image_folder(str(tmp_path), split, image_size=32).digests
+        return image_folder(str(tmp_path), split, ImageOptions(image_size=32)).digests
 
     before = content()
     file = tmp_path / "test/nevus/0.png"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from datasets.images.dataset import ImageOptions
 from datasets.images.isic import isic
 from scripts.skin.RemoveHair import main
 from tests.image_stores import write_isic
@@ -230,7 +231,7 @@ def test_images_in_the_hdf5_of_isic_become_the_folder_a_recipe_reads(tmp_path):
     for key, content in before.items():
         same = (out / f"train-image/image/{key}.jpg").read_bytes() == content
         assert same == (key != "ISIC_0000003")
-    splits = {split: isic(str(out), split, image_size=32) for split in ("train", "val", "test")}
+    splits = {split: isic(str(out), split, ImageOptions(image_size=32)) for split in ("train", "val", "test")}
     assert sum(len(dataset.cases) for dataset in splits.values()) == 20
     painted = np.asarray(Image.open(out / "train-image/image/ISIC_0000003.jpg"))
     cover = hairs(128) > 0.1

@@ -176,7 +176,7 @@ def test_a_patient_in_two_splits_is_refused():
     records = [ImageRecord("a", "anna", 0), ImageRecord("b", "bert", 1)]
     patients = {"train": ["anna", "bert"], "val": ["carl"], "test": ["bert"]}
     with pytest.raises(ValueError, match="patient bert is in train and test"):
-        LabeledImages(records, lambda record: np.zeros((8, 8), np.uint8), ["x", "y"], "train", patients, 8)
+        LabeledImages(records, lambda record: np.zeros((8, 8), np.uint8), ["x", "y"], "train", patients)
 
 
 def test_a_split_without_images_is_refused(tmp_path):

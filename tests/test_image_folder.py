@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.images.dataset import ImageOptions
 from datasets.images.folder import image_folder
 from tests.image_stores import write_image, write_image_folder
 
@@ -22,7 +23,7 @@ def test_classes_are_the_folders_of_train(folder):
     assert dataset.class_counts == [3, 2, 2]
     assert dataset.cases[0] == "test/glioma/test_glioma_0.jpg"
     stored = np.asarray(Image.open(folder / "test/none/test_none_1.png"))
-    small = image_folder(str(folder), "test", image_size=40, normalization="none")[6]["image"]
+    small = image_folder(str(folder), "test", ImageOptions(image_size=40, normalization="none"))[6]["image"]
     assert np.array_equal((small.numpy() * 255).round(), np.stack([stored] * 3))  # gray, repeated
 
 
@@ -40,8 +41,9 @@ def test_every_class_of_two_patients_is_in_val(folder):
 
 
 def test_val_depends_on_the_split_seed_alone(folder):
-    def cases(**seeds):
-        return image_folder(str(folder), "val", val_fraction=0.3, **seeds).cases
+    def cases(split_seed=0, seed=0):
+        options = ImageOptions(seed=seed)
+        return image_folder(str(folder), "val", options, val_fraction=0.3, split_seed=split_seed).cases
 
     assert cases(seed=1) == cases(seed=2)
     assert cases(split_seed=1) != cases(split_seed=2)
@@ -130,7 +132,7 @@ def test_a_damaged_image_is_named(folder, name, cache_mb):
     file = folder / name
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(ValueError, match=f"{file.name}: unreadable image"):
-        list(image_folder(str(folder), "test", cache_mb=cache_mb))
+        list(image_folder(str(folder), "test", ImageOptions(cache_mb=cache_mb)))
 
 
 def test_sixteen_bits_are_refused(folder):
@@ -144,6 +146,6 @@ def test_transparency_and_palettes_become_color(folder):
     color[:] = (200, 100, 50, 0)
     Image.fromarray(color).save(folder / "test" / "glioma" / "a.png")
     Image.fromarray(color[..., :3]).quantize(4).save(folder / "test" / "glioma" / "b.png")
-    dataset = image_folder(str(folder), "test", image_size=8, normalization="none")
+    dataset = image_folder(str(folder), "test", ImageOptions(image_size=8, normalization="none"))
     for index in (0, 1):
         assert (dataset[index]["image"] * 255).round()[:, 4, 4].tolist() == pytest.approx([200, 100, 50], abs=4)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from datasets.images import duplicates
+from datasets.images.dataset import ImageOptions
 from datasets.images.folder import image_folder
 from tests.image_stores import write_image, write_image_folder
 
@@ -19,7 +20,7 @@ def folder(tmp_path) -> Path:
 
 
 def build(folder: Path, split: str = "train", **given):
-    return image_folder(str(folder), split, image_size=16, **given)
+    return image_folder(str(folder), split, ImageOptions(image_size=16), **given)
 
 
 def test_what_is_passed_over_is_counted_in_one_line_a_split(folder):

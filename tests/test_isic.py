@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from datasets.images.dataset import ImageOptions
 from datasets.images.isic import Lesion, deal, isic, read_index, read_lesions, write_index
 from datasets.images.isic_metadata import LEAKS, leak_reason, read_metadata
 from datasets.splits import SPLITS
@@ -115,7 +116,7 @@ def test_splits_that_cannot_be_are_refused(change, said):
 def test_a_lesion_has_its_own_image_and_target(root):
     targets = {lesion.isic_id: lesion.target for lesion in read_lesions(root)}
     for split in SPLITS:
-        dataset = isic(str(root), split, ratios=RATIOS, image_size=32, normalization="none")
+        dataset = isic(str(root), split, ImageOptions(image_size=32, normalization="none"), ratios=RATIOS)
         assert dataset.class_names == ["benign", "malignant"]
         assert {sample["case"]: int(sample["target"]) for sample in dataset}.items() <= targets.items()
         assert min(dataset.class_counts) > 0
@@ -135,7 +136,7 @@ def unpacked(root: Path, to: Path) -> Path:
 
 def test_a_folder_of_jpegs_is_the_same(root, tmp_path):
     folder = unpacked(root, tmp_path)
-    one, other = (isic(str(place), "val", ratios=RATIOS, image_size=32) for place in (root, folder))
+    one, other = (isic(str(place), "val", ImageOptions(image_size=32), ratios=RATIOS) for place in (root, folder))
     assert one.cases == other.cases and one.split_sha256 == other.split_sha256
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(one, other, strict=True))
 
@@ -146,12 +147,12 @@ def test_bytes_are_read_however_the_file_types_them(root, tmp_path, kind):
     with h5py.File(root / "train-image.hdf5") as store, h5py.File(tmp_path / "train-image.hdf5", "w") as copy:
         for name in store:
             copy[name] = kind(np.asarray(store[name][()]).tobytes())
-    one, other = (isic(str(place), "val", ratios=RATIOS, image_size=32) for place in (root, tmp_path))
+    one, other = (isic(str(place), "val", ImageOptions(image_size=32), ratios=RATIOS) for place in (root, tmp_path))
     assert torch.equal(one[0]["image"], other[0]["image"])
 
 
 def test_every_process_opens_the_file_itself(root, monkeypatch):
-    dataset = isic(str(root), "train", ratios=RATIOS, image_size=32, cache_mb=0)
+    dataset = isic(str(root), "train", ImageOptions(image_size=32, cache_mb=0), ratios=RATIOS)
     expected = torch.stack([sample["image"] for sample in dataset])  # open in this process too
     opened = dataset._read._opened
     loader = DataLoader(dataset, batch_size=8, num_workers=2, multiprocessing_context="fork")
@@ -212,13 +213,13 @@ def test_the_index_gives_the_same_dataset_as_its_settings(root, tmp_path):
     assert file.read_text().splitlines()[0] == "isic_id,patient_id,target,split"
     assert [path.name for path in file.parent.iterdir()] == ["index.csv"]
     for split in SPLITS:
-        one = isic(str(root), split, ratios=RATIOS, negatives={"train": 15}, split_seed=3, image_size=32)
-        other = isic(str(root), split, index=str(file), image_size=32)
+        one = isic(str(root), split, ImageOptions(image_size=32), ratios=RATIOS, negatives={"train": 15}, split_seed=3)
+        other = isic(str(root), split, ImageOptions(image_size=32), index=str(file))
         assert (one.cases, one.split_sha256, one.class_counts) == (other.cases, other.split_sha256, other.class_counts)
     (tmp_path / "other").mkdir()
     folder = unpacked(root, tmp_path / "other")
     (folder / "train-metadata.csv").unlink()  # the index is enough
-    assert len(isic(str(folder), "train", index=str(file), image_size=32)) == 15 + 6
+    assert len(isic(str(folder), "train", ImageOptions(image_size=32), index=str(file))) == 15 + 6
 
 
 def test_the_summary_tells_counts_and_prevalence(root, tmp_path, capsys):
@@ -245,7 +246,7 @@ def test_the_index_folds_like_the_dataset(root, tmp_path):
     command = ["--root", str(root), "--out", str(tmp_path / "index.csv"), "--fold", "1", "--folds", "3"]
     assert main(command) == 0
     assert patients_of(read_index(tmp_path / "index.csv"))["val"] == set(
-        isic(str(root), "val", fold=1, folds=3, image_size=32).patients
+        isic(str(root), "val", ImageOptions(image_size=32), fold=1, folds=3).patients
     )
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from datasets.images.dataset import ImageOptions
 from datasets.images.medmnist import CLASS_NAMES, medmnist
 from datasets.splits import SPLITS
 from tests.image_stores import MEDMNIST_COUNTS, write_medmnist
@@ -20,7 +21,7 @@ def test_medmnist_keeps_the_official_split_order_and_pixels(tmp_path, channels):
     file = write_medmnist(tmp_path / "x.npz", channels=channels)
     stored = np.load(file)
     for split, counts in MEDMNIST_COUNTS.items():
-        dataset = medmnist(str(file), split, in_channels=channels, normalization="none")
+        dataset = medmnist(str(file), split, ImageOptions(in_channels=channels, normalization="none"))
         assert dataset.class_counts == list(counts)
         assert dataset.cases[:2] == [f"{split}_00000", f"{split}_00001"]
         assert [int(sample["target"]) for sample in dataset] == stored[f"{split}_labels"][:, 0].tolist()
@@ -120,7 +121,7 @@ def test_a_download_that_fails_says_why(tmp_path, monkeypatch):
 def test_dermamnist_is_read_whole():
     counts = {}
     for split in SPLITS:
-        dataset = medmnist(str(DERMAMNIST), split, image_size=28)
+        dataset = medmnist(str(DERMAMNIST), split, ImageOptions(image_size=28))
         counts[split] = dataset.class_counts
         assert dataset[len(dataset) - 1]["image"].shape == (3, 28, 28)
     assert {split: sum(values) for split, values in counts.items()} == {"train": 7007, "val": 1003, "test": 2005}

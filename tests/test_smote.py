@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.images.dataset import ImageOptions
 from datasets.images.medmnist import medmnist
 from datasets.images.smote import check_memory, oversample, read_distribution
 from tests.image_stores import MEDMNIST_COUNTS, write_medmnist
@@ -104,18 +105,21 @@ def test_a_class_of_one_image_cannot_grow():
 def test_training_has_the_wanted_counts_and_val_and_test_their_own(npz, tmp_path):
     file = str(write_counts(tmp_path, {"class 1": 12, "2": 10}))
     plain = medmnist(npz, "train")
-    train = medmnist(npz, "train", smote=file, cache_mb=0)
+    train = medmnist(npz, "train", ImageOptions(smote=file, cache_mb=0))
     assert train.class_counts == [12, 12, 10] and len(train) == 34
     assert train.cases[:21] == plain.cases
     assert train.cases[21:] == [f"smote_{number:05d}" for number in range(13)]
     assert [int(train[index]["target"]) for index in range(21, 34)] == [1] * 6 + [2] * 7
     assert all(torch.equal(train[index]["image"], plain[index]["image"]) for index in range(21))
     for split in ("val", "test"):
-        assert medmnist(npz, split, smote=file).class_counts == list(MEDMNIST_COUNTS[split])
+        assert medmnist(npz, split, ImageOptions(smote=file)).class_counts == list(MEDMNIST_COUNTS[split])
 
 
 def test_made_images_belong_to_no_patient(npz, tmp_path):
-    plain, train = medmnist(npz, "train"), medmnist(npz, "train", smote=str(write_counts(tmp_path, {"2": 10})))
+    plain, train = (
+        medmnist(npz, "train"),
+        medmnist(npz, "train", ImageOptions(smote=str(write_counts(tmp_path, {"2": 10})))),
+    )
     assert train.patients == plain.patients
     assert train.split_sha256 == plain.split_sha256
     assert {record.patient for record in train.records[21:]} == {"synthetic"}
@@ -125,7 +129,9 @@ def test_the_run_seed_decides(npz, tmp_path):
     file = str(write_counts(tmp_path, {"2": 10}))
 
     def made(seed):
-        return torch.stack([medmnist(npz, "train", smote=file, seed=seed)[index]["image"] for index in range(21, 28)])
+        return torch.stack(
+            [medmnist(npz, "train", ImageOptions(smote=file, seed=seed))[index]["image"] for index in range(21, 28)]
+        )
 
     assert torch.equal(made(0), made(0)) and not torch.equal(made(0), made(1))
 
@@ -139,7 +145,7 @@ def test_too_much_memory_is_refused_before_any_work(npz, tmp_path, monkeypatch):
     # 28 * 28 * 3 = 2352 values of 4 bytes, four times for 10^7 images, and all 10000009 images as bytes twice
     needed = round(2352 * (16 * 10_000_000 + 2 * 10_000_009) / 2**20)
     with pytest.raises(ValueError, match=f"needs about {needed} MB, smote_mb allows 4096: lower image_size"):
-        medmnist(npz, "train", smote=file)
+        medmnist(npz, "train", ImageOptions(smote=file))
 
 
 def test_what_is_not_enlarged_costs_its_bytes_only():

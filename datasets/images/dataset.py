@@ -18,6 +18,7 @@ from datasets.images.smote import check_memory, oversample, read_distribution
 from datasets.images.transforms import NO_AUGMENTATION, Augmentation, as_json, generator_of, preparation
 from datasets.splits import SPLITS, split_sha256
 
+DEFAULT_SIZE = 224
 DECODERS = 8  # threads; Pillow decodes without Python's lock
 
 
@@ -29,6 +30,46 @@ class ImageRecord:
     patient: str
     label: int
     source: str | int = ""
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """How labeled images become samples; every collection of images takes these beside its own arguments.
+
+    Args:
+        image_size: Side in pixels every image is resized to; see `datasets.images.transforms.Preparation`. None: 224,
+            or the stored size where a collection has one.
+        in_channels: 3 or 1.
+        normalization: `imagenet`: ImageNet's mean and standard deviation; `half`: [-1, 1]; `none`: [0, 1].
+        augment: Random changes to training images.
+        balance: `sampler`: `sampling_weights` draws every class equally often; `none`: each image once an epoch.
+        smote: File of counts that training is oversampled to; see `datasets.images.smote`.
+        smote_mb: Most memory that oversampling may take.
+        cache_mb: Keep the resized images in memory if all of this split fits in so many megabytes (per process started
+            with DDP; forked loader workers share it); 0 reads them each time.
+        seed: Seed of augmentation and SMOTE.
+
+    Raises ValueError for a balance that is unknown, or asked for beside SMOTE.
+    """
+
+    image_size: int | None = None
+    in_channels: Literal[1, 3] = 3
+    normalization: Literal["imagenet", "half", "none"] = "imagenet"
+    augment: Augmentation = NO_AUGMENTATION
+    balance: Literal["none", "sampler"] = "none"
+    smote: str | None = None
+    smote_mb: int = 4096
+    cache_mb: int = 1024
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.balance not in ("none", "sampler"):
+            raise ValueError(f"balance {self.balance!r} is unknown: choose from none, sampler")
+        if self.balance == "sampler" and self.smote is not None:
+            raise ValueError("balance sampler and smote both even out the classes: choose one")
+
+
+DEFAULT_OPTIONS = ImageOptions()
 
 
 class LabeledImages(Dataset):
@@ -44,20 +85,11 @@ class LabeledImages(Dataset):
         class_names: All classes; a label is an index into them.
         split: `train`, `val` or `test`.
         patients: The patients of all three splits.
-        image_size: Side in pixels every image is resized to; see `datasets.images.transforms.Preparation`.
-        in_channels: 3 or 1.
-        normalization: `imagenet`: ImageNet's mean and standard deviation; `half`: [-1, 1]; `none`: [0, 1].
-        augment: Training only.
-        balance: `sampler`: `sampling_weights` draws every class equally often; `none`: each image once an epoch.
-        smote: File of counts that training is oversampled to; see `datasets.images.smote`.
-        smote_mb: Most memory that may take.
-        cache_mb: Keep the resized images in memory if all of this split fits in so many megabytes (per process started
-            with DDP; forked loader workers share it); 0 reads them each time.
-        seed: Of augmentation and SMOTE.
+        options: See `ImageOptions`.
         content: Returns the bytes that a record's image is decoded from, for `digests`; None: its pixels are taken.
         notes: Lines for the person who trains on them, such as what was passed over.
 
-    Raises ValueError for a split without images, a patient in two splits, and arguments out of range.
+    Raises ValueError for a split without images, a patient in two splits, and options out of range.
     """
 
     unlabeled: frozenset[str] = frozenset()  # every image has its class
@@ -70,15 +102,7 @@ class LabeledImages(Dataset):
         class_names: Sequence[str],
         split: str,
         patients: Mapping[str, Sequence[str]],
-        image_size: int,
-        in_channels: Literal[1, 3] = 3,
-        normalization: Literal["imagenet", "half", "none"] = "imagenet",
-        augment: Augmentation = NO_AUGMENTATION,
-        balance: Literal["none", "sampler"] = "none",
-        smote: str | Path | None = None,
-        smote_mb: int = 4096,
-        cache_mb: int = 1024,
-        seed: int = 0,
+        options: ImageOptions = DEFAULT_OPTIONS,
         content: Callable[[ImageRecord], bytes] | None = None,
         notes: Sequence[str] = (),
     ) -> None:
@@ -86,25 +110,23 @@ class LabeledImages(Dataset):
             raise ValueError(f"split {split!r} is unknown: choose from {', '.join(SPLITS)}")
         if not records:
             raise ValueError(f"the {split} split has no images: check the data's layout (data/README.md)")
-        if balance not in ("none", "sampler"):
-            raise ValueError(f"balance {balance!r} is unknown: choose from none, sampler")
-        if balance == "sampler" and smote is not None:
-            raise ValueError("balance sampler and smote both even out the classes: choose one")
-        self.split, self.seed, self.class_names = split, seed, list(class_names)
-        self.num_classes, self.in_channels = len(self.class_names), in_channels
+        self.split, self.seed, self.class_names = split, options.seed, list(class_names)
+        self.num_classes, self.in_channels = len(self.class_names), options.in_channels
         self._split_patients = {name: sorted(patients[name]) for name in SPLITS}
         _check_patients(self._split_patients)
         self.split_sha256 = split_sha256(self._split_patients)
-        self.preparation = preparation(image_size, in_channels, normalization)
+        side = DEFAULT_SIZE if options.image_size is None else options.image_size
+        self.preparation = preparation(side, options.in_channels, options.normalization)
         self.records, self._read, self._content = list(records), read, content or read
         self._stored, self.notes = len(self.records), list(notes)
-        size = len(self.records) * image_size**2 * in_channels
-        self._images = self._decoded() if size <= cache_mb * 2**20 else None
-        if split == "train" and smote is not None:
-            self._oversample(Path(smote), smote_mb)
-        self._augment = augment if split == "train" and augment != NO_AUGMENTATION else None
+        size = len(self.records) * side**2 * options.in_channels
+        self._images = self._decoded() if size <= options.cache_mb * 2**20 else None
+        training = split == "train"
+        if training and options.smote is not None:
+            self._oversample(Path(options.smote), options.smote_mb)
+        self._augment = options.augment if training and options.augment != NO_AUGMENTATION else None
         self.cases = [record.case for record in self.records]
-        self.sampling_weights = self._weights() if split == "train" and balance == "sampler" else None
+        self.sampling_weights = self._weights() if training and options.balance == "sampler" else None
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     @property

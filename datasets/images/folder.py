@@ -4,15 +4,13 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from datasets.images.dataset import ImageRecord, LabeledImages
+from datasets.images.dataset import DEFAULT_OPTIONS, ImageOptions, ImageRecord, LabeledImages
 from datasets.images.decoding import SUFFIXES, check_readable, decode, refuse_any, scan_images
 from datasets.images.duplicates import same_pictures
 from datasets.images.patients import read_patients
-from datasets.images.transforms import NO_AUGMENTATION, Augmentation
 from datasets.scan import hidden
 from datasets.splits import SPLITS, split_patients
 
@@ -20,20 +18,12 @@ from datasets.splits import SPLITS, split_patients
 def image_folder(
     root: str,
     split: str,
-    image_size: int = 224,
-    in_channels: Literal[1, 3] = 3,
-    normalization: Literal["imagenet", "half", "none"] = "imagenet",
-    augment: Augmentation = NO_AUGMENTATION,
-    balance: Literal["none", "sampler"] = "none",
-    smote: str | None = None,
-    smote_mb: int = 4096,
-    cache_mb: int = 1024,
+    options: ImageOptions = DEFAULT_OPTIONS,
     patients: str | None = None,
     val_fraction: float = 0.1,
     split_seed: int = 0,
-    seed: int = 0,
 ) -> LabeledImages:
-    """One split of `ROOT/train/CLASS/*.jpg` and `ROOT/test/CLASS/*.jpg`; other arguments: see `LabeledImages`.
+    """One split of `ROOT/train/CLASS/*.jpg` and `ROOT/test/CLASS/*.jpg`; for `options` see `ImageOptions`.
 
     Classes are the folders of train in alphabetical order; an image may lie at any depth below its class. Where there
     is no `ROOT/val`, val is carved from train: of the patients of each class (a patient of several classes counts for
@@ -91,15 +81,7 @@ def image_folder(
         class_names,
         split,
         patients={name: sorted({record.patient for record in records[name]}) for name in SPLITS},
-        image_size=image_size,
-        in_channels=in_channels,
-        normalization=normalization,
-        augment=augment,
-        balance=balance,
-        smote=smote,
-        smote_mb=smote_mb,
-        cache_mb=cache_mb,
-        seed=seed,
+        options=options,
         content=_content,
         notes=notes,
     )

@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from datasets.files import remedy_of, write_text
-from datasets.images.dataset import ImageRecord, LabeledImages
+from datasets.images.dataset import DEFAULT_OPTIONS, ImageOptions, ImageRecord, LabeledImages
 from datasets.images.decoding import decode
 from datasets.images.patients import BLANK
 from datasets.images.raw_images import IMAGES, open_store, read_stored
-from datasets.images.transforms import NO_AUGMENTATION, Augmentation
 from datasets.splits import SPLITS, split_patients
 
 METADATA = "train-metadata.csv"
@@ -38,23 +37,15 @@ class Lesion:
 def isic(
     root: str,
     split: str,
+    options: ImageOptions = DEFAULT_OPTIONS,
     index: str | None = None,
     ratios: tuple[float, float, float] | None = None,
     fold: int | None = None,
     folds: int = 5,
     negatives: dict[str, int] | None = None,
     split_seed: int = 0,
-    image_size: int = 224,
-    in_channels: Literal[1, 3] = 3,
-    normalization: Literal["imagenet", "half", "none"] = "imagenet",
-    augment: Augmentation = NO_AUGMENTATION,
-    balance: Literal["none", "sampler"] = "none",
-    smote: str | None = None,
-    smote_mb: int = 4096,
-    cache_mb: int = 1024,
-    seed: int = 0,
 ) -> LabeledImages:
-    """One split of ISIC 2024 as classes benign and malignant; other arguments: see `LabeledImages`.
+    """One split of ISIC 2024 as classes benign and malignant; for `options` see `ImageOptions`.
 
     Which lesion is in which split is decided by `deal`, or was, when scripts/skin/SampleISIC.py wrote `index`.
 
@@ -90,15 +81,7 @@ def isic(
         CLASS_NAMES,
         split,
         patients={name: sorted({lesion.patient for lesion in lesions if lesion.split == name}) for name in SPLITS},
-        image_size=image_size,
-        in_channels=in_channels,
-        normalization=normalization,
-        augment=augment,
-        balance=balance,
-        smote=smote,
-        smote_mb=smote_mb,
-        cache_mb=cache_mb,
-        seed=seed,
+        options=options,
         content=images.content,
     )
 

@@ -2,17 +2,16 @@
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
 
 from datasets.files import describe
-from datasets.images.dataset import ImageRecord, LabeledImages
+from datasets.images.dataset import DEFAULT_OPTIONS, ImageOptions, ImageRecord, LabeledImages
 from datasets.images.duplicates import groups, pixels_digest
-from datasets.images.transforms import NO_AUGMENTATION, Augmentation
 from datasets.splits import SPLITS
 
 ORGANS = (
@@ -51,19 +50,11 @@ CLASS_NAMES = {
 def medmnist(
     file: str,
     split: str,
-    image_size: int | None = None,
-    in_channels: Literal[1, 3] = 3,
-    normalization: Literal["imagenet", "half", "none"] = "imagenet",
-    augment: Augmentation = NO_AUGMENTATION,
-    balance: Literal["none", "sampler"] = "none",
-    smote: str | None = None,
-    smote_mb: int = 4096,
-    cache_mb: int = 1024,
+    options: ImageOptions = DEFAULT_OPTIONS,
     class_names: Sequence[str] | None = None,
     download: bool = False,
-    seed: int = 0,
 ) -> LabeledImages:
-    """One split of a 2D MedMNIST file, in its official split; the other arguments are those of `LabeledImages`.
+    """One split of a 2D MedMNIST file, in its official split; for `options` see `ImageOptions`.
 
     The file names no patients, so every image counts as its own. That is not always so: HAM10000 has several images of
     a lesion, and DermaMNIST's official split is by image, so the same lesion may lie in train and in test.
@@ -72,7 +63,6 @@ def medmnist(
         file: npz with `train_images`, `train_labels`, `val_...` and `test_...`: images uint8 (N, H, W) or (N, H, W, 3),
             labels (N, 1) or (N,). Of the official sets any size: `dermamnist.npz`, `dermamnist_224.npz`.
         split: `train`, `val` or `test`.
-        image_size: None: as stored.
         class_names: None: those of the official set the file is named after, else `class 0`, `class 1`, ...
         download: Fetch an official set with the package `medmnist` if the file is not there.
 
@@ -91,21 +81,15 @@ def medmnist(
         ImageRecord(case, case, int(label), row)
         for row, (case, label) in enumerate(zip(cases[split], labels[split], strict=True))
     ]
+    if options.image_size is None:
+        options = replace(options, image_size=max(images.shape[1:3]))
     return LabeledImages(
         records,
         partial(_row, images),
         names,
         split,
         patients=cases,
-        image_size=max(images.shape[1:3]) if image_size is None else image_size,
-        in_channels=in_channels,
-        normalization=normalization,
-        augment=augment,
-        balance=balance,
-        smote=smote,
-        smote_mb=smote_mb,
-        cache_mb=cache_mb,
-        seed=seed,
+        options=options,
         notes=notes,
     )
 

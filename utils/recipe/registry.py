@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 from jsonargparse import ArgumentParser
+
+OPTIONS = "options"  # an argument that is a dataclass: its fields are keys of the section
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -23,20 +25,22 @@ def check(registry: Mapping[str, Callable], section: Mapping[str, Any], what: st
         raise ValueError(
             f"{what}: unknown name {name!r}{nearest(str(name), list(registry))}; one of {', '.join(registry)}"
         )
-    accepted = inspect.signature(registry[name]).parameters
+    own, options = _accepted(registry[name])
+    accepted = [*own, *options]
     for key in section:
         if key != "name" and key not in accepted:
             raise ValueError(
-                f"{what}: {name} has no argument {key!r}{nearest(key, list(accepted))}; it takes {', '.join(accepted)}"
+                f"{what}: {name} has no argument {key!r}{nearest(key, accepted)}; it takes {', '.join(accepted)}"
             )
 
 
 def build(registry: Mapping[str, Callable], section: Mapping[str, Any], what: str, **given: Any) -> Any:
     """Calls the constructor that `section["name"]` names in `registry` with the section's other keys.
 
-    Values are checked (and YAML lists turned into tuples) against the constructor's annotations. `given` are arguments
-    that the caller knows, e.g. the number of classes; the section wins where it says otherwise, and one that the
-    constructor does not have is left out.
+    Values are checked (and YAML lists turned into tuples) against the constructor's annotations. The fields of a
+    dataclass that the constructor takes as `options` are keys of the section like its other arguments. `given` are
+    arguments that the caller knows, e.g. the number of classes; the section wins where it says otherwise, and one that
+    the constructor does not have is left out.
 
     Raises ValueError naming the section, the wrong name, key or value, and the nearest match.
     """
@@ -44,14 +48,32 @@ def build(registry: Mapping[str, Callable], section: Mapping[str, Any], what: st
     arguments = dict(section)
     name = arguments.pop("name")
     constructor = registry[name]
-    accepted = inspect.signature(constructor).parameters
-    given = {key: value for key, value in given.items() if key in accepted and key not in arguments}
+    keys, options = _accepted(constructor)
+    skipped = {*given, OPTIONS} - set(arguments)
     parser = ArgumentParser(exit_on_error=False)
     add = parser.add_class_arguments if inspect.isclass(constructor) else parser.add_function_arguments
-    add(constructor, skip=set(given))
+    add(constructor, skip=skipped)
+    if options:
+        parser.add_class_arguments(_options_class(constructor), skip=skipped)
     try:
         checked = parser.instantiate(parser.parse_object(arguments)).as_dict()
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{what}: {name}: {reason}") from None
-    return constructor(**checked, **given)
+    values = {**given, **checked}
+    named = {key: values[key] for key in keys if key in values}
+    if options:
+        named[OPTIONS] = _options_class(constructor)(**{key: values[key] for key in options if key in values})
+    return constructor(**named)
+
+
+def _accepted(constructor: Callable) -> tuple[list[str], list[str]]:
+    """The keys that a constructor takes as its own arguments, and those that are fields of its options."""
+    keys = list(inspect.signature(constructor).parameters)
+    if OPTIONS not in keys:
+        return keys, []
+    return [key for key in keys if key != OPTIONS], list(inspect.signature(_options_class(constructor)).parameters)
+
+
+def _options_class(constructor: Callable) -> type:
+    return get_type_hints(constructor)[OPTIONS]
