@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+DECODER_TAPS = {"decoder4": "decoder4", "decoder3": "decoder3", "decoder2": "decoder2", "decoder1": "decoder1"}
+
 
 def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
     """Convolution without bias, batch normalization, ReLU; "same" padding for odd kernels."""

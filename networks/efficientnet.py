@@ -82,10 +82,9 @@ class EfficientNetB0(nn.Module):
     """EfficientNet-B0 (Tan & Le, ICML 2019). Batch normalization with torch's momentum 0.1 and epsilon 1e-5.
 
     The paper's momentum 0.01 suits 350 epochs of ImageNet: in a short training the running statistics lag behind.
-    `small_stem` drops the stem's stride, for images of 28 to 64 pixels: every feature twice as fine, four times the
-    work. `stochastic_depth` is the last block's drop probability, linear from 0 at the first.
+    `stochastic_depth` is the last block's drop probability, linear from 0 at the first.
 
-    Taps: `encoder1..4` at 1/2, 1/4, 1/8, 1/16 with 16, 24, 40, 112 channels (at 1, 1/2, 1/4, 1/8 with the small stem);
+    Taps: `encoder1..4` at 1/2, 1/4, 1/8, 1/16 with 16, 24, 40, 112 channels;
     `bottleneck` (1280 channels, half of encoder4's size); `embedding` (B, 1280).
     `pretrained`: torchvision's efficientnet_b0 file, its classifier ignored. Any image size; 32 and more make sense.
     """
@@ -103,13 +102,12 @@ class EfficientNetB0(nn.Module):
         self,
         in_channels: int = 3,
         num_classes: int = 2,
-        small_stem: bool = False,
         dropout: float = 0.2,
         stochastic_depth: float = 0.2,
         pretrained: str | None = None,
     ) -> None:
         super().__init__()
-        features = [conv_norm(in_channels, 32, 3, stride=1 if small_stem else 2)]
+        features = [conv_norm(in_channels, 32, 3, stride=2)]
         channels = 32
         depth = sum(blocks for *_, blocks in STAGES)
         built = 0

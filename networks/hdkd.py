@@ -70,6 +70,7 @@ class HDKDStudent(nn.Module):
         "embedding": "class_token",
         "class_logits": "class_head",
     }
+    learned_tokens = 1  # before those of the patches
 
     def __init__(
         self,
@@ -85,59 +86,43 @@ class HDKDStudent(nn.Module):
         super().__init__()
         self.image_size = image_size
         self.stage1, self.stage2, self.stage3 = convolution_stages(in_channels, channels, blocks)
-        self.transformer = _transformer(image_size, channels[-1], dim, depth, heads, extra=1)
+        self.transformer = _transformer(image_size, channels[-1], dim, depth, heads, self.learned_tokens)
         self.class_token = nn.Identity()
         self.class_head = nn.Linear(dim, num_classes)
+        if self.learned_tokens == 2:
+            self.distillation_token = nn.Identity()
+            self.distillation_head = nn.Linear(dim, num_classes)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, image_size, image_size) -> logits (B, num_classes)."""
+        return self.class_head(self.class_token(self.tokens(image)[:, 0]))
+
+    def tokens(self, image: torch.Tensor) -> torch.Tensor:
+        """(B, in_channels, image_size, image_size) -> learned tokens and those of the patches (B, N', dim)."""
         refuse_other_size(self, image, self.image_size)
-        tokens = self.transformer(self.stage3(self.stage2(self.stage1(image))))
-        return self.class_head(self.class_token(tokens[:, 0]))
+        return self.transformer(self.stage3(self.stage2(self.stage1(image))))
 
 
-class HDKD(nn.Module):
+class HDKD(HDKDStudent):
     """HDKD's student with a distillation token and head (arXiv 2407.07516): 3.727 M parameters, 2.02 GMAC at 224x224.
 
-    Returns the mean of its two heads, what it infers with. The published loss trains them apart: cross entropy on
-    `class_logits`, the teacher's logits on `distillation_logits`; the published module returns both in training.
+    It takes the arguments of HDKDStudent and returns the mean of its two heads, with which it infers. The published
+    loss trains them apart: cross entropy on `class_logits`, the teacher's logits on `distillation_logits`; the
+    published module returns both in training.
     Taps: as HDKDStudent, with two learned tokens first in `tokens` (B, 2 + N, dim): class, then distillation;
     `embedding` (B, dim) and `distillation_embedding` are those two after the last normalization.
-    `image_size`: a multiple of 16. Raises ValueError for another, and for an image of another size.
     """
 
     taps: ClassVar[dict[str, str]] = {
-        **STAGE_TAPS,
-        "tokens": "transformer",
-        "embedding": "class_token",
+        **HDKDStudent.taps,
         "distillation_embedding": "distillation_token",
-        "class_logits": "class_head",
         "distillation_logits": "distillation_head",
     }
-
-    def __init__(
-        self,
-        in_channels: int = 3,
-        num_classes: int = 2,
-        image_size: int = 224,
-        blocks: Sequence[int] = (2, 2, 3),
-        channels: Sequence[int] = (64, 96, 192),
-        dim: int = 256,
-        depth: int = 3,
-        heads: int = 8,
-    ) -> None:
-        super().__init__()
-        self.image_size = image_size
-        self.stage1, self.stage2, self.stage3 = convolution_stages(in_channels, channels, blocks)
-        self.transformer = _transformer(image_size, channels[-1], dim, depth, heads, extra=2)
-        self.class_token, self.distillation_token = nn.Identity(), nn.Identity()
-        self.class_head = nn.Linear(dim, num_classes)
-        self.distillation_head = nn.Linear(dim, num_classes)
+    learned_tokens = 2
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, image_size, image_size) -> logits (B, num_classes)."""
-        refuse_other_size(self, image, self.image_size)
-        tokens = self.transformer(self.stage3(self.stage2(self.stage1(image))))
+        tokens = self.tokens(image)
         class_logits = self.class_head(self.class_token(tokens[:, 0]))
         distillation_logits = self.distillation_head(self.distillation_token(tokens[:, 1]))
         return (class_logits + distillation_logits) / 2

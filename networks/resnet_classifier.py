@@ -14,12 +14,9 @@ from .resnet import ENCODER_TAPS, ResNetEncoder
 class ResNet(nn.Module):
     """ResNet (He et al., CVPR 2016): encoder, mean, linear layer.
 
-    `small_stem`, for images of 28 to 64 pixels, makes the first convolution 3x3 without stride and drops the max-pool,
-    as is usual on CIFAR: every feature after it four times as fine, 16 times the work.
-
     Taps: `encoder1` (64 channels at 1/2), `encoder2..4` and `bottleneck` (64, 128, 256, 512 channels at 1/4 to 1/32;
     four times as many with depth 50); `embedding` (B, 512 or 2048).
-    `pretrained`: torchvision's file, its classifier ignored; raises ValueError with `small_stem`. Any image size.
+    `pretrained`: torchvision's file, its classifier ignored. Any image size.
     """
 
     taps: ClassVar[dict[str, str]] = {**ENCODER_TAPS, "embedding": "pool"}
@@ -29,16 +26,10 @@ class ResNet(nn.Module):
         in_channels: int = 3,
         num_classes: int = 2,
         depth: Literal[18, 34, 50] = 18,
-        small_stem: bool = False,
         pretrained: str | None = None,
     ) -> None:
         super().__init__()
         self.encoder = ResNetEncoder(depth, in_channels)
-        if small_stem:
-            if pretrained is not None:
-                raise ValueError("pretrained weights are for the 7x7 stem: leave out small_stem or pretrained")
-            self.encoder.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
-            self.encoder.maxpool = nn.Identity()
         self.pool = global_pool()
         self.classifier = linear_classifier(self.encoder.channels[-1], num_classes)
         initialize(self.encoder)

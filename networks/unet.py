@@ -6,19 +6,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from .blocks import DoubleConv, UpBlock, initialize
-
-UNET_TAPS = {
-    "encoder1": "encoder1",
-    "encoder2": "encoder2",
-    "encoder3": "encoder3",
-    "encoder4": "encoder4",
-    "bottleneck": "bottleneck",
-    "decoder4": "decoder4",
-    "decoder3": "decoder3",
-    "decoder2": "decoder2",
-    "decoder1": "decoder1",
-}
+from .blocks import DECODER_TAPS, DoubleConv, UpBlock, initialize
 
 
 class UNet(nn.Module):
@@ -30,7 +18,11 @@ class UNet(nn.Module):
     Raises ValueError unless there are five positive widths.
     """
 
-    taps: ClassVar[dict[str, str]] = UNET_TAPS
+    taps: ClassVar[dict[str, str]] = {
+        **{f"encoder{level}": f"encoder{level}" for level in (1, 2, 3, 4)},
+        "bottleneck": "bottleneck",
+        **DECODER_TAPS,
+    }
 
     def __init__(
         self, in_channels: int = 1, num_classes: int = 2, widths: Sequence[int] = (64, 128, 256, 512, 1024)

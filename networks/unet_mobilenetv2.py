@@ -5,14 +5,14 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from .blocks import UpBlock, initialize
+from .blocks import DECODER_TAPS, UpBlock, initialize
 from .mobilenetv2 import load_mobilenetv2, mobilenetv2_features
 
 
 class UNetMobileNetV2(nn.Module):
     """MobileNetV2 encoder, thin U-Net decoder to full resolution whose last skip is the image (HLFD's `UNet_MBNV2`).
 
-    HLFD's last block has one channel, from which no head can tell more than two classes; here it has eight.
+    HLFD's last block has one channel, from which no head can separate more than two classes; here it has eight.
     """
 
     taps: ClassVar[dict[str, str]] = {
@@ -21,10 +21,7 @@ class UNetMobileNetV2(nn.Module):
         "encoder3": "features.6",
         "encoder4": "features.13",
         "bottleneck": "features.17",
-        "decoder4": "decoder4",
-        "decoder3": "decoder3",
-        "decoder2": "decoder2",
-        "decoder1": "decoder1",
+        **DECODER_TAPS,
     }
 
     def __init__(self, in_channels: int = 1, num_classes: int = 2, pretrained: str | None = None) -> None:

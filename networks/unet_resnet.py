@@ -6,11 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .blocks import UpBlock, initialize
+from .blocks import DECODER_TAPS, UpBlock, initialize
 from .pretrained import load_pretrained
 from .resnet import ENCODER_TAPS, ResNetEncoder
-
-DECODER_TAPS = {"decoder4": "decoder4", "decoder3": "decoder3", "decoder2": "decoder2", "decoder1": "decoder1"}
 
 
 class UNetR18(nn.Module):
@@ -40,14 +38,8 @@ class UNetR18(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, H, W) -> logits (B, num_classes, H, W)."""
-        encoder1, encoder2, encoder3, encoder4, feature = self.encoder(image)
-        feature = self.decoder4(feature, encoder4)
-        feature = self.decoder3(feature, encoder3)
-        feature = self.decoder2(feature, encoder2)
-        feature = self.decoder1(feature, _pooled(encoder1) if self.as_published else encoder1)
-        return F.interpolate(
-            self.head(feature), size=image.shape[-2:], mode="bilinear", align_corners=self.as_published
-        )
+        logits = self.head(_decoded(self, image))
+        return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=self.as_published)
 
 
 class UNetR50(nn.Module):
@@ -78,14 +70,19 @@ class UNetR50(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, H, W) -> logits (B, num_classes, H, W)."""
-        encoder1, encoder2, encoder3, encoder4, feature = self.encoder(image)
-        feature = self.decoder4(feature, encoder4)
-        feature = self.decoder3(feature, encoder3)
-        feature = self.decoder2(feature, encoder2)
-        feature = self.decoder1(feature, _pooled(encoder1) if self.as_published else encoder1)
-        return self.head(self.full_resolution(feature, image))
+        return self.head(self.full_resolution(_decoded(self, image), image))
 
 
-def _pooled(stem: torch.Tensor) -> torch.Tensor:
-    """HLFD's first skip: the stem after its pooling, resized back to its own size."""
-    return F.interpolate(F.max_pool2d(stem, 3, 2, 1), size=stem.shape[-2:], mode="bilinear", align_corners=True)
+def _decoded(network: UNetR18 | UNetR50, image: torch.Tensor) -> torch.Tensor:
+    """What `decoder1` gives out, at half the image's resolution.
+
+    As published its skip is the stem after its pooling, resized back to its own size.
+    """
+    encoder1, encoder2, encoder3, encoder4, feature = network.encoder(image)
+    if network.as_published:
+        pooled = F.max_pool2d(encoder1, 3, 2, 1)
+        encoder1 = F.interpolate(pooled, size=encoder1.shape[-2:], mode="bilinear", align_corners=True)
+    feature = network.decoder4(feature, encoder4)
+    feature = network.decoder3(feature, encoder3)
+    feature = network.decoder2(feature, encoder2)
+    return network.decoder1(feature, encoder1)

@@ -200,17 +200,6 @@ def test_the_first_loss_is_that_of_a_guess(key):
     assert loss.item() == pytest.approx(math.log(3), abs=0.3)
 
 
-@pytest.mark.parametrize("key", ["resnet", "efficientnet_b0"])
-def test_a_small_stem_makes_finer_features_of_small_images(key):
-    with torch.device("meta"):
-        plain, fine = (CLASSIFICATION[key](small_stem=small).eval() for small in (False, True))
-        sides = [
-            [tap(network, torch.empty(1, 3, 32, 32), [name])[name].shape[-1] for name in ("encoder2", "bottleneck")]
-            for network in (plain, fine)
-        ]
-    assert sides == ([[8, 1], [32, 4]] if key == "resnet" else [[8, 1], [16, 2]])
-
-
 @pytest.mark.parametrize("depth", [34, 50])
 def test_resnet_has_the_published_depths(depth):
     with torch.device("meta"):
@@ -245,7 +234,6 @@ def test_an_image_of_another_size_than_the_positions_is_refused(key):
         ("swinv2", {"image_size": 48}, "image_size 48"),
         ("swinv2", {"depths": (2, 2)}, "four numbers each"),
         ("resnet", {"depth": 101}, "depth must be one of"),
-        ("resnet", {"small_stem": True, "pretrained": "resnet18.pth"}, "leave out small_stem or pretrained"),
     ],
 )
 def test_wrong_arguments_are_refused(key, arguments, message):
