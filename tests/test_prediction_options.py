@@ -10,7 +10,8 @@ from raw_cases import hounsfield, save
 from tiny_checkpoints import CT, folder, labels_of, predict, record, scan, thresholds, unet, voxels
 
 from scripts.predict import main
-from utils.prediction.postprocessing import count_voxels, keep_largest, remove_small
+from utils.evaluation.volumes.components import count_voxels
+from utils.prediction.postprocessing import keep_largest, remove_small
 from utils.training import checkpoints
 
 __all__ = ["folder", "thresholds"]  # fixtures
@@ -111,7 +112,7 @@ def test_components_touch_by_corners_and_are_those_of_scikit_image():
 
 
 def test_voxels_are_counted_across_parts(monkeypatch):
-    monkeypatch.setattr("utils.prediction.postprocessing.CHUNK_VOXELS", 7)
+    monkeypatch.setattr("utils.evaluation.volumes.components.CHUNK_VOXELS", 7)
     assert count_voxels(np.arange(24).reshape(2, 3, 4) % 3, 4).tolist() == [8, 8, 8, 0]
 
 

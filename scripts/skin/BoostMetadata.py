@@ -37,7 +37,6 @@ from utils.evaluation.statistics import BETTER, WORSE, judge
 from utils.recipe.schema import Training
 from utils.runs.comparison import spread
 from utils.skin.boosting import (
-    BOOSTERS,
     SCORES,
     Boosting,
     Table,
@@ -63,7 +62,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--root", type=Path, help="folder of train-metadata.csv and the images (default: the checkpoint's)")
     add("--columns", nargs="+", default=["all"], help="columns of the metadata (default: all that do not leak)")
     add("--tap", nargs="+", default=["embedding"], help="features of the student (default: embedding)")
-    add("--booster", choices=BOOSTERS, default=default.kind, help=f"default: {default.kind}; others if installed")
     add("--iterations", type=int, default=default.iterations, help=f"trees (default: {default.iterations})")
     add("--learning_rate", type=float, default=default.learning_rate, help=f"default: {default.learning_rate}")
     add("--depth", type=int, default=default.depth, help=f"of a tree, at most (default: {default.depth})")
@@ -84,13 +82,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def boost(args: argparse.Namespace) -> int:
     """Embed, cross-validate, read test if it was not, write, and print the summary."""
-    settings = Boosting(args.booster, args.iterations, args.learning_rate, args.depth, args.seed)
+    settings = Boosting(args.iterations, args.learning_rate, args.depth, args.seed)
     if args.resamples < 20 or args.batch_size < 1:
         raise ValueError(f"--resamples {args.resamples} --batch_size {args.batch_size}: give at least 20 and 1")
     student = checkpoints.load(args.checkpoint)
     file = args.checkpoint / "best.ckpt" if args.checkpoint.is_dir() else args.checkpoint
     said = {"columns": args.columns, "tap": args.tap, "folds": args.folds, "resamples": args.resamples}
-    identity = {"checkpoint_sha256": checkpoints.sha256(file), "settings": asdict(settings) | said}
+    said = {"kind": "sklearn", **asdict(settings), **said}
+    identity = {"checkpoint_sha256": checkpoints.sha256(file), "settings": said}
     known = read_before(args.outpath / "boosting.json", identity)
     if known is not None:
         print("test was read before with these settings:")

@@ -18,9 +18,10 @@ from datasets.volumes.dicom import write_on_series
 from datasets.volumes.geometry import to_slices
 from datasets.volumes.nifti import write_volume
 from datasets.volumes.reading import Image
+from utils.evaluation.volumes.components import count_voxels
 from utils.prediction.inputs import Case, Source, open_source
 from utils.prediction.outputs import LABELS, PROBABILITIES, SERIES, Predictions
-from utils.prediction.postprocessing import count_voxels, keep_largest, remove_small
+from utils.prediction.postprocessing import keep_largest, remove_small
 from utils.prediction.predictor import Clock, Predictor
 
 COMPONENT_BYTES = 5  # of a voxel while its component is sought

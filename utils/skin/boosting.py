@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,28 +13,27 @@ from utils.evaluation.metrics.partial_auc import partial_auc
 
 SCORES = ("partial_auc", "auroc", "average_precision")
 MOST_CATEGORIES = 255  # scikit-learn bins a column into as many
-COLUMN_SHARE = 0.8  # of the columns a split chooses from, as published
+COLUMN_SHARE = 0.8  # the share of the columns that a split chooses from, as published
 
 Predict = Callable[[NDArray[np.floating]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Boosting:
-    """How a booster is fitted. Published: XGBoost, 600 trees of depth 5, learning rate 0.05, stopped early.
+    """How a booster is fitted: scikit-learn's HistGradientBoostingClassifier.
 
-    The number of trees is fixed here: stopping early needs patients of its own in every fold.
+    XGBoost was published: 600 trees of depth 5, learning rate 0.05, stopped early. The number of trees is fixed here:
+    stopping early needs patients of its own in every fold.
 
     Args:
-        kind: `sklearn` (HistGradientBoostingClassifier), or `lightgbm` or `xgboost` where installed.
-        iterations: Trees.
-        learning_rate: Of each tree.
-        depth: Of each tree, at most.
-        seed: Of the folds, the columns a tree may use, and the resamples.
+        iterations: Number of trees.
+        learning_rate: The learning rate of each tree.
+        depth: The largest depth of a tree.
+        seed: Seed of the folds, of the columns a tree may use, and of the resamples.
 
-    Raises ValueError for numbers that cannot be, and a library that is not installed.
+    Raises ValueError for numbers that are not above 0.
     """
 
-    kind: Literal["sklearn", "lightgbm", "xgboost"] = "sklearn"
     iterations: int = 200
     learning_rate: float = 0.05
     depth: int = 5
@@ -46,13 +43,11 @@ class Boosting:
         for name in ("iterations", "learning_rate", "depth"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} {getattr(self, name):g}: give a number above 0")
-        if self.kind != "sklearn" and find_spec(self.kind) is None:
-            raise ValueError(f"booster {self.kind} is not installed: pip install {self.kind}, or take sklearn")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Features of lesions (N, F), NaN where nothing is known; `categorical` are the columns that hold category numbers.
+    """Features of lesions (N, F), NaN where a value is missing; `categorical` names the columns of category numbers.
 
     Raises ValueError for a column of more than 255 categories.
     """
@@ -74,7 +69,7 @@ class Table:
 def patient_folds(
     target: NDArray[np.integer], patients: Sequence[str], folds: int, seed: int
 ) -> Iterator[tuple[NDArray[np.integer], NDArray[np.integer]]]:
-    """The rows to fit and to score in each fold: no patient is in both, and the malignant share is about the same.
+    """The rows to fit and to score in each fold; no patient is in both, and the malignant share is about the same.
 
     Raises ValueError when some fold would have lesions of one class only.
     """
@@ -92,13 +87,9 @@ def patient_folds(
 
 def fit(settings: Boosting, table: Table, target: NDArray[np.integer]) -> Predict:
     """Fits a booster, both classes of the same weight; returns the probability of class 1 (N,) of values (N, F)."""
-    weight = (len(target) / 2 / np.bincount(target, minlength=2))[target]
-    return BOOSTERS[settings.kind](settings, table, target, weight)
-
-
-def _fit_sklearn(settings: Boosting, table: Table, target: NDArray[np.integer], weight: NDArray[np.float64]) -> Predict:
     from sklearn.ensemble import HistGradientBoostingClassifier
 
+    weight = (len(target) / 2 / np.bincount(target, minlength=2))[target]
     numeric = [column for column in range(table.values.shape[1]) if column not in table.categorical]
     edges = {column: _edges(table.values[:, column], weight) for column in numeric}
 
@@ -135,47 +126,6 @@ def _edges(column: NDArray[np.floating], weight: NDArray[np.float64]) -> NDArray
         return column[:0]
     levels = np.arange(1, MOST_CATEGORIES) / MOST_CATEGORIES * total[-1]
     return np.unique(column[order][np.searchsorted(total, levels)])
-
-
-def _fit_lightgbm(
-    settings: Boosting, table: Table, target: NDArray[np.integer], weight: NDArray[np.float64]
-) -> Predict:
-    from lightgbm import LGBMClassifier
-
-    booster = LGBMClassifier(
-        learning_rate=settings.learning_rate,
-        n_estimators=settings.iterations,
-        max_depth=settings.depth,
-        colsample_bytree=COLUMN_SHARE,
-        reg_lambda=1.0,
-        random_state=settings.seed,
-        deterministic=True,
-        force_row_wise=True,
-        verbose=-1,
-    )
-    booster.fit(table.values, target, sample_weight=weight, categorical_feature=list(table.categorical))
-    return lambda values: booster.predict_proba(values)[:, 1].astype(np.float64)
-
-
-def _fit_xgboost(settings: Boosting, table: Table, target: NDArray[np.integer], weight: NDArray[np.float64]) -> Predict:
-    from xgboost import XGBClassifier
-
-    booster = XGBClassifier(
-        learning_rate=settings.learning_rate,
-        n_estimators=settings.iterations,
-        max_depth=settings.depth,
-        colsample_bytree=COLUMN_SHARE,
-        reg_lambda=1.0,
-        random_state=settings.seed,
-        tree_method="hist",
-        enable_categorical=True,
-        feature_types=["c" if column in table.categorical else "q" for column in range(table.values.shape[1])],
-    )
-    booster.fit(table.values, target, sample_weight=weight)
-    return lambda values: booster.predict_proba(values)[:, 1].astype(np.float64)
-
-
-BOOSTERS = {"lightgbm": _fit_lightgbm, "sklearn": _fit_sklearn, "xgboost": _fit_xgboost}
 
 
 def out_of_fold(

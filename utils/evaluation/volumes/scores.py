@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.evaluation.volumes.lesions import Detection, Runs, detect, intersection, runs_of
+from utils.evaluation.volumes.lesions import Detection, detect
 from utils.evaluation.volumes.surfaces import Surface, surface, surface_dice, surface_distances
 
 EMPTY_MASK_RULES = {
@@ -43,6 +43,8 @@ HIGHER_IS_BETTER = {
     "abs_rvd": False,
     "lesion_f1": True,
 }
+SIDES = "prediction", "target"
+EMPTY = {(True, True): "both", (True, False): "prediction", (False, True): "target", (False, False): "neither"}
 
 
 @dataclass(frozen=True)
@@ -97,19 +99,18 @@ def score_volumes(
     prediction, target = prediction[box], target[box]
     scores = CaseScores([], [])
     for region in regions:
-        ours, theirs = (runs_of(volume, region.values) for volume in (prediction, target))
-        surfaces = None
-        if ours.voxels and theirs.voxels:
-            surfaces = [surface(volume, region.values) for volume in (prediction, target)]
-        found = detect(ours, theirs, lesion_rule.iou, lesion_rule.smallest_ml / voxel_ml)
+        masks = [np.isin(volume, region.values) for volume in (prediction, target)]
+        voxels = [int(np.count_nonzero(mask)) for mask in masks]
+        surfaces = [surface(mask) for mask in masks] if all(voxels) else None
+        found = detect(*masks, lesion_rule.iou, lesion_rule.smallest_ml / voxel_ml)
         scores.rows.append(
             {
                 "class": region.name,
-                **_overlap(ours, theirs),
-                **_surface(surfaces, ours.voxels == theirs.voxels == 0, spacing, areas, region.tolerance_mm),
-                **_volumes(ours, theirs, voxel_ml),
+                **_overlap(*voxels, int(np.count_nonzero(masks[0] & masks[1]))),
+                **_surface(surfaces, not any(voxels), spacing, areas, region.tolerance_mm),
+                **{f"{name}_ml": count * voxel_ml for name, count in zip(SIDES, voxels, strict=True)},
                 **_detection(found),
-                "empty": _empty(ours, theirs),
+                "empty": EMPTY[tuple(count == 0 for count in voxels)],
             }
         )
         scores.lesions.extend({"class": region.name, **row} for row in _lesion_rows(found, voxel_ml))
@@ -126,15 +127,15 @@ def _foreground(*volumes: NDArray[np.uint8]) -> tuple[slice, slice, slice]:
     return tuple(box)
 
 
-def _overlap(prediction: Runs, target: Runs) -> dict[str, float | None]:
-    both, shared = prediction.voxels + target.voxels, intersection(prediction, target)
+def _overlap(prediction: int, target: int, shared: int) -> dict[str, float | None]:
+    both = prediction + target
     return {
         "dice": 2 * shared / both if both else 1.0,
         "voe": 1 - shared / (both - shared) if both else 0.0,
-        "abs_rvd": abs(prediction.voxels / target.voxels - 1) if target.voxels else None,
+        "abs_rvd": abs(prediction / target - 1) if target else None,
         "intersection_voxels": shared,
-        "prediction_voxels": prediction.voxels,
-        "target_voxels": target.voxels,
+        "prediction_voxels": prediction,
+        "target_voxels": target,
     }
 
 
@@ -150,16 +151,6 @@ def _surface(
     else:
         scores = (surface_dice(*surfaces, spacing, areas, tolerance_mm), *surface_distances(*surfaces, spacing))
     return {**dict(zip(("surface_dice", "hd95_mm", "assd_mm"), scores, strict=True)), "tolerance_mm": tolerance_mm}
-
-
-def _empty(prediction: Runs, target: Runs) -> str:
-    """Which of the two masks is empty."""
-    names = {(True, True): "both", (True, False): "prediction", (False, True): "target"}
-    return names.get((prediction.voxels == 0, target.voxels == 0), "neither")
-
-
-def _volumes(prediction: Runs, target: Runs, voxel_ml: float) -> dict[str, float]:
-    return {"prediction_ml": prediction.voxels * voxel_ml, "target_ml": target.voxels * voxel_ml}
 
 
 def _detection(found: Detection) -> dict[str, float]:

@@ -8,7 +8,7 @@ only its surface is kept.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,10 +38,10 @@ def surfel_areas(spacing: tuple[float, float, float]) -> NDArray[np.float64]:
     return get_code_to_measure_table(spacing, device="cpu")[0].double().numpy()
 
 
-def surface(volume: NDArray[np.uint8], values: Sequence[int]) -> Surface:
-    """The surface of the voxels that have one of these values; beyond the volume all is outside."""
+def surface(mask: NDArray[np.bool_]) -> Surface:
+    """The surface of a mask (D, H, W); beyond the volume all is outside."""
     edges, cells, codes = [], [], []
-    for start, block in _slabs(volume, values):
+    for start, block in _slabs(mask):
         core = block[1:-1, 1:-1, 1:-1]
         whole = core.copy()
         for axis in range(3):
@@ -60,17 +60,17 @@ def surface(volume: NDArray[np.uint8], values: Sequence[int]) -> Surface:
     return Surface(np.concatenate(edges), np.concatenate(cells), np.concatenate(codes))
 
 
-def _slabs(volume: NDArray[np.uint8], values: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def _slabs(mask: NDArray[np.bool_]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """First plane, and the planes of a slab as 0 and 1 with one voxel more on every side; slabs without a 1 left out.
 
     The planes go one beyond the last: there lie the cells above the volume.
     """
-    depth, height, width = volume.shape
+    depth, height, width = mask.shape
     step = max(1, SLAB_VOXELS // (height * width))
     for start in range(0, depth + 1, step):
         planes = min(step, depth + 1 - start)
         below, above = max(start - 1, 0), min(start + planes + 1, depth)
-        part = reduce(np.logical_or, (volume[below:above] == value for value in values))
+        part = mask[below:above]
         if not part.any():
             continue
         block = np.zeros((planes + 2, height + 2, width + 2), np.uint8)
