@@ -17,8 +17,8 @@ from networks import NETWORKS
 from utils.distillation.losses import DISTILLATION_LOSSES, TASK_LOSSES
 from utils.distillation.objective import Distiller, Supervised
 from utils.distillation.terms import Task, read_terms
-from utils.evaluation.answer_pictures import draw_confusion
-from utils.evaluation.pictures import telling
+from utils.evaluation.drawing import draw_confusion
+from utils.evaluation.pictures import confusion_counts, telling
 from utils.experiment.run import main
 from utils.recipe.command_line import parse
 from utils.recipe.schema import ROOT, DistillationRecipe, Recipe
@@ -195,12 +195,11 @@ def test_pictured_images_take_every_class_in_turn(tmp_path):
 
 def test_the_confusion_matrix_is_darker_where_more_of_a_row_lies():
     rows = [{"target": 0, "prediction": 0}] * 9 + [{"target": 0, "prediction": 1}]
-    names = ["a", "b"]
-    picture = draw_confusion(rows, names)
+    picture = draw_confusion(confusion_counts(rows, ["a", "b"]), ["a", "b"]).astype(int)
     height, width = picture.shape[:2]
     left, top = width - 2 * 52 + 6, height - 2 * 52 + 6
-    assert picture[top, left].sum() < picture[top, left + 52].sum() < 3.0
-    assert picture[top + 52, left].sum() == 3.0
+    assert picture[top, left].sum() < picture[top, left + 52].sum() < 3 * 255
+    assert picture[top + 52, left].sum() == 3 * 255
 
 
 def test_another_file_is_scored_again_not_answered_from_the_first(tmp_path, capsys):

@@ -10,8 +10,9 @@ from report_runs import AFFINE, Checker, report, train_all
 from torch import nn
 
 from scripts.report import main
+from utils.evaluation import drawing
 from utils.prediction.latency import STAGES, Candidate, Timing
-from utils.report import machine, panels, timings
+from utils.report import machine, timings
 from utils.report.answers import confusion_matrix
 from utils.report.attention import attention_maps
 from utils.report.cases import choose_cases, open_cases
@@ -154,24 +155,24 @@ def test_cases_go_from_the_worst_to_the_best_mean():
 def test_a_frame_holds_the_foreground_and_keeps_the_proportions_of_the_slice_in_mm():
     foreground = np.zeros((200, 100), bool)
     foreground[10:60, 40:50] = True  # a quarter of the rows, a tenth of the columns
-    frame = panels.frame_of(foreground, (1.0, 3.0))
+    frame = drawing.frame_of(foreground, (1.0, 3.0))
     assert frame.top <= 10 and frame.bottom >= 60 and frame.left <= 40 and frame.right >= 50
-    share = 0.25 * (1 + 2 * panels.MARGIN)
+    share = 0.25 * (1 + 2 * drawing.MARGIN)
     assert frame.bottom - frame.top == round(200 * share)
     assert frame.right - frame.left == round(100 * share)
-    assert frame.size == (panels.SIDE * 200 // 300, panels.SIDE)  # 200 mm by 300 mm
-    assert panels.frame_of(foreground, (1.0, 3.0), whole=True).size == frame.size
-    everything = panels.frame_of(np.ones((50, 60), bool), (1.0, 1.0))
+    assert frame.size == (drawing.SIDE * 200 // 300, drawing.SIDE)  # 200 mm by 300 mm
+    assert drawing.whole_frame(foreground.shape, (1.0, 3.0)).size == frame.size
+    everything = drawing.frame_of(np.ones((50, 60), bool), (1.0, 1.0))
     assert (everything.top, everything.bottom, everything.left, everything.right) == (0, 50, 0, 60)
-    nothing = panels.frame_of(np.zeros((50, 60), bool), (1.0, 1.0))
+    nothing = drawing.frame_of(np.zeros((50, 60), bool), (1.0, 1.0))
     assert (nothing.top, nothing.bottom, nothing.left, nothing.right) == (0, 50, 0, 60)
 
 
 def test_errors_have_the_colors_of_the_legend():
     target, prediction = np.zeros((2, 40, 40), np.uint8)
     target[:20], prediction[10:30] = 1, 1  # rows 0-9 missed, 10-19 right, 20-29 false alarm
-    frame = panels.frame_of(target > 0, (1.0, 1.0), whole=True)
-    shown = panels.with_errors(np.zeros((*frame.size, 3), np.uint8), target, prediction, frame)
+    frame = drawing.whole_frame(target.shape)
+    shown = drawing.with_errors(np.zeros((*frame.size, 3), np.uint8), target, prediction, frame)
     scale, column = frame.size[0] // 40, frame.size[1] // 2
     missed, right, false = (shown[row * scale, column].astype(int) for row in (5, 15, 25))
     assert missed[2] > 150 > missed[0]  # blue

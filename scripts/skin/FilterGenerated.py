@@ -46,11 +46,11 @@ from datasets.images.raw_images import image_files
 from datasets.images.transforms import Preparation
 from networks import NETWORKS
 from utils.command import run_command
+from utils.evaluation.drawing import INK, captioned, contact_sheet, write_png
 from utils.recipe.registry import build
 from utils.recipe.schema import Training
 from utils.skin.embeddings import classifier, embed
 from utils.skin.perceptual_filter import Limits, Verdict, judge
-from utils.skin.sheets import cell, write_sheet
 from utils.training.launch import launch
 
 COLUMNS = ("image", "verdict", "distance", "nearest_real", "nearest_distance", "nearest_held_out", "held_out_distance")
@@ -248,7 +248,7 @@ def draw(file: Path, rows: Sequence[tuple[Path, Verdict]], real: Sequence[Path],
             elif kind == "held-out copy":
                 other, distance = held_out[said.nearest_held_out], said.held_out_distance
             shown = [decode(picture, str(picture)) for picture in (image, other)]
-            cells.append(cell(shown, f"{distance:.3g} {image.name}"))
+            cells.append(captioned(shown, [[(f"{distance:.3g} {image.name}", INK)]]))
         return cells
 
     parts = {
@@ -258,7 +258,7 @@ def draw(file: Path, rows: Sequence[tuple[Path, Verdict]], real: Sequence[Path],
         "rejected as copies of a real image (beside it; distance to it)": pairs("copy", False),
         "rejected as copies of a held-out image (beside it; distance to it)": pairs("held-out copy", False),
     }
-    write_sheet(file, parts, 4)
+    write_png(file, contact_sheet(parts, 4))
 
 
 def summarize(

@@ -41,9 +41,9 @@ from datasets.images.decoding import decode
 from datasets.images.isic import METADATA
 from datasets.images.raw_images import RawImages
 from utils.command import run_command
+from utils.evaluation.drawing import INK, captioned, contact_sheet, write_png
 from utils.skin.hair import CONTRAST, find_hair, paint_over
 from utils.skin.hair_table import HairTable
-from utils.skin.sheets import cell, write_sheet
 
 PICTURED = 12
 BLOCK = 64  # images in work at once, per job
@@ -202,8 +202,8 @@ def draw(file: Path, images: RawImages, target: Path, names: Sequence[str], cont
         marked = np.array(Image.fromarray(before).convert("RGB"))
         hair = find_hair(before, contrast)
         marked[hair] = (255, 0, 0)
-        cells.append(cell([before, marked, after], f"{hair.mean():.1%} {name}"))
-    write_sheet(file, {"original, hair found, result; with the share of hair": cells}, 2)
+        cells.append(captioned([before, marked, after], [[(f"{hair.mean():.1%} {name}", INK)]]))
+    write_png(file, contact_sheet({"original, hair found, result; with the share of hair": cells}, 2))
 
 
 def summarize(

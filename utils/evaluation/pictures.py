@@ -1,24 +1,51 @@
-"""What TensorBoard shows of val: slices with masks, or images with answers and the confusion matrix."""
+"""What TensorBoard and OUTPUT/test_*.png show: slices with their classes and errors, or images with answers and the
+confusion matrix.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
 
-from utils.evaluation.answer_pictures import draw_answers, draw_confusion
-from utils.evaluation.slice_pictures import draw_slices
+from datasets.slices.transforms import unpad
+from utils.evaluation.drawing import (
+    GAP,
+    INK,
+    RIGHT,
+    SIDE,
+    WRONG,
+    Pixels,
+    captioned,
+    contact_sheet,
+    draw_confusion,
+    gray,
+    image_pixels,
+    whole_frame,
+    with_classes,
+    with_errors,
+)
+from utils.evaluation.inference import predict
+from utils.evaluation.metrics.classification import confusion
+
+COLUMNS = 8  # images side by side
 
 
 def telling(dataset: Dataset, count: int) -> list[int]:
-    """The same samples every time: of each of the first `count` cases the slice with most foreground; of images one of
-    each class in turn."""
+    """Indices of samples that show much, the same every time: the slice with most foreground of each of the first
+    `count` cases; `count` images, the first of each class, then the second of each, and so on."""
     if dataset.one_size:
-        return _of_each_class(dataset, count)
+        by_class: dict[int, list[int]] = {}
+        for index, label in enumerate(dataset.labels):
+            by_class.setdefault(int(label), []).append(index)
+        turns = [(turn, label, index) for label, found in by_class.items() for turn, index in enumerate(found)]
+        return [index for _, _, index in sorted(turns)[:count]]
     indices = []
     for slices in list(dataset.case_indices().values())[:count]:
         areas = [int((dataset[index]["target"] > 0).sum()) for index in slices]
@@ -26,6 +53,7 @@ def telling(dataset: Dataset, count: int) -> list[int]:
     return indices
 
 
+@torch.no_grad()
 def draw(
     fabric: Fabric,
     network: nn.Module,
@@ -36,21 +64,65 @@ def draw(
     channels_last: bool,
 ) -> dict[str, NDArray[np.float32]]:
     """Pictures (H, W, 3) in 0..1 by name; `rows` are the metric's, one a case."""
-    if not dataset.one_size:
-        picture = draw_slices(fabric, network, dataset, indices, channels_last)
-        return {"image, target, prediction, difference": picture}
-    networks = {"student" if teacher else "network": network} | ({"teacher": teacher} if teacher else {})
-    return {
-        "answers": draw_answers(fabric, networks, dataset, indices, channels_last),
-        "confusion": draw_confusion(rows, dataset.class_names),
+    was_training = network.training
+    network.eval()
+    if dataset.one_size:
+        networks = {"student" if teacher else "network": network} | ({"teacher": teacher} if teacher else {})
+        pictures = {
+            "answers": _answers(fabric, networks, dataset, indices, channels_last),
+            "confusion": draw_confusion(confusion_counts(rows, dataset.class_names), dataset.class_names),
+        }
+    else:
+        pictures = {"image, target, prediction, difference": _slices(fabric, network, dataset, indices, channels_last)}
+    network.train(was_training)
+    return {name: picture.astype(np.float32) / 255 for name, picture in pictures.items()}
+
+
+def draw_slice(image: NDArray, target: NDArray[np.integer], prediction: NDArray[np.integer]) -> Pixels:
+    """Image, target, prediction and errors of a slice (H, W), side by side."""
+    frame = whole_frame(image.shape, side=max(SIDE, *image.shape))
+    base = gray(image, float(image.min()), float(image.max()), frame)
+    both = (with_classes(base, labels, frame) for labels in (target, prediction))
+    return np.concatenate([base, *both, with_errors(base, target, prediction, frame)], 1)
+
+
+def confusion_counts(rows: Sequence[dict[str, Any]], class_names: Sequence[str]) -> NDArray[np.int64]:
+    """Images by target (row) and answer (column), from the rows of a metric."""
+    answers = np.array([[row["target"], row["prediction"]] for row in rows])
+    return confusion(answers[:, 0], answers[:, 1], len(class_names))
+
+
+def _slices(
+    fabric: Fabric, network: nn.Module, dataset: Dataset, indices: Sequence[int], channels_last: bool
+) -> Pixels:
+    rows = []
+    for index in indices:
+        sample = dataset[index]
+        logits = predict(fabric, network, sample["image"][None], channels_last)
+        parts = (sample["image"][0], sample["target"][0], logits[0].cpu().argmax(0))
+        rows.append(draw_slice(*(unpad(part, sample["size"]).numpy() for part in parts)))
+    width = max(row.shape[1] for row in rows)
+    return np.concatenate([np.pad(row, ((0, GAP), (0, width - row.shape[1]), (0, 0))) for row in rows])
+
+
+def _answers(
+    fabric: Fabric, networks: dict[str, nn.Module], dataset: Dataset, indices: Sequence[int], channels_last: bool
+) -> Pixels:
+    """A grid of images; below each its target, and each network's answer with its probability."""
+    samples = [dataset[index] for index in indices]
+    images = torch.stack([sample["image"] for sample in samples])
+    answers = {
+        name: predict(fabric, network.eval(), images, channels_last).softmax(1).cpu().max(1)
+        for name, network in networks.items()
     }
-
-
-def _of_each_class(dataset: Dataset, count: int) -> list[int]:
-    """Indices of `count` images: the first of each class, then the second of each, ..."""
-    by_class: dict[int, list[int]] = {}
-    for index, label in enumerate(dataset.labels):
-        by_class.setdefault(int(label), []).append(index)
-    turns = max((len(members) for members in by_class.values()), default=0)
-    ordered = [members[turn] for turn in range(turns) for _, members in sorted(by_class.items()) if turn < len(members)]
-    return ordered[:count]
+    names, scaling = dataset.class_names, (dataset.preprocessing["mean"], dataset.preprocessing["std"])
+    cells = []
+    for number, sample in enumerate(samples):
+        target = int(sample["target"])
+        lines = [[("target: ", INK), (names[target], INK)]]
+        for name, (probability, answer) in answers.items():
+            given = int(answer[number])
+            ink = RIGHT if given == target else WRONG
+            lines.append([(f"{name}: ", ink), (names[given], ink), (f" {float(probability[number]):.2f}", ink)])
+        cells.append(captioned([image_pixels(sample["image"].numpy(), *scaling)], lines))
+    return contact_sheet({"": cells}, min(len(cells), COLUMNS))

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 
 from datasets import DATASETS
-from datasets.files import replacing, write_text
+from datasets.files import write_text
 from datasets.findings import listed
 from datasets.fingerprints import fingerprint
+from utils.evaluation.drawing import write_png
 from utils.evaluation.inference import evaluate, make_metrics
 from utils.evaluation.metrics import VolumeDice
 from utils.evaluation.metrics.ranked_dice import RankedDice
@@ -160,8 +160,7 @@ def _scored(
         teacher = None if teacher is None else fabric.to_device(teacher)
         pictures = draw(fabric, network, teacher, dataset, chosen, rows, settings.channels_last)
         for name, picture in pictures.items():
-            with replacing(output / f"test_{name.replace(', ', '_')}.png") as partial:
-                Image.fromarray((picture * 255).astype(np.uint8)).save(partial, "PNG")
+            write_png(output / f"test_{name.replace(', ', '_')}.png", (picture * 255).astype(np.uint8))
     return {
         "cases": len(dataset.cases),
         "empty_mask_rule": metrics[0].empty_mask_rule,

@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets import DATASETS
-from utils.evaluation.metrics.classification import confusion
-from utils.evaluation.pictures import telling
+from utils.evaluation import drawing
+from utils.evaluation.pictures import confusion_counts, telling
 from utils.recipe.registry import build
-from utils.report import panels
 from utils.report.attention import attention_maps
 from utils.report.markup import MISSING, Column, figure, picture, table, text
 from utils.runs.groups import Group, short_names
@@ -39,9 +38,8 @@ def open_images(run: Run, root: str | None) -> Dataset:
 
 def confusion_matrix(run: Run, name: str) -> str:
     """A table: a row a target, a column an answer, the darker the larger its share of the row."""
-    answers = np.array([[row["target"], row["prediction"]] for row in run.rows])
-    counts = confusion(answers[:, 0], answers[:, 1], len(run.class_names))
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    counts = confusion_counts(run.rows, run.class_names)
+    shares = drawing.row_shares(counts)
     heads = "".join(f'<th scope="col" title="{text(each)}">{n}</th>' for n, each in enumerate(run.class_names, 1))
     lines = []
     for number, each in enumerate(run.class_names):
@@ -100,8 +98,8 @@ def show_image_attention(groups: Sequence[Group], dataset: Dataset, count: int) 
         tiles = [figure(picture(shown, f"{sample['case']}: {name}"), "Image", "tile")]
         for group, network in networks:
             attention = attention_maps(network, sample["image"], [target])[0]
-            frame = panels.Frame(0, attention.shape[0], 0, attention.shape[1], shown.shape[:2])
-            heat = panels.with_heat(shown, attention, frame)
+            frame = drawing.Frame(0, attention.shape[0], 0, attention.shape[1], shown.shape[:2])
+            heat = drawing.with_heat(shown, attention, frame)
             tiles.append(
                 figure(
                     picture(heat, f"{sample['case']}: attention of {group.name}"), f"<b>{text(group.name)}</b>", "tile"
@@ -115,9 +113,7 @@ def show_image_attention(groups: Sequence[Group], dataset: Dataset, count: int) 
 
 def image_of(image: Tensor, dataset: Dataset) -> NDArray[np.uint8]:
     """The image (C, S, S) as it was before normalization, enlarged to (SIDE, SIDE, 3)."""
-    mean, std = (np.array(dataset.preprocessing[key], np.float32)[:, None, None] for key in ("mean", "std"))
-    values = np.clip(image.numpy() * std + mean, 0, 1) * 255
-    pixels = np.ascontiguousarray(np.broadcast_to(values, (3, *values.shape[1:])).transpose(1, 2, 0).astype(np.uint8))
+    pixels = drawing.image_pixels(image.numpy(), dataset.preprocessing["mean"], dataset.preprocessing["std"])
     return np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.LANCZOS))
 
 

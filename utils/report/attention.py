@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from datasets.slices.transforms import unpad
 from utils.distillation.taps import submodule_paths, tap
-from utils.report import panels
+from utils.evaluation import drawing
 from utils.report.cases import Shown, open_cases
 from utils.report.markup import figure, picture, text
 from utils.runs.groups import Group
@@ -107,15 +107,17 @@ def show_attention(
             name = class_names[number - 1]
             outline = np.where(each.target == number, 1, 0)
             tiles = [
-                figure(picture(panels.outlined(base, outline, frame), f"{each.case}: {name}, target"), "Target", "tile")
+                figure(
+                    picture(drawing.outlined(base, outline, frame), f"{each.case}: {name}, target"), "Target", "tile"
+                )
             ]
             for (group, _, _), maps in zip(opened, found, strict=True):
                 found_here = (each.predictions[group.name] == number).any()
-                heat = panels.with_heat(base, maps[place], frame) if found_here else base
+                heat = drawing.with_heat(base, maps[place], frame) if found_here else base
                 alt = f"{each.case}: attention of {group.name} for {name}"
                 absent = "" if found_here else "<span>predicts none here</span>"
                 below = f"<b>{text(group.name)}</b>{absent}"
-                tiles.append(figure(picture(panels.outlined(heat, outline, frame), alt), below, "tile"))
+                tiles.append(figure(picture(drawing.outlined(heat, outline, frame), alt), below, "tile"))
             blocks.append(
                 f'<div class="strip"><h3>{text(name)} <small>{text(each.place.lower())}, {text(each.case)}</small></h3>'
                 f'<div class="tiles single" style="--count:{len(tiles)}">{"".join(tiles)}</div></div>'

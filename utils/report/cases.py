@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from datasets.slices.store import read_slice
-from utils.report import panels
-from utils.report.colors import CLASS_SHADES, FALSE_ALARM, MISSED, OTHER_CLASS, OUTLINE, css
+from utils.evaluation import drawing
+from utils.evaluation.drawing import CLASS_SHADES, FALSE_ALARM, MISSED, OTHER_CLASS, OUTLINE, css
 from utils.report.markup import figure, legend, picture, swatch, text
 from utils.runs.groups import Group
 from utils.runs.run import Run
@@ -35,14 +35,14 @@ class Shown:
     spacing: tuple[float, float]
 
     @property
-    def frame(self) -> panels.Frame:
+    def frame(self) -> drawing.Frame:
         """About the target and every prediction."""
         foreground = (self.target > 0) | np.any([each > 0 for each in self.predictions.values()], axis=0)
-        return panels.frame_of(foreground, self.spacing)
+        return drawing.frame_of(foreground, self.spacing)
 
     @property
-    def gray(self) -> panels.Pixels:
-        return panels.gray(self.image, *self.limits, self.frame)
+    def gray(self) -> drawing.Pixels:
+        return drawing.gray(self.image, *self.limits, self.frame)
 
 
 def choose_cases(run: Run, count: int) -> list[tuple[str, str]]:
@@ -135,16 +135,16 @@ def show_cases(shown: Sequence[Shown], groups: Sequence[Group], class_names: Seq
 
 def _case(shown: Shown, groups: Sequence[Group], class_names: Sequence[str]) -> str:
     frame, base = shown.frame, shown.gray
-    whole = panels.frame_of(shown.target > 0, shown.spacing, whole=True)
-    everything = panels.gray(shown.image, *shown.limits, whole)
+    whole = drawing.whole_frame(shown.target.shape, shown.spacing)
+    everything = drawing.gray(shown.image, *shown.limits, whole)
     if frame != whole:
-        everything = panels.framed(everything, whole, frame)
+        everything = drawing.framed(everything, whole, frame)
     where = f"{shown.case}, slice {shown.number + 1}"
     tiles = [
         _tile(
             [
                 picture(everything, f"{where}: the whole slice"),
-                picture(panels.with_classes(base, shown.target, frame), f"{where}: target"),
+                picture(drawing.with_classes(base, shown.target, frame), f"{where}: target"),
             ],
             "Image and target",
             "the whole slice" if frame == whole else "the frame is what is shown beside it",
@@ -157,10 +157,10 @@ def _case(shown: Shown, groups: Sequence[Group], class_names: Sequence[str]) -> 
             _tile(
                 [
                     picture(
-                        panels.with_classes(base, prediction, frame), f"{where}: prediction of {group.name}, {dice}"
+                        drawing.with_classes(base, prediction, frame), f"{where}: prediction of {group.name}, {dice}"
                     ),
                     picture(
-                        panels.with_errors(base, shown.target, prediction, frame), f"{where}: errors of {group.name}"
+                        drawing.with_errors(base, shown.target, prediction, frame), f"{where}: errors of {group.name}"
                     ),
                 ],
                 group.name,

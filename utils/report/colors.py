@@ -1,4 +1,4 @@
-"""Colors that people with color-blindness can tell apart (Okabe and Ito 2008), for lines and for pixels.
+"""How lines are drawn, in colors that people with color-blindness can tell apart (Okabe and Ito 2008).
 
 A network has a hue; teacher, student alone and each method have a dash: two ways to tell every line.
 """
@@ -15,15 +15,6 @@ from utils.runs.groups import Group
 HUES = 6  # --hue-1 ... in page.css
 ALONE_DASH = "2 4"
 METHOD_DASHES = ("", "9 4", "9 3 2 3", "14 3 2 3 2 3")
-
-Shade = tuple[int, int, int]
-CLASS_SHADES: tuple[Shade, ...] = (
-    *((86, 180, 233), (230, 159, 0), (0, 158, 115), (204, 121, 167)),
-    *((240, 228, 66), (213, 94, 0), (0, 114, 178)),
-)
-MISSED, FALSE_ALARM, OTHER_CLASS, OUTLINE = (64, 150, 255), (255, 106, 30), (240, 228, 66), (255, 255, 255)
-# From dark to light, even in lightness: what attention is drawn in.
-HEAT = ((0.0, (20, 11, 53)), (0.25, (87, 16, 110)), (0.5, (188, 55, 84)), (0.75, (249, 142, 9)), (1.0, (252, 255, 164)))
 
 
 @dataclass(frozen=True)
@@ -65,7 +56,3 @@ def term_styles(names: Sequence[str]) -> dict[str, Style]:
             turn, hue = divmod(number - 1, HUES)
             styles[name] = Style(f"var(--hue-{hue + 1})", METHOD_DASHES[turn % len(METHOD_DASHES)])
     return styles
-
-
-def css(shade: Shade) -> str:
-    return f"rgb({shade[0]} {shade[1]} {shade[2]})"
