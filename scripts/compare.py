@@ -21,6 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from utils.command import run_command
 from utils.evaluation.complexity import complexity, latency
+from utils.evaluation.kind import IMAGES, SLICES, Kind, kind_of
 from utils.evaluation.statistics import INTERVAL, RULE
 from utils.runs.comparison import KEYS, MEAN_DICE, SCORES, case_dice, compare_runs, conclude, spread
 from utils.runs.results import other_data, read_test, same_weights, test_command
@@ -41,8 +42,8 @@ class Run:
         return self.tested["rows"]
 
     @property
-    def classifies(self) -> bool:
-        return "probability" in self.rows[0]
+    def kind(self) -> Kind:
+        return kind_of(self.checkpoint["preprocessing"])
 
     @property
     def class_names(self) -> list[str]:
@@ -131,8 +132,7 @@ def refuse_unlike(groups: Mapping[str, Sequence[Run]]) -> None:
 
 def describe(name: str, runs: Sequence[Run], size: int | None) -> dict[str, str]:
     checkpoint = runs[0].checkpoint
-    preprocessing = checkpoint["preprocessing"]
-    size = size or preprocessing.get("image_size") or preprocessing.get("crop") or 256
+    size = size or runs[0].kind.side(checkpoint["preprocessing"])
     network = checkpoints.rebuild(checkpoint)
     work = complexity(network, checkpoint["network"]["in_channels"], size)
     milliseconds = latency(network, (1, checkpoint["network"]["in_channels"], size, size))
@@ -141,7 +141,7 @@ def describe(name: str, runs: Sequence[Run], size: int | None) -> dict[str, str]
     def scores(key: str) -> str:
         return spread([run.tested["scores"].get(key, float("nan")) for run in runs])
 
-    if runs[0].classifies:
+    if runs[0].kind is IMAGES:
         keys = {score: KEYS[score] for score in score_names(runs[0])}
         row |= {score: scores(key) for score, key in keys.items() if score != "pAUC"}
         row["calibration error"] = scores("calibration_error")
@@ -161,7 +161,7 @@ def describe(name: str, runs: Sequence[Run], size: int | None) -> dict[str, str]
 
 def score_names(run: Run) -> list[str]:
     """What runs are compared by."""
-    if not run.classifies:
+    if run.kind is SLICES:
         return [MEAN_DICE]
     return [score for score in SCORES if score != "pAUC" or len(run.class_names) == 2]
 
@@ -211,14 +211,14 @@ def compare(arguments: argparse.Namespace) -> int:
     rows = [describe(name, runs, arguments.size) for name, runs in groups.items()]
     print(markdown(rows) if arguments.markdown else table(rows))
     print(
-        f"\n{'Scores' if first.classifies else 'Volume Dice, all slices,'} of {first.tested['cases']} test cases; "
+        f"\n{first.kind.scores} of {first.tested['cases']} test cases; "
         f"{first.tested['empty_mask_rule']}\n"
         "± is the standard deviation over seeds. GMACs and ms: one image, batch 1, fp32, this CPU."
     )
     if arguments.against is not None:
         for name in names[names.index(arguments.against) + 1 :]:
             print("\n".join(differences(name, groups[name], arguments.against, groups[arguments.against])))
-        how = "intervals are bootstraps over test images with the seeds fixed" if first.classifies else INTERVAL
+        how = "intervals are bootstraps over test images with the seeds fixed" if first.kind is IMAGES else INTERVAL
         print(f"{RULE[:1].upper()}{RULE[1:]}; {how}.")
     return 0
 

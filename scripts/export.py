@@ -7,7 +7,7 @@ Out: student.safetensors + student.json   weights alone (no teacher), and all th
      student.onnx                         one file that describes itself; any batch, height and width where that can be
      student_int8.onnx                    8-bit integers, calibrated on images of the train split
      student.pt2                          PyTorch's ExportedProgram
-     README.md, metadata.json             model card; the same as a MONAI bundle has it
+     README.md                            model card
 The folder is there whole or not at all. A file whose logits differ from PyTorch's by 1e-4 of the largest is refused.
 Scores are of the val split, never of test; without the data of the run there is no int8 and nothing is measured.
 predict.py --checkpoint takes the folder, the .safetensors and both .onnx files.

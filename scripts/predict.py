@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from datasets.files import alone_in, describe
 from datasets.images.raw_images import image_files
 from utils.command import run_command
+from utils.evaluation.kind import IMAGES
 from utils.machine import memory_limit
 from utils.prediction.images import TABLE, classify_files, write_table
 from utils.prediction.inputs import Case
@@ -96,7 +97,7 @@ def predict(args: argparse.Namespace) -> int:
     models = load_models(args.checkpoint)
     predictor = make_predictor(args, models)
     with alone_in(args.output):
-        return (predict_images if models[0].takes_images else predict_volumes)(args, predictor)
+        return (predict_images if models[0].kind is IMAGES else predict_volumes)(args, predictor)
 
 
 def check_flags(args: argparse.Namespace) -> None:

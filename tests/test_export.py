@@ -130,29 +130,10 @@ def test_the_card_tells_a_person_what_it_is_and_how_it_was_measured(run):
         "the KiTS rule",
         f"{dice:.4f}",
         "dice 0.1250",
-        "no medical device",
+        "not a medical device",
         "CC0",
     ):
         assert words in card, words
-
-
-def test_monai_reads_the_metadata_and_the_network_is_as_it_says(run, tmp_path):
-    from monai.bundle import ConfigParser
-    from monai.bundle.scripts import _get_fake_input_shape, _get_net_io_info
-
-    parser = ConfigParser()
-    parser.read_config({})
-    parser.read_meta(str(run.out / "metadata.json"))
-    channels, _, dtype, outputs, output_dtype = _get_net_io_info(parser)
-    assert (channels, dtype, outputs, output_dtype) == (1, torch.float32, 3, torch.float32)
-    image = torch.zeros(_get_fake_input_shape(parser))
-    assert checkpoints.rebuild(run.checkpoint)(image).shape == (1, 3, 32, 32)
-    said = json.loads((run.out / "metadata.json").read_text())
-    data = said["network_data_format"]
-    assert data["inputs"]["image"]["value_range"] == [-1.0, 1.0]
-    assert data["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "kidney", "2": "tumor"}
-    required = {"schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version"}
-    assert required | {"task", "description", "authors", "copyright", "network_data_format"} <= set(said)
 
 
 # Whether every form answers as the checkpoint does

@@ -93,7 +93,6 @@ class LabeledImages(Dataset):
     """
 
     unlabeled: frozenset[str] = frozenset()  # every image has its class
-    one_size = True  # any images make a batch
 
     def __init__(
         self,

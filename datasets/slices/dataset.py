@@ -67,7 +67,6 @@ class SliceDataset(Dataset):
     """
 
     in_channels = 1
-    one_size = False  # cases differ in size
     notes: tuple[str, ...] = ()  # a store has nothing to report about itself
     sampling_weights: torch.Tensor | None = None  # every slice once an epoch
     class_counts = None  # classes are per pixel

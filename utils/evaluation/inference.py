@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from datasets.slices.transforms import unpad
+from utils.evaluation.kind import kind_of
 from utils.evaluation.metrics import METRICS
 from utils.recipe.registry import build
 from utils.training.launch import quiet
@@ -22,7 +23,7 @@ def case_batches(dataset: Dataset, cases: Sequence[str], batch_size: int) -> lis
     """Sample indices in batches; cases are mixed only where all samples have one size, as the slices of a case do."""
     indices = dataset.case_indices()
     groups = [indices[case] for case in cases]
-    if dataset.one_size:
+    if kind_of(dataset.preprocessing).one_size:
         groups = [[index for group in groups for index in group]]
     return [group[start : start + batch_size] for group in groups for start in range(0, len(group), batch_size)]
 

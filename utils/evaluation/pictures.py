@@ -32,6 +32,7 @@ from utils.evaluation.drawing import (
     with_errors,
 )
 from utils.evaluation.inference import predict
+from utils.evaluation.kind import IMAGES, kind_of
 from utils.evaluation.metrics.classification import confusion
 
 COLUMNS = 8  # images side by side
@@ -40,7 +41,7 @@ COLUMNS = 8  # images side by side
 def telling(dataset: Dataset, count: int) -> list[int]:
     """Indices of samples that show much, the same every time: the slice with most foreground of each of the first
     `count` cases; `count` images, the first of each class, then the second of each, and so on."""
-    if dataset.one_size:
+    if kind_of(dataset.preprocessing) is IMAGES:
         by_class: dict[int, list[int]] = {}
         for index, label in enumerate(dataset.labels):
             by_class.setdefault(int(label), []).append(index)
@@ -66,7 +67,7 @@ def draw(
     """Pictures (H, W, 3) in 0..1 by name; `rows` are the metric's, one a case."""
     was_training = network.training
     network.eval()
-    if dataset.one_size:
+    if kind_of(dataset.preprocessing) is IMAGES:
         networks = {"student" if teacher else "network": network} | ({"teacher": teacher} if teacher else {})
         pictures = {
             "answers": _answers(fabric, networks, dataset, indices, channels_last),

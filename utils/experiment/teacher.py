@@ -15,6 +15,7 @@ from datasets.findings import listed
 from utils.distillation.objective import Distiller
 from utils.distillation.taps import tap
 from utils.distillation.terms import Task
+from utils.evaluation.kind import IMAGES, kind_of
 from utils.experiment.resuming import changed_cases
 from utils.training.checkpoints import patients_of
 
@@ -111,7 +112,7 @@ def refuse_val_without(metric: Any, val: Dataset) -> str | None:
 
     Returns a line to print where only some of them are lacking.
     """
-    if val.one_size:
+    if kind_of(val.preprocessing) is IMAGES:
         metric.update(torch.zeros(len(val), val.num_classes), torch.tensor(val.labels), val.cases)
         if metric.selects in metric.compute():
             return None

@@ -19,8 +19,7 @@ from datasets.findings import listed
 from datasets.fingerprints import fingerprint
 from utils.evaluation.drawing import write_png
 from utils.evaluation.inference import evaluate, make_metrics
-from utils.evaluation.metrics import VolumeDice
-from utils.evaluation.metrics.ranked_dice import RankedDice
+from utils.evaluation.kind import kind_of
 from utils.evaluation.pictures import draw, telling
 from utils.experiment.resuming import PLACES
 from utils.recipe.registry import build
@@ -142,8 +141,7 @@ def _scored(
     if settings.channels_last:
         network = network.to(memory_format=torch.channels_last)
     metrics = make_metrics(recipe.metric, dataset.class_names)
-    if isinstance(metrics[0], VolumeDice):
-        metrics.append(RankedDice(dataset.class_names))
+    metrics += kind_of(dataset.preprocessing).tested_beside(dataset.class_names)
     scores, rows = evaluate(
         fabric,
         network,

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from datasets.files import alone_in, write_text
 from datasets.slices.store import write_json
 from datasets.slices.transforms import STRIDE, next_multiple
+from utils.evaluation.kind import IMAGES, SLICES, Kind, kind_of
 from utils.exporting import parity, samples
-from utils.exporting.bundle import metadata
 from utils.exporting.measurement import measure
 from utils.exporting.model_card import model_card
 from utils.exporting.onnx_file import write_onnx, write_onnx_description
@@ -26,14 +26,14 @@ from utils.exporting.program import Captured, FreshProcess, NotExportableError, 
 from utils.exporting.quantization import quantize
 from utils.exporting.rewriting import rewrite
 from utils.runs import artifact
-from utils.runs.artifact import BUNDLE, CARD, DESCRIPTION, INT8, ONNX, PROGRAM, WEIGHTS
+from utils.runs.artifact import CARD, DESCRIPTION, INT8, ONNX, PROGRAM, WEIGHTS
 from utils.runs.models import load_model
 from utils.runs.onnx_network import OnnxNetwork
 from utils.training import checkpoints
 
 FORMATS = ("safetensors", "onnx", "int8", "exported_program")
+OURS = {*artifact.FILES, *artifact.FORMER_FILES}
 TORCH_FORM, ONNX_FORM, INT8_FORM = "PyTorch fp32", "ONNX fp32", "ONNX int8"
-SIDE_WITHOUT_CROP = 256
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def refuse_output(output: Path, overwrite: bool) -> None:
     if not output.is_dir():
         raise ValueError(f"{output}: is no folder: give one as --output")
     held = {path.name for path in output.iterdir()}
-    if foreign := sorted(held.difference(artifact.FILES)):
+    if foreign := sorted(held.difference(OURS)):
         raise ValueError(f"{output}: holds {', '.join(foreign[:3])}, which is no export: choose another --output")
     if not held:
         return
@@ -133,7 +133,7 @@ def empty(folder: Path) -> None:
     """Delete what an export left in a folder of its own. Raises ValueError where there is anything else in it."""
     held = list(folder.iterdir()) if folder.exists() else []
     for path in held:
-        if path.name.removeprefix(".").removesuffix(".partial") not in artifact.FILES:
+        if path.name.removeprefix(".").removesuffix(".partial") not in OURS:
             raise ValueError(f"{path}: is in the way, and no part of an export: move it away")
     for path in held:
         path.unlink()
@@ -180,24 +180,22 @@ def assemble(
         file.name: {"bytes": file.stat().st_size, "sha256": checkpoints.sha256(file)} for file in made
     }
     write_json(stage / DESCRIPTION, description)
-    write_json(stage / BUNDLE, metadata(description))
     write_text(stage / CARD, model_card(description))
 
 
 def _side(description: Mapping[str, Any]) -> int:
     """Side of the images a network is traced and probed with."""
-    preprocessing = description["preprocessing"]
-    if preprocessing.get("kind") == "image":
-        return preprocessing["image_size"]
-    return max(2 * STRIDE, next_multiple(preprocessing["crop"] or SIDE_WITHOUT_CROP))
+    kind = _kind(description)
+    side = kind.side(description["preprocessing"])
+    return side if kind is IMAGES else max(2 * STRIDE, next_multiple(side))
 
 
 def _pad_value(description: Mapping[str, Any]) -> float:
-    return description["preprocessing"].get("pad_value", 0.0)
+    return _kind(description).pad_value(description["preprocessing"])
 
 
-def _takes_images(description: Mapping[str, Any]) -> bool:
-    return description["preprocessing"].get("kind") == "image"
+def _kind(description: Mapping[str, Any]) -> Kind:
+    return kind_of(description["preprocessing"])
 
 
 def _attempt(request: Request, what: str, make: Callable[[], Any]) -> Any:
@@ -233,7 +231,7 @@ def _make_onnx(network: nn.Module, rewritten: nn.Module, description: dict[str, 
         captured, reason = capture(rewritten, description["in_channels"], _side(description), fixed=True), str(error)
         opset, rows = _write_and_compare(network, captured, description, path)
     parity.refuse_apart(rows, path.name)
-    if captured.size is not None and not _takes_images(description):
+    if captured.size is not None and _kind(description) is SLICES:
         size = "x".join(map(str, captured.size))
         tell(f"{description['network']['name']} cannot be exported for any size, its ONNX takes {size} only: {reason}")
     description["onnx"] = {"opset": opset, "size": _plain(captured.size), "parity": rows}

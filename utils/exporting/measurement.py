@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
 from utils.evaluation.inference import case_batches, evaluate, make_metrics
+from utils.evaluation.kind import kind_of
 from utils.recipe.schema import Training
 from utils.training.launch import launch
 
@@ -84,9 +85,9 @@ def measure(
 
 def timed_batch(dataset: Dataset) -> Tensor:
     """Images from the middle of a case in the middle."""
-    batches = case_batches(dataset, [dataset.cases[len(dataset.cases) // 2]], TIMED_BATCH)
-    if dataset.one_size:
-        batches = case_batches(dataset, list(dataset.cases)[:TIMED_BATCH], TIMED_BATCH)
+    one_size = kind_of(dataset.preprocessing).one_size
+    cases = dataset.cases[:TIMED_BATCH] if one_size else [dataset.cases[len(dataset.cases) // 2]]
+    batches = case_batches(dataset, cases, TIMED_BATCH)
     return default_collate([dataset[index]["image"] for index in batches[len(batches) // 2]])
 
 

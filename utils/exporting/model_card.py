@@ -2,52 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from utils.exporting.bundle import value_range
+from utils.evaluation.kind import IMAGES, SLICES, kind_of
 from utils.runs.artifact import INT8, ONNX, PROGRAM, UNSPECIFIED, WEIGHTS
 
+SHOWN = ("dice", "balanced_accuracy", "accuracy", "auroc", "macro_f1")
 MEANINGS = {
     WEIGHTS: "weights only, with `student.json`; rebuilt by this project's code",
     ONNX: "the network in fp32, one file that describes itself; runs with ONNX Runtime",
     INT8: "the same in 8-bit integers, for processors",
     PROGRAM: "PyTorch's ExportedProgram: `torch.export.load(...).module()`, no other code needed",
-    "student.json": "all that is said here, for programs",
-    "metadata.json": "the same as a MONAI bundle says it",
 }
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What the card says differently for slices and for images."""
+
+    does: str
+    input_shape: str
+    output_shape: str
+    sizes: str
+    steps: Sequence[str]
+    limits: Sequence[str] = ()
+
+
+def _of_slices(description: Mapping[str, Any]) -> Wording:
+    preprocessing, size = description["preprocessing"], description.get("onnx", {}).get("size")
+    sizes = f"any batch, height and width multiples of {preprocessing['multiple']}"
+    if size:
+        sizes = f"any batch; the ONNX files take {size[0]}x{size[1]} only, `predict.py` pads smaller slices"
+    scaling = "Minus the mean of the whole volume, divided by its standard deviation."
+    if preprocessing["window"] is not None:
+        lower, upper = preprocessing["window"]
+        scaling = f"Clipped to {lower:g} to {upper:g} HU, scaled to [-1, 1]."
+    crop = f", and at least {preprocessing['crop']} pixels" if preprocessing["crop"] else ""
+    return Wording(
+        does=f"It labels {_names(description)} in {preprocessing['modality']} volumes, slice by slice.",
+        input_shape=f"(B, {description['in_channels']}, H, W)",
+        output_shape="(B, K, H, W)",
+        sizes=sizes,
+        steps=(
+            "Slices along the most axial axis, rows from front to back, columns from the patient's right to left.",
+            scaling,
+            f"Padded evenly on all sides with {preprocessing['pad_value']:g} to multiples of "
+            f"{preprocessing['multiple']}{crop}; nothing is resampled or cut. The logits are cut back to the slice.",
+        ),
+        limits=("It sees one slice at a time, nothing of its neighbors.",),
+    )
+
+
+def _of_images(description: Mapping[str, Any]) -> Wording:
+    preprocessing, channels = description["preprocessing"], description["in_channels"]
+    side = preprocessing["image_size"]
+    return Wording(
+        does=f"It classifies images as {_names(description)}.",
+        input_shape=f"(B, {channels}, {side}, {side})",
+        output_shape="(B, K)",
+        sizes="any batch",
+        steps=(
+            f"{'RGB' if channels == 3 else 'Gray'}, 8 bits a channel.",
+            f"Resized to {side}x{side} (bilinear, antialiased), whatever its proportions.",
+            f"Divided by 255, minus {preprocessing['mean']}, divided by {preprocessing['std']}, a channel each.",
+        ),
+    )
+
+
+WORDINGS = {SLICES: _of_slices, IMAGES: _of_images}
 
 
 def model_card(description: Mapping[str, Any]) -> str:
     """README.md, in Markdown."""
+    kind = kind_of(description["preprocessing"])
+    wording = WORDINGS[kind](description)
     parts = [
         f"# {description['name']}",
-        _what(description),
+        f"{wording.does} {_network(description)}",
         "## Trained on\n\n" + _trained_on(description),
-        "## Input and output\n\n" + _input_output(description),
-        "## Preprocessing\n\n" + "\n".join(f"{n}. {line}" for n, line in enumerate(_preprocessing(description), 1)),
+        "## Input and output\n\n" + _input_output(description, wording),
+        "## Preprocessing\n\n" + "\n".join(f"{n}. {line}" for n, line in enumerate(wording.steps, 1)),
         "## Scores\n\n" + _scores(description),
         "## Files\n\n" + _files(description),
-        "## How to run\n\n" + _how_to_run(description),
-        "## Limits and intended use\n\n" + _limits(description),
+        "## How to run\n\n" + _how_to_run(description, kind.example),
+        "## Limits and intended use\n\n"
+        + _list(
+            "For research. It is not a medical device; nobody's diagnosis or treatment may rest on it.",
+            f"It knows {kind.inputs} like those it was trained on. Other scanners, protocols, populations and diseases "
+            "lower its scores in ways that nothing here measures: evaluate it on your own data first.",
+            *wording.limits,
+        ),
         "## License\n\n" + _license(description),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _what(description: Mapping[str, Any]) -> str:
-    preprocessing, recipe = description["preprocessing"], description["recipe"]
-    names = ", ".join(preprocessing["class_names"])
-    if preprocessing.get("kind") == "image":
-        does = f"It tells images of {names} apart."
-    else:
-        does = f"It labels {names} in {preprocessing['modality']} volumes, slice by slice."
+def _names(description: Mapping[str, Any]) -> str:
+    return ", ".join(description["preprocessing"]["class_names"])
+
+
+def _network(description: Mapping[str, Any]) -> str:
     how = "trained on labels alone"
-    if terms := recipe.get("distillation"):
-        kinds = ", ".join(dict.fromkeys(term["name"] for term in terms))
-        how = f"distilled from a teacher ({kinds})"
-    network = description["network"]["name"]
-    return f"{does} A 2D `{network}` network of {description['parameters']:,} parameters, {how}."
+    if terms := description["recipe"].get("distillation"):
+        losses = ", ".join(dict.fromkeys(term["name"] for term in terms))
+        how = f"distilled from a teacher ({losses})"
+    return f"A 2D `{description['network']['name']}` network of {description['parameters']:,} parameters, {how}."
 
 
 def _trained_on(description: Mapping[str, Any]) -> str:
@@ -66,51 +127,13 @@ def _trained_on(description: Mapping[str, Any]) -> str:
     )
 
 
-def _input_output(description: Mapping[str, Any]) -> str:
-    preprocessing = description["preprocessing"]
+def _input_output(description: Mapping[str, Any], wording: Wording) -> str:
     classes = ", ".join(f"{number} {name}" for number, name in enumerate(description["outputs"]))
-    if preprocessing.get("kind") == "image":
-        side = preprocessing["image_size"]
-        image, logits = f"(B, {description['in_channels']}, {side}, {side})", "(B, K)"
-    else:
-        image, logits = f"(B, {description['in_channels']}, H, W)", "(B, K, H, W)"
-    lines = [
-        f"Input `image`: float32 {image}, {_sizes(description)}.",
-        f"Output `logits`: float32 {logits}, K = {len(description['outputs'])}, before any softmax. The answer is the "
-        "class of the highest one, the lower number of equals.",
+    return _list(
+        f"Input `image`: float32 {wording.input_shape}, {wording.sizes}.",
+        f"Output `logits`: float32 {wording.output_shape}, K = {len(description['outputs'])}, before any softmax. The "
+        "answer is the class of the highest one, the lower number of equals.",
         f"Classes: {classes}.",
-    ]
-    return _list(*lines)
-
-
-def _sizes(description: Mapping[str, Any]) -> str:
-    preprocessing, size = description["preprocessing"], description.get("onnx", {}).get("size")
-    if preprocessing.get("kind") == "image":
-        return "any batch"
-    if size:
-        return f"any batch; the ONNX files take {size[0]}x{size[1]} only, `predict.py` pads smaller slices"
-    return f"any batch, height and width multiples of {preprocessing['multiple']}"
-
-
-def _preprocessing(description: Mapping[str, Any]) -> Iterable[str]:
-    preprocessing = description["preprocessing"]
-    if preprocessing.get("kind") == "image":
-        side, channels = preprocessing["image_size"], preprocessing["in_channels"]
-        yield f"{'RGB' if channels == 3 else 'Gray'}, 8 bits a channel."
-        yield f"Resized to {side}x{side} (bilinear, antialiased), whatever its proportions."
-        yield f"Divided by 255, minus {preprocessing['mean']}, divided by {preprocessing['std']}, a channel each."
-        return
-    yield "Slices along the most axial axis, rows from front to back, columns from the patient's right to left."
-    if preprocessing["window"] is None:
-        yield "Minus the mean of the whole volume, divided by its standard deviation."
-    else:
-        lower, upper = preprocessing["window"]
-        low, high = value_range(preprocessing)
-        yield f"Clipped to {lower:g} to {upper:g} HU, scaled to [{low:g}, {high:g}]."
-    crop = f", and at least {preprocessing['crop']} pixels" if preprocessing["crop"] else ""
-    yield (
-        f"Padded evenly on all sides with {preprocessing['pad_value']:g} to multiples of {preprocessing['multiple']}"
-        f"{crop}; nothing is resampled or cut. The logits are cut back to the slice."
     )
 
 
@@ -149,9 +172,6 @@ def _main_scores(scores: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
 
 
-SHOWN = ("dice", "balanced_accuracy", "accuracy", "auroc", "macro_f1")
-
-
 def _files(description: Mapping[str, Any]) -> str:
     rows = []
     for name, facts in description["files"].items():
@@ -174,24 +194,12 @@ def _files(description: Mapping[str, Any]) -> str:
     return "\n\n".join([_table(["file", "MB", "what", "sha256"], rows), *notes])
 
 
-def _how_to_run(description: Mapping[str, Any]) -> str:
-    is_image = description["preprocessing"].get("kind") == "image"
-    what = "image.png" if is_image else "case.nii.gz"
+def _how_to_run(description: Mapping[str, Any], example: str) -> str:
     names = [name for name in (WEIGHTS, ONNX, INT8) if name in description["files"]]
-    commands = [f"python scripts/predict.py --checkpoint {name} --input {what} --output predictions" for name in names]
-    return "```\n" + "\n".join(commands) + "\n```"
-
-
-def _limits(description: Mapping[str, Any]) -> str:
-    what = "images" if description["preprocessing"].get("kind") == "image" else "volumes"
-    lines = [
-        "For research. It is no medical device; nobody's diagnosis or treatment may rest on it.",
-        f"It knows {what} like those it was trained on. Other scanners, protocols, populations and diseases lower its "
-        "scores in ways that nothing here measures: evaluate it on your own data first.",
+    commands = [
+        f"python scripts/predict.py --checkpoint {name} --input {example} --output predictions" for name in names
     ]
-    if what == "volumes":
-        lines.append("It sees one slice at a time, nothing of its neighbors.")
-    return _list(*lines)
+    return "```\n" + "\n".join(commands) + "\n```"
 
 
 def _license(description: Mapping[str, Any]) -> str:

@@ -11,11 +11,13 @@ from typing import Any
 
 from torch import nn
 
+from utils.evaluation.kind import kind_of
 from utils.training import checkpoints
 
 WEIGHTS, ONNX, INT8, PROGRAM = "student.safetensors", "student.onnx", "student_int8.onnx", "student.pt2"
-DESCRIPTION, CARD, BUNDLE = "student.json", "README.md", "metadata.json"
-FILES = (WEIGHTS, ONNX, INT8, PROGRAM, DESCRIPTION, CARD, BUNDLE)
+DESCRIPTION, CARD = "student.json", "README.md"
+FILES = (WEIGHTS, ONNX, INT8, PROGRAM, DESCRIPTION, CARD)
+FORMER_FILES = ("metadata.json",)  # earlier versions wrote it
 UNSPECIFIED = "unspecified"
 SCHEMA = 1  # of the description
 PACKAGES = ("torch", "monai", "numpy", "nibabel", "safetensors", "onnx", "onnxruntime")
@@ -39,7 +41,7 @@ def describe(checkpoint: Mapping[str, Any], path: Path, name: str, license_text:
         "network": dict(checkpoint["network"]),
         "parameters": sum(parameter.numel() for parameter in weights.parameters()),
         "in_channels": preprocessing.get("in_channels", 1),
-        "outputs": names if preprocessing.get("kind") == "image" else ["background", *names],
+        "outputs": kind_of(preprocessing).outputs(names),
         "preprocessing": preprocessing,
         "recipe": _portable(checkpoint["recipe"]),
         "split": {"sha256": checkpoint["split"]["sha256"], "patients": patients},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,11 @@ from typing import Any
 
 from torch import nn
 
+from utils.evaluation.kind import Kind, kind_of
 from utils.training import checkpoints
 from utils.runs.artifact import WEIGHTS, read_description, read_weights
 from utils.runs.onnx_network import OnnxNetwork
 
-SLICE_KEYS = {"modality", "window", "pad_value", "crop", "class_names"}
-IMAGE_KEYS = {"class_names", "image_size", "in_channels", "mean", "std"}
-LARGEST_SIDE = 1 << 14  # pixels
 ONNX_TRAINING = {"precision": "32-true", "channels_last": False}  # the file has its own precision and layout
 
 
@@ -36,9 +33,8 @@ class Model:
     format: str = "checkpoint"
 
     @property
-    def takes_images(self) -> bool:
-        """Whether it classifies images; else it labels slices."""
-        return self.preprocessing.get("kind") == "image"
+    def kind(self) -> Kind:
+        return kind_of(self.preprocessing)
 
 
 def load_models(paths: Sequence[Path]) -> list[Model]:
@@ -92,10 +88,10 @@ def _from_onnx(path: Path) -> Model:
     description = network.description()
     preprocessing = description["preprocessing"]
     check_preprocessing(path, preprocessing)
-    is_image = preprocessing.get("kind") == "image"
-    network.pad_value = 0.0 if is_image else preprocessing["pad_value"]
+    kind = kind_of(preprocessing)
+    network.pad_value = kind.pad_value(preprocessing)
     names, channels = preprocessing["class_names"], preprocessing.get("in_channels", 1)
-    if (network.in_channels, network.outputs) != (channels, len(names) + (not is_image)):
+    if (network.in_channels, network.outputs) != (channels, len(kind.outputs(names))):
         raise ValueError(
             f"{path}: takes {network.in_channels} channels and answers {network.outputs}, its description says "
             f"{channels} and {len(names)} classes: export it anew"
@@ -129,31 +125,5 @@ def _training(path: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_preprocessing(path: Path, preprocessing: Mapping[str, Any]) -> None:
     """Raises ValueError where it does not say how a volume or an image becomes the network's input."""
-    is_image = preprocessing.get("kind") == "image"
-    if missing := (IMAGE_KEYS if is_image else SLICE_KEYS) - set(preprocessing):
-        raise ValueError(f"{path}: its preprocessing has no {', '.join(sorted(missing))}: train it again")
-    names = preprocessing["class_names"]
-    fine = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
-    sound = {"class_names": fine and 0 < len(names) < 256 and len(set(names)) == len(names)}
-    if is_image:
-        channels, side = preprocessing["in_channels"], preprocessing["image_size"]
-        sound |= {"in_channels": channels in (1, 3), "image_size": type(side) is int and 0 < side <= LARGEST_SIDE}
-        sound |= {key: _are_numbers(preprocessing[key], channels) for key in ("mean", "std")}
-    else:
-        window, crop = preprocessing["window"], preprocessing["crop"]
-        sound |= {
-            "modality": preprocessing["modality"] in ("CT", "MR"),
-            "window": window is None or (_are_numbers(window, 2) and window[0] < window[1]),
-            "pad_value": _are_numbers([preprocessing["pad_value"]], 1),
-            "crop": crop is None or (type(crop) is int and 0 < crop <= LARGEST_SIDE),
-        }
-    for key, fine in sound.items():
-        if not fine:
-            raise ValueError(f"{path}: its preprocessing has {key} {str(preprocessing[key])[:60]}: is the file whole?")
-
-
-def _are_numbers(values: Any, count: int) -> bool:
-    """Whether it is a list of so many finite numbers."""
-    if not isinstance(values, list | tuple) or len(values) != count:
-        return False
-    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+    if fault := kind_of(preprocessing).fault(preprocessing):
+        raise ValueError(f"{path}: its preprocessing {fault}")

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from utils.evaluation.kind import IMAGES, kind_of_rows
+
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -60,14 +62,15 @@ def fault_of(rows: Rows) -> str | None:
     if not rows:
         return "it holds no case"
     places = set()
-    images = "probability" in rows[0]
+    kind = kind_of_rows(rows)
+    classes = len(kind.values(rows[0]))
     for row in rows:
-        place = row["case"], None if images else row["class"]
+        place = row["case"], None if kind is IMAGES else row["class"]
         if place in places:
             return f"it holds {_name(place)} twice"
         places.add(place)
-        values = row["probability"] if images else [row["dice"]]
-        if images and (len(values) != len(rows[0]["probability"]) or not 0 <= row["target"] < len(values)):
+        values = kind.values(row)
+        if kind is IMAGES and (len(values) != classes or not 0 <= row["target"] < classes):
             return f"the classes of {row['case']} are not those of {rows[0]['case']}"
         if not values or not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
             return f"a score of {_name(place)} is not a number"
@@ -83,9 +86,9 @@ def other_targets(ours: Rows, theirs: Rows, names: tuple[str, str]) -> str | Non
 
     Targets are compared by their voxels (volumes) or class numbers (images); a row without them cannot be compared.
     """
-    if ("probability" in ours[0]) != ("probability" in theirs[0]):
-        kinds = ["images" if "probability" in rows[0] else "volumes" for rows in (ours, theirs)]
-        return f"{names[0]} holds scores of {kinds[0]}, {names[1]} of {kinds[1]}"
+    kind, other_kind = kind_of_rows(ours), kind_of_rows(theirs)
+    if kind is not other_kind:
+        return f"{names[0]} holds scores of {kind.inputs}, {names[1]} of {other_kind.inputs}"
     first, second = ({(row["case"], row.get("class")): row for row in rows} for rows in (ours, theirs))
     if other := sorted(first.keys() ^ second.keys(), key=str):
         owner = names[0] if other[0] in first else names[1]
@@ -94,18 +97,10 @@ def other_targets(ours: Rows, theirs: Rows, names: tuple[str, str]) -> str | Non
             f"such as {_name(other[0])}, in {owner})"
         )
     for place, row in first.items():
-        if "probability" in row:
-            if row["target"] != second[place]["target"]:
-                return (
-                    f"{place[0]}: the target of {names[0]} is class {row['target']}, that of {names[1]} is class "
-                    f"{second[place]['target']}"
-                )
-            continue
-        voxels = row.get("target_voxels"), second[place].get("target_voxels")
-        if voxels[0] != voxels[1] and None not in voxels:
-            return (
-                f"{_name(place)}: the target of {names[0]} has {voxels[0]} voxels, that of {names[1]} has {voxels[1]}"
-            )
+        targets = row.get(kind.target), second[place].get(kind.target)
+        if targets[0] != targets[1] and None not in targets:
+            first_has, second_has = map(kind.target_words.format, targets)
+            return f"{_name(place)}: the target of {names[0]} {first_has}, that of {names[1]} {second_has}"
     return None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from networks import NETWORKS
 from utils.training import checkpoints
 from utils.evaluation.inference import make_metrics
+from utils.evaluation.kind import IMAGES, Kind, kind_of
 from utils.runs.results import other_data, read_test, same_weights
 
 EVALUATED = "best_test_scores.json"  # what scripts/evaluate.py leaves beside best.ckpt
@@ -50,8 +51,12 @@ class Run:
         return self.checkpoint["preprocessing"]["class_names"]
 
     @property
+    def kind(self) -> Kind:
+        return kind_of(self.checkpoint["preprocessing"])
+
+    @property
     def classifies(self) -> bool:
-        return self.checkpoint["preprocessing"].get("kind") == "image"
+        return self.kind is IMAGES
 
     @property
     def split_sha256(self) -> str:
@@ -81,8 +86,7 @@ class Run:
     @property
     def size(self) -> int:
         """Side of the image that MACs are counted for: the recipe's."""
-        preprocessing = self.checkpoint["preprocessing"]
-        return preprocessing.get("image_size") or preprocessing.get("crop") or 256
+        return self.kind.side(self.checkpoint["preprocessing"])
 
 
 def read_run(folder: Path) -> tuple[Run, list[str]]:

@@ -18,6 +18,7 @@ from utils.training import checkpoints
 from utils.recipe.schema import Training
 from utils.recipe.registry import build
 from utils.evaluation.inference import evaluate
+from utils.evaluation.kind import IMAGES, kind_of
 from utils.training.launch import launch
 from utils.evaluation.volumes.cases import Volumes
 from utils.evaluation.volumes.pairs import spacing_is_lost
@@ -58,7 +59,7 @@ def open_split(checkpoint: dict[str, Any], split: str, root: str | None = None) 
     Raises ValueError when it cannot be scored: other classes, or patients that the checkpoint was trained or (test)
     selected on.
     """
-    if "image_size" in checkpoint["preprocessing"]:
+    if kind_of(checkpoint["preprocessing"]) is IMAGES:
         raise ValueError("the checkpoint classifies images: score it with train.py --mode test")
     for name in ("data", "training"):
         if not isinstance(checkpoint["recipe"].get(name), dict):
