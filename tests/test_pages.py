@@ -1,10 +1,12 @@
 """The commands of README.md and docs/, run in their order on tiny data, and what else these pages promise."""
 
-import importlib
 import re
+import runpy
 import shlex
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -12,25 +14,25 @@ import pytest
 from image_stores import write_image_folder, write_isic, write_medmnist
 from PIL import Image
 
-import train
-import train_kd
 from networks import NETWORKS
-from scripts import leaderboard
-from utils.experiment.run import main
 from utils.leaderboard.plan import read_plan
-from utils.recipe.command_line import parse
-from utils.recipe.schema import ROOT, DistillationRecipe, Recipe
+from utils.recipe.schema import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 VOLUMES = ("README.md", "docs/training.md", "docs/predict-evaluate-export.md")
 NEED_OTHER_DATA = ("docs/leaderboard.md", "docs/results.md", "docs/networks.md", "docs/speed.md", "docs/methods.md")
 CLASSIFICATION = ["MedMNIST", "Image folders", "ISIC 2024", "Before and after"]  # sections of its page
-RECIPES = {"train.py": (Recipe, train.supervised), "train_kd.py": (DistillationRecipe, train_kd.distilled)}
+TRAIN = ("train.py", "train_kd.py")
 SMALL = ["--training.epochs=1", "--training.batch_size=4", "--training.precision=32-true", "--training.share_every=0"]
 SMALL_VOLUMES = ["--data.crop=32", '--network={"name": "unet", "widths": [4, 4, 4, 4, 4]}', *SMALL]
 SMALL_IMAGES = ["--data.image_size=32", *SMALL]
 SMALL_SWIN = '--network={"name": "swinv2", "dim": 12, "depths": [1, 1, 1, 1], "heads": [1, 1, 1, 1]}'
-SMALL_PHANTOM = [*("--cases", "8", "--size", "32", "--slices", "8"), *("--jobs", "1")]
+TINY = {  # what is added to the commands of a page
+    "scripts/MakePhantom.py": [*("--cases", "8", "--size", "32", "--slices", "8"), *("--jobs", "1")],
+    "scripts/SliceMaker.py": ["--jobs", "1"],
+    "scripts/evaluate.py": ["--jobs", "1"],
+    "scripts/report.py": ["--no_latency"],
+}
 OTHER_PROGRAMS = ("bash", "source", "pip", "tensorboard")
 PARSED_ONLY = ("torchrun", "fabric")  # need several processes
 NEED_MORE = (  # than these tiny data; tests of their own run them: test_convert_checkpoint.py, test_skin_scripts.py
@@ -68,45 +70,38 @@ def run_command(words: list[str], small: list[str]) -> None:
     if words[0] in PARSED_ONLY or words[1] in NEED_MORE:
         return check(words)
     assert words[0] == "python", words
-    script, arguments = words[1], words[2:]
-    if script in RECIPES:
-        recipe_class = DistillationRecipe if "--teacher-path" in arguments else RECIPES[script][0]
-        objective = train_kd.distilled if recipe_class is DistillationRecipe else train.supervised
-        from_its_own_recipe = any(word.startswith("runs/") and word.endswith("config.yaml") for word in arguments)
-        only_tests = arguments[arguments.index("--mode") + 1 :][:1] == ["test"] if "--mode" in arguments else False
-        shrink = [] if from_its_own_recipe or only_tests else small
-        shrink = [*shrink, SMALL_SWIN] if "configs/isic_teacher.yaml" in arguments else shrink
-        assert main(parse(recipe_class, "test", [*arguments, *shrink]), objective) == 0, words
-        return None
-    if script == "scripts/MakePhantom.py":
-        arguments = [*arguments, *SMALL_PHANTOM]
-    if script == "scripts/report.py":
-        arguments = [*arguments, "--repeats", "1"]
-    # --check and slicing exit with 1 where there is something to report, here that slices are not 512x512.
+    script, arguments = words[1], [*words[2:], *TINY.get(words[1], [])]
+    has_its_recipe = any(word.startswith("runs/") and word.endswith("config.yaml") for word in arguments)
+    if script in TRAIN and not has_its_recipe and "test" not in arguments:
+        arguments += [*small, SMALL_SWIN] if "configs/isic_teacher.yaml" in arguments else small
+    # --check exits with 1 where there is something to report, here that slices are not 512x512.
     fine = (0, 1) if "--check" in arguments else (0,)
     if any(script == name and flag in arguments for name, flag in AS_PROCESS):
         command = [sys.executable, str(ROOT / script), *arguments]
         process = subprocess.run(command, capture_output=True, text=True, check=False)
         assert process.returncode in fine, process.stdout[-1000:] + process.stderr[-2000:]
     else:
-        assert module(script).main(arguments) in fine, words
+        assert status(script, arguments) in fine, words
     return None
 
 
-def module(script: str):
-    return importlib.import_module(script.removesuffix(".py").replace("/", "."))
+def status(script: str, arguments: list[str]) -> int:
+    """Runs a script with arguments as `python` does, in this process, and returns its exit status."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(sys, "argv", [script, *arguments])
+        patch.setattr(sys, "path", [*sys.path])
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    return end.value.code or 0
 
 
-def check(words: list[str], capsys=None) -> None:
+def check(words: list[str]) -> None:
     """Reads a command's flags, and does not run it."""
     script = next(word for word in words if word.endswith(".py"))
     arguments = words[words.index(script) + 1 :]
-    if script in RECIPES:
-        parse(RECIPES[script][0], "test", arguments)
-        return
-    command = [sys.executable, str(ROOT / script), *arguments, "--help"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert all(word in printed for word in arguments if word.startswith("--")), words
+    with redirect_stdout(StringIO()) as printed:
+        assert status(script, [*arguments, "--print_config" if script in TRAIN else "--help"]) == 0, words
+    if script not in TRAIN:
+        assert all(word in printed.getvalue() for word in arguments if word.startswith("--")), words
 
 
 @pytest.fixture
@@ -118,7 +113,8 @@ def workplace(tmp_path, monkeypatch):
 
 
 def draw_phantom(folder: Path) -> None:
-    assert module("scripts/MakePhantom.py").main(["--outpath", str(folder), "--layout", "kits", *SMALL_PHANTOM]) == 0
+    arguments = ["--outpath", str(folder), "--layout", "kits", *TINY["scripts/MakePhantom.py"]]
+    assert status("scripts/MakePhantom.py", arguments) == 0
 
 
 def test_the_commands_for_volumes_run_in_their_order(workplace):
@@ -159,16 +155,17 @@ def test_no_command_of_classification_is_left_out():
 
 
 @pytest.mark.parametrize("page", NEED_OTHER_DATA)
-def test_commands_on_other_data_can_be_read(page):
+def test_commands_on_other_data_can_be_read(monkeypatch, page):
+    monkeypatch.chdir(ROOT)
     for words in commands(page):
         check(words)
 
 
 def test_the_plans_of_the_leaderboards_can_be_read():
-    plans = [words[2:] for words in commands("docs/leaderboard.md") if words[1] == "scripts/leaderboard.py"]
+    plans = [words[2] for words in commands("docs/leaderboard.md") if words[1] == "scripts/leaderboard.py"]
     assert plans
-    for arguments in plans:
-        assert read_plan(ROOT / leaderboard.build_parser().parse_args(arguments).plan).seeds == [0, 1, 2]
+    for plan in plans:
+        assert read_plan(ROOT / plan).seeds == [0, 1, 2]
 
 
 def test_every_command_stands_on_a_page_whose_commands_run():
