@@ -10,6 +10,7 @@ from typing import Any
 from datasets.files import NIFTI_ENDINGS, ending, stem
 from datasets.json_files import read_json
 
+DEFAULT_RATIOS = (0.7, 0.1, 0.2)  # of patients
 SPLITS = ("train", "val", "test")
 
 

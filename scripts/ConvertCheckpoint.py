@@ -20,8 +20,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.command import run_command
-from utils.runs.conversion import WINDOWS, Answers, convert_file
-from utils.training import checkpoints
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="of slices without the background (default: tumor, or the organ)",
     )
-    add("--dataset", choices=sorted(WINDOWS), help="of slices (default: what the file says, or kits)")
+    add("--dataset", choices=("kits", "lits"), help="of slices (default: what the file says, or kits)")
     add("--task", choices=("tumor", "organ", "all"), help="of slices (default: what the file says, or tumor)")
     add("--modality", choices=("CT", "MR"), default="CT", help="of slices (default: CT)")
     add(
@@ -67,6 +65,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def convert_checkpoint(args: argparse.Namespace) -> int:
     """Convert as the flags say, write the checkpoint whole, and print what it is."""
+    from utils.runs.conversion import Answers, convert_file  # they load torch, which --help does not need
+    from utils.training import checkpoints
+
     output = args.output / "best.ckpt" if args.output.is_dir() or not args.output.suffix else args.output
     if output.exists() or output.is_symlink():
         raise ValueError(f"{output}: is there already: choose another --output")

@@ -20,9 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.command import run_command
-from utils.exporting.assembly import FORMATS, Request, export
-from utils.exporting.summary import summarize
-from utils.runs.artifact import UNSPECIFIED
+from utils.exporting import FORMATS
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--val_cases", type=int, metavar="N", help="score on so many val cases, evenly chosen (default: all)")
     add("--data", metavar="ROOT", help="the run's data, where it is no longer at the recipe's place")
     add("--name", help="of the network, for people (default: the run's folder)")
-    add("--license", default=UNSPECIFIED, metavar="TEXT", help=f"terms of use (default: {UNSPECIFIED})")
+    add("--license", default="unspecified", metavar="TEXT", help="terms of use (default: unspecified)")
     add("--overwrite", action="store_true", help="replace an earlier export in the same folder")
     return parser
 
@@ -47,6 +45,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def export_checkpoint(args: argparse.Namespace) -> int:
     """Export as the flags say, and print the summary."""
+    from utils.exporting.assembly import Request, export  # they load torch, which --help does not need
+    from utils.exporting.summary import summarize
+
     for name in ("calibration", "val_cases"):
         value = getattr(args, name)
         if value is not None and value < 1:

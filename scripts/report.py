@@ -19,8 +19,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.command import run_command
-from utils.report.assembly import make_report
-from utils.report.facts import Wanted
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,6 +47,9 @@ def main(argv: list[str] | None = None) -> int:
 def report(args: argparse.Namespace, command: list[str]) -> int:
     """Make the page, and print its path; 1 where a part of it could not be made."""
     check_flags(args)
+    from utils.report.assembly import make_report  # they load torch, which --help does not need
+    from utils.report.facts import Wanted
+
     wanted = Wanted(
         runs=args.runs,
         output=args.output,

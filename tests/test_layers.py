@@ -14,6 +14,7 @@ ALONE = ("utils/distillation/losses", "utils/evaluation/metrics", "networks")
 OPTIONAL = {"torchvision": None, "timm": "timm_model.py"}
 NOT_YET = {"utils/evaluation imports utils/runs"}
 RUNS_ONE = {"latency.py"}
+SLOW = {"scripts/compare.py", "scripts/leaderboard.py", "scripts/skin/BoostMetadata.py"}
 
 
 def test_every_room_has_its_place():
@@ -73,4 +74,24 @@ def test_slicing_needs_neither_torch_nor_monai():
         "assert not {'torch', 'monai'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_loads_nothing_heavy():
+    """Every command answers --help before torch and its like are loaded, which takes seconds."""
+    code = (
+        "import runpy, sys\n"
+        "for script in sys.argv[1:]:\n"
+        "    sys.argv = [script, '--help']\n"
+        "    try:\n"
+        "        runpy.run_path(script, run_name='__main__')\n"
+        "    except SystemExit as end:\n"
+        "        assert not end.code, script\n"
+        "    heavy = {'torch', 'monai', 'sklearn', 'scipy.stats', 'cv2', 'tensorboard'} & set(sys.modules)\n"
+        "    assert not heavy, f'{script} loads {heavy}'\n"
+    )
+    scripts = [file for file in files() if file.parts[0] == "scripts" and "benchmarks" not in file.parts]
+    scripts = [str(file) for file in scripts if "import argparse" in (ROOT / file).read_text()]
+    command = [sys.executable, "-c", code, *(script for script in scripts if script not in SLOW)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts.skin import RemoveHair
+from scripts.skin.RemoveHair import main
 from tests.image_stores import write_image, write_isic
+from utils.skin import hair_removal
 
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch) -> Path:
     """Four images; a bright pixel counts as hair, which is painted black."""
-    monkeypatch.setattr(RemoveHair, "find_hair", lambda image, contrast: image.max(-1) > 200)
-    monkeypatch.setattr(RemoveHair, "paint_over", lambda image, hair: image * ~hair[..., None])
+    monkeypatch.setattr(hair_removal, "find_hair", lambda image, contrast: image.max(-1) > 200)
+    monkeypatch.setattr(hair_removal, "paint_over", lambda image, hair: image * ~hair[..., None])
     for number, name in enumerate(("nv/a.png", "nv/b.PNG", "mel/c.jfif", "mel/deep/d.webp")):
         image = np.full((24, 40, 3), 20 * number, np.uint8)
         image[2:4, 3:9] = 255
@@ -25,7 +26,7 @@ def tree(tmp_path, monkeypatch) -> Path:
 
 
 def run(tree: Path, *flags: str, out: str = "out") -> int:
-    return RemoveHair.main(["--inpath", str(tree), "--outpath", str(tree.parent / out), "--jobs", "1", *flags])
+    return main(["--inpath", str(tree), "--outpath", str(tree.parent / out), "--jobs", "1", *flags])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -58,7 +59,7 @@ def test_a_table_or_sheet_of_another_program_is_refused(tree, capsys, name):
 @pytest.mark.parametrize("after", range(4))
 def test_a_killed_run_goes_on_to_the_same_files(tree, monkeypatch, after):
     assert run(tree, out="whole") == 0
-    record, recorded = RemoveHair.HairTable.record, []
+    record, recorded = hair_removal.HairTable.record, []
 
     def killed(table, name, *row):
         if len(recorded) == after:
@@ -67,7 +68,7 @@ def test_a_killed_run_goes_on_to_the_same_files(tree, monkeypatch, after):
         recorded.append(name)
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        patched.setattr(RemoveHair.HairTable, "record", killed)
+        patched.setattr(hair_removal.HairTable, "record", killed)
         run(tree)
     (tree.parent / "out_hair.csv").open("a").write("mel/deep/d.we")  # a line that was being written
     assert run(tree) == 0
@@ -98,7 +99,7 @@ def test_a_turned_image_comes_out_upright_and_is_turned_once(tree):
         upright.transpose(Image.Transpose.ROTATE_90).save(tree / name, exif=exif.tobytes())
     assert run(tree) == 0
     out = tree.parent / "out"
-    assert np.array_equal(RemoveHair.decode(out / "turned.png", "x"), RemoveHair.decode(out / "nv/a.png", "x"))
+    assert np.array_equal(hair_removal.decode(out / "turned.png", "x"), hair_removal.decode(out / "nv/a.png", "x"))
     assert Image.open(out / "turned.png").size == (40, 24) and not Image.open(out / "turned.png").getexif()
     assert (out / "bald.png").read_bytes() == (tree / "bald.png").read_bytes()
 

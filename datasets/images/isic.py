@@ -16,11 +16,10 @@ from datasets.images.dataset import DEFAULT_OPTIONS, ImageOptions, ImageRecord, 
 from datasets.images.decoding import decode
 from datasets.images.patients import BLANK
 from datasets.images.raw_images import IMAGES, open_store, read_stored
-from datasets.splits import SPLITS, split_patients
+from datasets.splits import DEFAULT_RATIOS, SPLITS, split_patients
 
 METADATA = "train-metadata.csv"
 CLASS_NAMES = ("benign", "malignant")
-DEFAULT_RATIOS = (0.7, 0.1, 0.2)
 COLUMNS = ("isic_id", "patient_id", "target", "split")
 
 

@@ -21,10 +21,8 @@ from datasets.slices.store import (
     read_index,
     read_manifest,
 )
-from datasets.splits import SPLITS, read_split, split_patients
+from datasets.splits import DEFAULT_RATIOS, SPLITS, read_split, split_patients
 from datasets.volumes.layouts import RawCase, RawDataset
-
-DEFAULT_RATIOS = (0.7, 0.1, 0.2)
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,21 @@ one split by image; here a patient is in one split.
 See data/README.md for the layout.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from datasets.images.isic import DEFAULT_RATIOS, Lesion, deal, is_index, read_lesions, write_index
-from datasets.splits import SPLITS
+from datasets.splits import DEFAULT_RATIOS, SPLITS
 from utils.command import run_command
+
+if TYPE_CHECKING:
+    from datasets.images.isic import Lesion
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -45,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def sample(args: argparse.Namespace) -> int:
     """Deal the lesions, write the index, and print what it holds."""
+    from datasets.images.isic import deal, is_index, read_lesions, write_index  # torch, which --help does not need
+
     if args.out.exists() and not args.overwrite:
         raise ValueError(f"{args.out} is there: what was trained on it needs it; name another, or pass --overwrite")
     if args.out.exists() and not is_index(args.out):

@@ -31,7 +31,6 @@ from utils.runs.models import load_model
 from utils.runs.onnx_network import OnnxNetwork
 from utils.training import checkpoints
 
-FORMATS = ("safetensors", "onnx", "int8", "exported_program")
 OURS = {*artifact.FILES, *artifact.FORMER_FILES}
 TORCH_FORM, ONNX_FORM, INT8_FORM = "PyTorch fp32", "ONNX fp32", "ONNX int8"
 
