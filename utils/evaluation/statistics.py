@@ -1,43 +1,46 @@
-"""Whether two groups differ by more than noise: intervals of a difference, and the one rule that puts them in words.
+"""Whether two groups differ by more than noise: one rule, and the interval and p-value that it asks for.
 
-Every command that says "better", "worse" or "no measurable difference" asks `judge`.
+Every command that prints "better", "worse" or "no measurable difference" calls `compare`, and `correct` where a table
+holds several comparisons. `scripts/benchmarks/coverage.py` measures how often the intervals hold the truth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t
+from scipy.special import stdtr, stdtrit
 
 BETTER, WORSE, NOTHING, UNDEFINED = "better", "worse", "no measurable difference", "not defined"
-ENOUGH = 6  # fewer pairs cannot reach p < 0.05 in a signed-rank test (two-sided): 2 / 2^5 is 0.063
-SMALLEST = 0.001  # of any score: less is rounding, even where it is in every case
+ENOUGH = 6  # cases; a distribution's shape cannot be judged from fewer, and Student's t assumes one
+SMALLEST = 0.005  # half a point of Dice: the same recipe with another seed differs by about as much on real data
+LEVEL = 0.05
 RULE = (
-    f"a difference counts when its 95 % interval excludes 0, all seeds agree in its sign, it is {SMALLEST} or more, "
-    f"and at least {ENOUGH} cases differ"
+    f"a difference counts when its 95 % interval excludes 0, it is {SMALLEST} or more, at least {ENOUGH} cases differ, "
+    f"and its p stays below {LEVEL} after Holm's correction for all comparisons of its table"
 )
 INTERVAL = (
-    "the interval of one seed is Student's t over cases (over patients, where a patient has several), that of more "
-    "seeds a bootstrap over seeds and cases"
+    "the interval counts seeds and cases (patients, where one has several cases) as drawn at random; with one seed it "
+    "counts cases only, and speaks of these two sets of weights, not of training again"
 )
 ROUNDING = 1e-12  # of a mean of scores in double precision
-RESAMPLES = 10_000
-DEFINED = 0.95  # the least share of resamples in which a score is defined
+MOST_BLOCKS = 200  # of images left out in turn
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A difference of two groups: mean, 95 % interval, by seed, the verdict, and why nothing (more) can be claimed."""
+    """A difference of two groups: mean, 95 % interval, p, verdict, why no more can be claimed, and by seed."""
 
     mean: float
     low: float
     high: float
+    p: float
     verdict: str
     why: str = ""
     seeds: tuple[float, ...] = ()
+    p_holm: float | None = None
 
     @property
     def words(self) -> str:
@@ -45,94 +48,9 @@ class Comparison:
             return f"{UNDEFINED}: {self.why}"
         return f"{self.verdict} ({self.why})" if self.why else self.verdict
 
-
-def judge(
-    interval: tuple[float, float, float],
-    differing: int,
-    seeds: Sequence[float] = (),
-    unit: str = "cases",
-    higher_is_better: bool = True,
-    undefined: str = "its interval is not defined",
-) -> Comparison:
-    """The one rule (`RULE`): what a difference with this interval is called.
-
-    Args:
-        interval: mean of ours - theirs, and the ends of its 95 % interval.
-        differing: number of cases (or whatever was resampled, see `unit`) in which the two differ.
-        seeds: the difference by seed.
-        undefined: the reason to give where the interval is not a number.
-    """
-    mean, low, high = interval
-    seeds = tuple(seeds)
-    if not np.isfinite(interval).all():
-        return Comparison(mean, low, high, UNDEFINED, undefined, seeds)
-    why = ""
-    if differing < ENOUGH:
-        why = f"{unit} that differ: {differing}, a claim needs {ENOUGH}"
-    elif low <= 0 <= high:
-        return Comparison(mean, low, high, NOTHING, "", seeds)
-    elif abs(mean) < SMALLEST:
-        why = f"less than {SMALLEST}"
-    elif any(seed * mean <= 0 for seed in seeds):
-        why = "seeds differ in sign"
-    if why:
-        return Comparison(mean, low, high, NOTHING, why, seeds)
-    return Comparison(mean, low, high, BETTER if (mean > 0) == higher_is_better else WORSE, "", seeds)
-
-
-def case_interval(values: NDArray[np.floating], patients: Sequence[str] | None = None) -> tuple[float, float, float]:
-    """Mean of values by case (N,) and its 95 % interval, Student's t; NaN where there is one case.
-
-    Cases of one patient are alike: the deviations of patients' sums are taken then, with patients - 1 degrees of
-    freedom. Where each patient has one case both are the same.
-    """
-    numbers = np.arange(len(values)) if patients is None else np.unique(patients, return_inverse=True)[1]
-    sums, counts = np.bincount(numbers, values), np.bincount(numbers)
-    mean, many = float(values.mean()), len(sums)
-    if many < 2:
-        return mean, float("nan"), float("nan")
-    if np.ptp(values) == 0:
-        return (float(values[0]),) * 3
-    error = np.sqrt(many / (many - 1) * np.square(sums - mean * counts).sum()) / len(values)
-    half = float(t.ppf(0.975, many - 1) * error)
-    return mean, mean - half, mean + half
-
-
-def draws(
-    seeds: int, others: int | None, cases: int, resamples: int = RESAMPLES, seed: int = 0
-) -> Iterator[tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.integer]]]:
-    """Numbers of seeds, of the other group's seeds, and of cases, drawn with replacement, one fewer of each than there
-    are (Rao and Wu, 1988): as many would make the variance of n seeds (n - 1) / n of what it is, too small by a third
-    for three. others: None where the other group has the same seeds, which are then drawn together.
-    """
-    generator = np.random.default_rng(seed)
-    for _ in range(resamples):
-        rows = generator.integers(seeds, size=max(seeds - 1, 1))
-        theirs = rows if others is None else generator.integers(others, size=max(others - 1, 1))
-        yield rows, theirs, generator.integers(cases, size=max(cases - 1, 1))
-
-
-def quantiles(values: Sequence[float] | NDArray[np.floating]) -> tuple[float, float]:
-    """The ends of a 95 % percentile interval."""
-    low, high = np.quantile(values, (0.025, 0.975))
-    return float(low), float(high)
-
-
-def difference_interval(
-    ours: NDArray[np.floating],
-    theirs: NDArray[np.floating],
-    same_seeds: bool,
-    patients: Sequence[str] | None = None,
-) -> tuple[float, float, float]:
-    """Mean of ours - theirs and its 95 % interval (`INTERVAL`), from scores by seed and case.
-
-    ours (S, N), theirs (R, N): the same case in the same place; where same_seeds also the same seed.
-    """
-    if len(ours) == len(theirs) == 1:
-        return case_interval(ours[0] - theirs[0], patients)
-    drawn = draws(len(ours), None if same_seeds else len(theirs), ours.shape[1])
-    means = [ours[np.ix_(rows, cases)].mean() - theirs[np.ix_(other, cases)].mean() for rows, other, cases in drawn]
-    return float(ours.mean() - theirs.mean()), *quantiles(means)
+    def named(self, name: str) -> str:
+        """The verdict as a sentence about the group of this name."""
+        return f"{name} is {self.words}" if self.verdict in (BETTER, WORSE) else self.words
 
 
 def compare(
@@ -141,35 +59,176 @@ def compare(
     same_seeds: bool = True,
     patients: Sequence[str] | None = None,
     higher_is_better: bool = True,
+    unit: str = "cases",
 ) -> Comparison:
-    """Compare scores that are a mean over cases, from ours (S, N) and theirs (R, N) by seed and case."""
-    interval = difference_interval(ours, theirs, same_seeds, patients)
-    differing = count_differing(ours.mean(0) - theirs.mean(0), patients)
-    unit = "cases" if patients is None else "patients"
-    seeds = by_seed(ours.mean(1), theirs.mean(1), same_seeds)
-    return judge(interval, differing, seeds, unit, higher_is_better, f"one of the {unit} has no interval")
+    """The one rule (`RULE`, `INTERVAL`) for ours - theirs.
 
-
-def count_differing(difference: NDArray[np.floating], patients: Sequence[str] | None = None) -> int:
-    """Number of cases, or patients, in which a difference by case (N,) is not 0 (rounding left aside)."""
-    numbers = np.arange(len(difference)) if patients is None else np.unique(patients, return_inverse=True)[1]
-    return int((np.abs(np.bincount(numbers, difference)) > ROUNDING).sum())
-
-
-def by_seed(ours: Sequence[float], theirs: Sequence[float], same_seeds: bool) -> list[float]:
-    """Differences seed by seed; where the groups have other seeds, from the other's mean."""
-    paired = theirs if same_seeds else [float(np.mean(theirs))] * len(ours)
-    return [float(own - base) for own, base in zip(ours, paired, strict=True)]
-
-
-def bootstrap(
-    measure: Callable[[NDArray[np.integer]], float], count: int, resamples: int, seed: int = 0
-) -> tuple[float, float, float]:
-    """Ends of the 95 % interval of a score of all of `count` images, over resampled images, and the share of the
-    resamples in which it is defined. NaN where that is under 95 %: what is left is of other images.
+    Args:
+        ours: scores by seed and case (S, N). A score that is not a mean over cases gives its `jackknife` values.
+        theirs: scores (R, N) of the same cases in the same places.
+        same_seeds: a row of both is one seed, so that its difference is paired; else each group's seeds count apart.
+            One seed against one is a pair in any case.
+        patients: the patient of each case; the cases of one patient count as one unit.
+        unit: what to call the columns.
     """
-    generator = np.random.default_rng(seed)
-    values = np.array([measure(generator.integers(count, size=count)) for _ in range(resamples)])
-    defined = values[np.isfinite(values)]
-    share = len(defined) / resamples
-    return (*quantiles(defined), share) if share >= DEFINED else (float("nan"), float("nan"), share)
+    if ours.shape[1] != theirs.shape[1]:
+        raise ValueError(f"{ours.shape[1]} and {theirs.shape[1]} {unit}: compare scores of the same {unit}")
+    paired = same_seeds or len(ours) == len(theirs) == 1
+    mean, low, high, p = interval([ours - theirs] if paired else [ours, theirs], patients)
+    by_seed = ours.mean(1) - (theirs.mean(1) if paired else theirs.mean())
+    by_case = by_patient((ours.mean(0) - theirs.mean(0))[None], patients, center=False)[0]
+    if patients is not None and len(set(patients)) < len(patients):
+        unit = "patients"
+    return judge((mean, low, high, p), int((np.abs(by_case) > ROUNDING).sum()), by_seed.tolist(), unit, higher_is_better)
+
+
+def judge(
+    found: tuple[float, float, float, float],
+    differing: int,
+    seeds: Sequence[float] = (),
+    unit: str = "cases",
+    higher_is_better: bool = True,
+) -> Comparison:
+    """The verdict of a mean difference, the ends of its interval and its p; `differing` units are not equal."""
+    mean, low, high, p = found
+    verdict, why = NOTHING, ""
+    if not np.isfinite(mean):
+        verdict, why = UNDEFINED, f"the score needs {unit} of more than one class"
+    elif not np.isfinite(found).all():
+        verdict, why = UNDEFINED, f"too few {unit} for an interval"
+    elif differing < ENOUGH:
+        why = f"{unit} that differ: {differing}, a claim needs {ENOUGH}"
+    elif p < LEVEL and abs(mean) < SMALLEST:
+        why = f"less than {SMALLEST}"
+    elif p < LEVEL:
+        verdict = BETTER if (mean > 0) == higher_is_better else WORSE
+    return Comparison(mean, low, high, p, verdict, why, tuple(seeds))
+
+
+def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons of one table after Holm's correction: a claim that does not survive it is withdrawn."""
+    defined = [found for found in comparisons if found.verdict != UNDEFINED]
+    corrected = iter(holm([found.p for found in defined]))
+
+    def again(found: Comparison) -> Comparison:
+        if found.verdict == UNDEFINED:
+            return found
+        found = replace(found, p_holm=next(corrected))
+        if found.verdict == NOTHING or found.p_holm < LEVEL:
+            return found
+        return replace(found, verdict=NOTHING, why=f"{found.verdict} if taken alone, not as one of {len(defined)}")
+
+    return list(map(again, comparisons))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's step-down correction of several p-values."""
+    order = np.argsort(p, kind="stable")
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(np.maximum.accumulate(np.array(p)[order] * np.arange(len(p), 0, -1)), 1.0)
+    return corrected.tolist()
+
+
+def interval(
+    groups: Sequence[NDArray[np.floating]], patients: Sequence[str] | None = None
+) -> tuple[float, float, float, float]:
+    """Mean, ends of its 95 % interval, and p of a mean of 0: of one group (S, N), or of the first less the second.
+
+    NaN where the score is not defined, or there is one case only.
+    """
+    units = [by_patient(group, patients) for group in groups]
+    mean = float(groups[0].mean() - (groups[1].mean() if len(groups) > 1 else 0))
+    if not np.isfinite(mean) or units[0].shape[1] < 2:
+        return mean, float("nan"), float("nan"), float("nan")
+    variances, degrees = variance_terms(units)
+    error = float(np.sqrt(variances.sum()))
+    if error < ROUNDING:
+        return mean, mean, mean, float(abs(mean) < ROUNDING)
+    half = error * float(critical(variances, degrees))
+    return mean, mean - half, mean + half, float(p_value(abs(mean) / error, variances, degrees))
+
+
+def by_patient(
+    scores: NDArray[np.floating], patients: Sequence[str] | None, center: bool = True
+) -> NDArray[np.floating]:
+    """Scores (S, N) by case as scores (S, U) by patient, with the same mean over each seed.
+
+    A patient of many cases weighs as many: the deviations of its cases from the mean are summed (center), as for the
+    variance of a ratio. Where each patient has one case the scores stay as they are.
+    """
+    if patients is None:
+        return scores
+    numbers = np.unique(np.asarray(patients), return_inverse=True)[1]
+    mean = scores.mean() if center else 0.0
+    sums = np.stack([np.bincount(numbers, row - mean) for row in scores])
+    return mean + sums * sums.shape[1] / scores.shape[1]
+
+
+def variance_terms(groups: Sequence[NDArray[np.floating]]) -> tuple[NDArray[np.floating], NDArray[np.integer]]:
+    """What the variance of a mean (of the difference of two groups' means) is a sum of, (..., T), and its degrees of
+    freedom (T,): a term for the seeds of each group, and one for the cases.
+
+    Two-way random effects: the score of seed s and case c is mean + seed + case + rest. In mean squares the variance of
+    the mean is (MS_seed + MS_case - MS_rest) / (S C). MS_case holds one MS_rest too many, so it is taken off there, and
+    not below 0. Leading dimensions of the groups (..., S, C) are so many experiments. A group of one seed has no spread
+    of seeds: it is taken to be the other's, and where neither has one, only cases count.
+    """
+    cases = groups[0].shape[-1]
+    several = [group for group in groups if group.shape[-2] > 1]
+    terms, degrees, rest = [], [], 0.0
+    for group in several:
+        seeds = group.shape[-2]
+        weight = 1 / seeds + len(groups) - len(several)
+        by_seed = group.mean(-1)
+        residual = group - by_seed[..., None] - (group.mean(-2) - by_seed.mean(-1, keepdims=True))[..., None, :]
+        terms.append(weight * by_seed.var(-1, ddof=1))
+        degrees.append(seeds - 1)
+        rest = rest + weight * np.square(residual).sum((-2, -1)) / ((seeds - 1) * (cases - 1) * cases)
+    by_case = groups[0].mean(-2) - (groups[1].mean(-2) if len(groups) > 1 else 0)
+    terms.append(np.maximum(by_case.var(-1, ddof=1) / cases - rest, 0))
+    return np.stack(terms, -1), np.array([*degrees, cases - 1])
+
+
+def p_value(
+    ratio: NDArray[np.floating] | float, variances: NDArray[np.floating], degrees: NDArray[np.integer]
+) -> NDArray[np.floating]:
+    """Two-sided p of |mean| / standard error, where the variance is a sum of terms of different degrees of freedom.
+
+    The mean of two approximations: Student's t with Satterthwaite's degrees of freedom, which is right for many degrees
+    and too narrow for few, and the terms' own p-values weighted by their variances, which errs to the safe side. With
+    one term both are Student's t.
+    """
+    shares = variances / variances.sum(-1, keepdims=True)
+    pooled = 1 / (np.square(shares) / degrees).sum(-1)
+    ratio = np.asarray(ratio)
+    return stdtr(pooled, -ratio) + (shares * stdtr(degrees, -ratio[..., None])).sum(-1)
+
+
+def critical(variances: NDArray[np.floating], degrees: NDArray[np.integer]) -> NDArray[np.floating]:
+    """Half of the 95 % interval in standard errors: where `p_value` is 0.05, by bisection."""
+    low = np.zeros(variances.shape[:-1])
+    high = low + stdtrit(float(degrees.min()), 1 - LEVEL / 2)
+    for _ in range(40):
+        middle = (low + high) / 2
+        inside = p_value(middle, variances, degrees) > LEVEL
+        low, high = np.where(inside, middle, low), np.where(inside, high, middle)
+    return high
+
+
+def jackknife(
+    score: Callable[[NDArray[np.bool_]], float], count: int, patients: Sequence[str] | None = None
+) -> NDArray[np.floating]:
+    """A score of all of `count` images as values by block of images, of which it is the mean.
+
+    score: of the images where a mask (count,) is true. A value says how the score falls when its block, an image (or a
+    patient with all its images; some of them, drawn once, where there are more than `MOST_BLOCKS`), is left out. Their
+    spread is that of the score over images, so that `compare` treats an AUROC as it treats a Dice. NaN where the score is
+    not defined, or not without one of the blocks.
+    """
+    numbers = np.arange(count) if patients is None else np.unique(np.asarray(patients), return_inverse=True)[1]
+    units = numbers.max() + 1
+    blocks = min(units, MOST_BLOCKS)
+    block = (np.random.default_rng(0).permutation(units) % blocks if units > blocks else np.arange(units))[numbers]
+    whole = score(np.ones(count, bool))
+    without = np.array([score(block != number) for number in range(blocks)])
+    return whole + (blocks - 1) * (without.mean() - without)

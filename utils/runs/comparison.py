@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 
 from utils.evaluation import statistics
 from utils.evaluation.metrics.partial_auc import partial_auc
-from utils.evaluation.statistics import Comparison, by_seed, judge
+from utils.evaluation.statistics import Comparison
 
 Rows = Sequence[Mapping[str, Any]]
 MEAN_DICE = "mean Dice"
