@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from utils.command import run_command
 from utils.evaluation.complexity import complexity, latency
 from utils.evaluation.kind import IMAGES, SLICES, Kind, kind_of
-from utils.evaluation.statistics import INTERVAL, RULE
+from utils.evaluation.statistics import INTERVAL, RULE, correct
 from utils.runs.comparison import KEYS, MEAN_DICE, SCORES, case_dice, compare_runs, conclude, spread
 from utils.runs.results import other_data, read_test, same_weights, test_command
 from utils.tables import table
@@ -166,18 +166,25 @@ def score_names(run: Run) -> list[str]:
     return [score for score in SCORES if score != "pAUC" or len(run.class_names) == 2]
 
 
-def differences(name: str, runs: Sequence[Run], other: str, others: Sequence[Run]) -> list[str]:
-    """A line a score: the mean paired difference, its 95 % interval, by seed, and what to conclude.
+def differences(groups: Mapping[str, Sequence[Run]], against: str) -> list[str]:
+    """A line a group after `against` and score: the paired difference, its interval, by seed, and what to conclude.
 
-    Each seed is compared with the same seed of the other group, or with the other's mean where the seeds are others.
+    Each seed is compared with the same seed of the other group; where the groups have other seeds, their means are. The
+    lines of a score are one table, corrected for their number.
     """
-    seeds = [[run.seed for run in group] for group in (runs, others)]
-    rows = [[run.rows for run in group] for group in (runs, others)]
-    same_seeds = seeds[0] == seeds[1] or len(runs) == len(others) == 1
-    cases = len({row["case"] for row in rows[0][0]})
-    return [
-        conclude(score, compare_runs(*rows, score, same_seeds), cases, name, other) for score in score_names(runs[0])
-    ]
+    names, theirs = list(groups), groups[against]
+    names = names[names.index(against) + 1 :]
+    scores = score_names(theirs[0])
+    cases, lines = len({row["case"] for row in theirs[0].rows}), {}
+    for score in scores:
+        found = []
+        for name in names:
+            ours = groups[name]
+            same_seeds = [run.seed for run in ours] == [run.seed for run in theirs]
+            found.append(compare_runs([run.rows for run in ours], [run.rows for run in theirs], score, same_seeds))
+        for name, result in zip(names, correct(found), strict=True):
+            lines[name, score] = conclude(score, result, cases, name, against)
+    return [lines[name, score] for name in names for score in scores]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -216,10 +223,8 @@ def compare(arguments: argparse.Namespace) -> int:
         "± is the standard deviation over seeds. GMACs and ms: one image, batch 1, fp32, this CPU."
     )
     if arguments.against is not None:
-        for name in names[names.index(arguments.against) + 1 :]:
-            print("\n".join(differences(name, groups[name], arguments.against, groups[arguments.against])))
-        how = "intervals are bootstraps over test images with the seeds fixed" if first.kind is IMAGES else INTERVAL
-        print(f"{RULE[:1].upper()}{RULE[1:]}; {how}.")
+        print("\n".join(differences(groups, arguments.against)))
+        print(f"{RULE[:1].upper()}{RULE[1:]}; {INTERVAL}.")
     return 0
 
 

@@ -198,7 +198,8 @@ def finish(content: Mapping[str, Any], places: Sequence[Path], written: Sequence
 
 def compare_files(arguments: argparse.Namespace) -> int:
     """Compares two evaluations of the same cases."""
-    from utils.evaluation.volumes.paired_tests import RULE, compare
+    from utils.evaluation.statistics import INTERVAL, RULE
+    from utils.evaluation.volumes.paired_tests import compare
     from utils.evaluation.volumes.printing import print_comparison
     from utils.runs.results import other_data
 
@@ -222,7 +223,7 @@ def compare_files(arguments: argparse.Namespace) -> int:
     print_comparison(names, lines)
     if arguments.output:
         everything, rows = table_files(as_prefix(arguments.output))
-        write_json(everything, {"A": names[0], "B": names[1], "rule": RULE, "rows": lines})
+        write_json(everything, {"A": names[0], "B": names[1], "rule": f"{RULE}; {INTERVAL}", "rows": lines})
         write_csv(rows, lines)
         print(f"written: {everything}, {rows}")
     return 0

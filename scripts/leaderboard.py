@@ -6,7 +6,8 @@ augmentation and train equally long. The weight of each method's terms is chosen
 short runs on a seed of their own; test is read once a run, at its end.
 
 What is done stays, what was stopped goes on, and a run that fails is named and left out. OUTPUT receives
-leaderboard.csv, leaderboard.html, and a folder for each run; two leaderboards do not train in one OUTPUT at once.
+leaderboard.csv, leaderboard.html, scores.csv (the Dice of each seed and case), and a folder for each run; two
+leaderboards do not train in one OUTPUT at once.
 
   python scripts/leaderboard.py configs/leaderboards/hippocampus.yaml --jobs 2
   python scripts/leaderboard.py configs/leaderboards/phantom.yaml --gpus 0 1 2 3
@@ -39,11 +40,20 @@ from utils.leaderboard.plan import (
     read_plan,
     teacher_runs,
 )
-from utils.leaderboard.results import RULE, choose_shares, refuse_foreign_table, rows, teacher_dice, write_csv
+from utils.leaderboard.results import (
+    RULE,
+    SCORE_COLUMNS,
+    choose_shares,
+    refuse_foreign_table,
+    rows,
+    teacher_dice,
+    write_csv,
+    write_scores,
+)
 from utils.report.page import refuse_foreign
 from utils.tables import table
 
-TABLE, PAGE = "leaderboard.csv", "leaderboard.html"
+TABLE, PAGE, SCORES = "leaderboard.csv", "leaderboard.html", "scores.csv"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -66,8 +76,9 @@ def measure(args: argparse.Namespace) -> int:
     if args.jobs is not None and args.jobs < 1:
         raise ValueError(f"--jobs {args.jobs}: give 1 or more")
     plan = read_plan(args.plan)
-    for file, refuse in ((TABLE, refuse_foreign_table), (PAGE, refuse_foreign)):
-        refuse(plan.folder / file)
+    refuse_foreign_table(plan.folder / TABLE)
+    refuse_foreign_table(plan.folder / SCORES, SCORE_COLUMNS)
+    refuse_foreign(plan.folder / PAGE)
     problems = []
     if not args.table:
         with alone_in(plan.folder):
@@ -121,9 +132,11 @@ class _Clock:
 
 def show(plan: Plan, problems: Sequence[Finished]) -> None:
     """Write the CSV and the page, and print the table."""
-    lines = rows(plan, choose_shares(plan))
+    shares = choose_shares(plan)
+    lines = rows(plan, shares)
     file, page = plan.folder / TABLE, plan.folder / PAGE
     write_csv(file, lines)
+    write_scores(plan.folder / SCORES, plan, shares)
     write_leaderboard(page, plan, lines, [f"{finished.run.name}: {finished.problem}" for finished in problems])
     print(table([_cells(line) for line in lines]))
     print(

@@ -10,7 +10,7 @@ from sklearn import metrics
 
 from scripts.compare import main
 from utils.runs import comparison
-from utils.runs.comparison import MEAN_DICE, case_dice, compare_runs, conclude, resampled_interval, spread
+from utils.runs.comparison import MEAN_DICE, case_dice, compare_runs, conclude, spread
 
 CASES = [f"case_{number}" for number in range(20)]
 
@@ -59,6 +59,10 @@ def answers(seed: int, skill: float, images: int = 400, classes: int = 3) -> tup
     return np.exp(logits) / np.exp(logits).sum(1, keepdims=True), target
 
 
+def answer(number: int, probability: np.ndarray, target: int) -> dict:
+    return {"case": f"{number:03d}", "target": int(target), "probability": list(probability)}
+
+
 @pytest.mark.parametrize(("classes", "multiclass"), [(2, {}), (3, {"multi_class": "ovr"})])
 def test_scores_are_those_of_scikit_learn(classes, multiclass):
     probability, target = answers(0, 1.0, classes=classes)
@@ -85,19 +89,18 @@ def test_a_better_classifier_is_distinguished_from_noise():
     plain = [answers(seed, 1.0)[0] for seed in (1, 2)]
     again = [answers(seed, 1.0)[0] for seed in (3, 4)]
     better = [answers(seed, 2.0)[0] for seed in (5, 6)]
-    mean, low, high, _ = resampled_interval(comparison.accuracy, better, plain, target, resamples=200)
-    assert 0 < low < mean < high
-    _, low, high, _ = resampled_interval(comparison.accuracy, again, plain, target, resamples=200)
-    assert low < 0 < high
+    groups = [
+        [[answer(number, *pair) for number, pair in enumerate(zip(run, target, strict=True))] for run in group]
+        for group in (plain, again, better)
+    ]
+    assert compare_runs(groups[2], groups[0], "accuracy", same_seeds=False).verdict == "better"
+    assert compare_runs(groups[1], groups[0], "accuracy", same_seeds=False).verdict == "no measurable difference"
 
 
 def test_classifiers_are_compared_by_image():
     def run(seed: int, skill: float) -> list[dict]:
         probability, target = answers(seed, skill)
-        rows = [
-            {"case": f"{number:03d}", "target": int(label), "probability": list(values)}
-            for number, (values, label) in enumerate(zip(probability, target, strict=True))
-        ]
+        rows = [answer(number, *pair) for number, pair in enumerate(zip(probability, target, strict=True))]
         return rows[::-1] if seed % 2 else rows
 
     for score in ("accuracy", "balanced accuracy", "AUROC"):
@@ -110,20 +113,27 @@ def test_a_score_that_is_not_defined_is_said_to_be_so(tmp_path, capsys):
         write_run(tmp_path / f"r{seed}", answer_rows(np.linspace(0.1, 0.3 + 0.1 * seed, 12), one_class), seed)
     status, out, err = told(capsys, f"a={tmp_path}/r0", f"b={tmp_path}/r1", "--against", "a")
     assert (status, err) == (0, "")
-    assert "b - a: AUROC is not defined: all 12 images are of one class" in out
-    assert "b - a: pAUC is not defined: all 12 images are of one class" in out
+    assert "b - a: AUROC is not defined: the score needs several images of each class" in out
+    assert "b - a: pAUC is not defined: the score needs several images of each class" in out
     assert "nan" not in " ".join(out) and "not defined" in out[2]
 
 
-def test_an_interval_that_many_resamples_do_not_define_is_no_finding():
-    target = np.array([1] + [0] * 19)  # a resample has no positive in (19 / 20)^20: 36 %
+def test_a_score_that_one_image_decides_is_no_finding():
+    target = np.array([1] + [0] * 19)  # without image 0 there is no AUROC
     ours, theirs = ([answer_rows(np.random.default_rng(seed).uniform(0.1, 0.9, 20), target)] for seed in (0, 1))
     found = compare_runs(ours, theirs, "AUROC", same_seeds=True)
-    line = conclude("AUROC", found, 20, "b", "a")
-    assert (
-        found.verdict == "not defined" and "95 % interval not defined over 20 cases, one seed: not defined: 3" in line
-    )
-    assert line.endswith("% of the resamples of 20 images hold one class only") and "nan" not in line
+    assert conclude("AUROC", found, 20, "b", "a").endswith("not defined: the score needs several images of each class")
+
+
+def test_several_groups_are_corrected_for_their_number(tmp_path, capsys):
+    noise = np.array([1, -1, 2, -2, 3, -3, 1, -1]) / 100
+    for seed, (name, gain) in enumerate({"a": 0 * noise, "b": 0.02 + noise, "c": noise, "d": noise[::-1]}.items()):
+        write_run(tmp_path / name, rows(np.linspace(0.4, 0.6, 8) + gain), seed)
+    given = [f"{name}={tmp_path}/{name}" for name in "abcd"]
+    _, out, _ = told(capsys, *given[:2], "--against", "a")
+    assert line_of(out, "b").endswith("one seed: b is better")
+    _, out, _ = told(capsys, *given, "--against", "a")
+    assert line_of(out, "b").endswith("no measurable difference (better if taken alone, not as one of 3)")
 
 
 def test_other_targets_are_not_compared(tmp_path, capsys):

@@ -17,7 +17,7 @@ from utils.experiment.run import main
 from utils.recipe.command_line import parse
 from utils.recipe.schema import ROOT, Recipe
 from utils.runs.comparison import auroc
-from utils.skin.boosting import Boosting, Table, out_of_fold, patient_folds, patient_intervals
+from utils.skin.boosting import Boosting, Table, compare_models, out_of_fold, patient_folds
 from utils.skin.hair import find_hair, paint_over
 from utils.skin.perceptual_filter import judge
 
@@ -110,8 +110,8 @@ def test_the_interval_of_a_model_against_itself_is_zero():
     probability = np.clip(0.5 * target + generator.uniform(0, 0.5, 60), 0, 1)
     patients = [f"p{number // 6}" for number in range(60)]
     models = {"student": probability, "both": probability.copy()}
-    intervals = patient_intervals(models, target, patients, "student", resamples=50, seed=0)
-    assert intervals["both - student"] == (0.0, 0.0)
+    intervals, gains = compare_models(models, target, patients, "student")
+    assert (gains["both"].low, gains["both"].high, gains["both"].verdict) == (0.0, 0.0, "no measurable difference")
     assert 0 <= intervals["student"][0] <= intervals["student"][1] <= 0.2
 
 
@@ -132,7 +132,7 @@ def student(tmp_path_factory):
 
 def test_boosting_reads_test_once_and_never_fits_on_the_students_patients(student):
     command = ("skin/BoostMetadata.py", "--checkpoint", student / "run/best.ckpt", "--outpath", student / "boosted")
-    done = script(*command, "--folds", 2, "--iterations", 20, "--resamples", 50)
+    done = script(*command, "--folds", 2, "--iterations", 20)
     assert done.returncode == 0, done.stderr
     result = json.loads((student / "boosted/boosting.json").read_text())
     assert "test" in result
@@ -141,7 +141,7 @@ def test_boosting_reads_test_once_and_never_fits_on_the_students_patients(studen
         rows = list(csv.DictReader(file))
     assert rows
     assert not trained & {row["patient_id"] for row in rows}
-    again = script(*command, "--folds", 2, "--iterations", 30, "--resamples", 50)
+    again = script(*command, "--folds", 2, "--iterations", 30)
     assert again.returncode == 2  # test was read with other settings
 
 

@@ -6,10 +6,20 @@ import numpy as np
 import pytest
 from leaderboard_plans import plan_of
 from run_folders import dice_rows, write_run
-from scipy.stats import ttest_1samp
+from scipy.stats import rankdata, t, ttest_1samp
 
 from scripts import compare, evaluate
-from utils.evaluation.statistics import bootstrap, case_interval, difference_interval, judge
+from utils.evaluation.statistics import (
+    by_patient,
+    correct,
+    holm,
+    interval,
+    jackknife,
+    judge,
+    p_value,
+    ranks,
+    variance_terms,
+)
 from utils.evaluation.statistics import compare as compare_scores
 from utils.leaderboard.plan import run_folder
 from utils.leaderboard.results import rows as leaderboard_rows
@@ -20,79 +30,123 @@ from utils.runs.run import read_run
 
 
 @pytest.mark.parametrize(
-    ("interval", "differing", "seeds", "words"),
+    ("mean", "low", "high", "p", "differing", "words"),
     [
-        ((0.02, 0.01, 0.03), 6, (0.02,), "better"),
-        ((-0.02, -0.03, -0.01), 6, (-0.01, -0.03), "worse"),
-        ((0.02, 0.0, 0.03), 6, (0.02,), "no measurable difference"),
-        ((0.02, -0.01, 0.03), 40, (0.02,), "no measurable difference"),
-        ((0.02, 0.01, 0.03), 5, (0.02,), "no measurable difference (cases that differ: 5, a claim needs 6)"),
-        ((0.02, 0.01, 0.03), 6, (0.05, -0.01), "no measurable difference (seeds differ in sign)"),
-        ((0.02, 0.01, 0.03), 6, (0.04, 0.0), "no measurable difference (seeds differ in sign)"),
-        ((0.0009, 0.0008, 0.001), 6, (0.0009,), "no measurable difference (less than 0.001)"),
-        ((0.02, float("nan"), float("nan")), 6, (0.02,), "not defined: its interval is not defined"),
-        ((float("nan"), 0.0, 0.1), 6, (), "not defined: its interval is not defined"),
+        (0.02, 0.01, 0.03, 0.01, 6, "better"),
+        (-0.02, -0.03, -0.01, 0.01, 6, "worse"),
+        (0.02, -0.01, 0.03, 0.2, 40, "no measurable difference"),
+        (0.02, 0.01, 0.03, 0.01, 5, "no measurable difference (cases that differ: 5, a claim needs 6)"),
+        (0.0049, 0.0048, 0.005, 0.0, 6, "no measurable difference (less than 0.005)"),
+        (0.02, np.nan, np.nan, np.nan, 6, "not defined: too few cases for an interval"),
+        (np.nan, np.nan, np.nan, np.nan, 6, "not defined: the score needs several cases of each class"),
     ],
 )
-def test_what_a_difference_is_called(interval, differing, seeds, words):
-    assert judge(interval, differing, seeds).words == words
+def test_what_a_difference_is_called(mean, low, high, p, differing, words):
+    assert judge((mean, low, high, p), differing).words == words
 
 
 def test_lower_is_better_for_distances():
-    assert judge((-2.0, -3.0, -1.0), 9, higher_is_better=False).verdict == "better"
+    assert judge((-2.0, -3.0, -1.0, 0.01), 9, higher_is_better=False).verdict == "better"
 
 
 def test_the_interval_of_one_seed_is_students_t():
     values = np.array([0.0, 0.1, 0.3, 0.35, 0.9])
-    low, high = ttest_1samp(values, 0).confidence_interval()
-    assert case_interval(values) == pytest.approx((values.mean(), low, high))
-    assert case_interval(values, list("abcde")) == pytest.approx((values.mean(), low, high))
-    assert case_interval(np.full(4, 0.25)) == (0.25, 0.25, 0.25)
-    assert np.isnan(case_interval(np.array([0.3]))[1:]).all()
+    known = ttest_1samp(values, 0)
+    expected = (values.mean(), *known.confidence_interval(), known.pvalue)
+    assert interval([values[None]]) == pytest.approx(expected)
+    assert interval([values[None]], list("abcde")) == pytest.approx(expected)
+    assert interval([np.full((1, 4), 0.25)]) == (0.25, 0.25, 0.25, 0.0)
+    assert np.isnan(interval([np.array([[0.3]])])[1:]).all()
+
+
+def test_an_interval_of_several_seeds_by_hand():
+    # seeds -1, 0, 1 and cases -2, 0, 2 without a rest: variances of the mean 1 / 3 and 4 / 3, both of 2 degrees. Their
+    # own p-values are those of t with 2 degrees, Satterthwaite's are 2 / (1 / 25 + 16 / 25) = 50 / 17.
+    scores = np.array([[-1.0], [0.0], [1.0]]) + np.array([-2.0, 0.0, 2.0]) + 3
+    variances, degrees = variance_terms([scores])
+    assert variances == pytest.approx([1 / 3, 4 / 3]) and list(degrees) == [2, 2]
+    ratio = 3 / np.sqrt(5 / 3)
+    mean, low, high, p = interval([scores])
+    assert (mean, p) == pytest.approx((3, t.sf(ratio, 2) + t.sf(ratio, 50 / 17)))
+    error = (high - mean) / np.sqrt(5 / 3)
+    assert mean - low == pytest.approx(high - mean) and t.sf(error, 2) + t.sf(error, 50 / 17) == pytest.approx(0.05)
+
+
+def test_what_is_left_of_seed_and_case_is_taken_off_the_cases_once():
+    scores = np.random.default_rng(0).normal(size=(3, 5))
+    total = scores - scores.mean()
+    by_seed, by_case = 5 * np.square(total.mean(1)).sum(), 3 * np.square(total.mean(0)).sum()
+    rest = (np.square(total).sum() - by_seed - by_case) / 8
+    expected = by_seed / 2 / 15, max(by_case / 4 - rest, 0) / 15
+    assert variance_terms([scores])[0] == pytest.approx(expected)
+
+
+def test_seeds_of_their_own_count_in_both_groups_and_a_lone_one_varies_as_the_others():
+    # all cases alike: seeds of variance 0.02 each, two of each group
+    ours, theirs = (np.repeat(np.array(seeds)[:, None], 8, axis=1) for seeds in ([-0.1, 0.1], [0.0, 0.2]))
+    assert variance_terms([ours, theirs])[0] == pytest.approx([0.01, 0.01, 0])
+    assert variance_terms([ours, theirs[:1]])[0] == pytest.approx([0.03, 0])  # 0.02 / 2 + 0.02
+    assert interval([ours - theirs]) == pytest.approx((-0.1, -0.1, -0.1, 0))  # the same seeds
 
 
 def test_cases_of_one_patient_count_as_one_where_each_has_as_many():
-    means = np.array([0.1, 0.4, 0.2, 0.6])
-    twice = np.repeat(means, 2) + np.tile([-0.05, 0.05], 4)
-    assert case_interval(twice, [f"p{number // 2}" for number in range(8)]) == pytest.approx(case_interval(means))
-    assert case_interval(twice)[1] > case_interval(means)[1]  # narrower, as if there were eight patients
+    means = np.array([[0.1, 0.4, 0.2, 0.6], [0.2, 0.3, 0.3, 0.8]])
+    twice = np.repeat(means, 2, axis=1) + np.tile([-0.05, 0.05], 4)
+    found = interval([twice], [f"p{number // 2}" for number in range(8)])
+    assert found == pytest.approx(interval([means])) and interval([twice])[1] > found[1]  # as if of eight patients
+    uneven = np.array([[0.1, 0.2, 0.3, 0.6]])  # patients of 3, 1: sums of deviations -0.3 and 0.3, times 2 / 4
+    assert by_patient(uneven, list("aaab")) == pytest.approx(np.array([[0.15, 0.45]]))
 
 
-def test_an_interval_of_one_seed_covers_as_it_says():
-    draws = np.random.default_rng(0).normal(0.2, 1, (1000, 9))
-    assert 0.93 < np.mean([low < 0.2 < high for _, low, high in map(case_interval, draws)]) < 0.97
+@pytest.mark.parametrize(("seeds", "cases", "of_seed"), [(3, 6, 0.5), (3, 40, 0.8), (5, 9, 0.0), (1, 9, 0.0)])
+def test_an_interval_covers_as_it_says(seeds, cases, of_seed):
+    random = np.random.default_rng(0)
+    scores = random.normal(0, 0.7, (4000, seeds, cases)) + random.normal(0, np.sqrt(of_seed), (4000, seeds, 1))
+    scores += random.normal(0, np.sqrt(1 - of_seed), (4000, 1, cases))
+    variances, degrees = variance_terms([scores])
+    ratio = np.abs(scores.mean((1, 2))) / np.sqrt(variances.sum(-1))
+    assert 0.93 < (p_value(ratio, variances, degrees) > 0.05).mean() < 0.975
 
 
-def test_other_seeds_are_drawn_apart():
-    # all cases alike, gains by seed -0.1 and 0.1 against seeds at 0 and 0.2: one of two is drawn of each. Together the
-    # difference is -0.1 in every draw; apart it is -0.3, -0.1 or 0.1.
-    ours, theirs = (np.repeat(np.array(seeds)[:, None], 8, axis=1) for seeds in ([-0.1, 0.1], [0.0, 0.2]))
-    assert difference_interval(ours, theirs, same_seeds=True) == pytest.approx((-0.1, -0.1, -0.1))
-    assert difference_interval(ours, theirs, same_seeds=False) == pytest.approx((-0.1, -0.3, 0.1))
+def test_jackknife_values_have_the_scores_mean_and_spread():
+    values = np.random.default_rng(0).random(30)
+    assert jackknife(lambda kept: values[kept].mean(), 30) == pytest.approx(values)
+    patients = [f"p{number // 3}" for number in range(30)]
+    assert jackknife(lambda kept: values[kept].mean(), 30, patients) == pytest.approx(values.reshape(10, 3).mean(1))
+    many = np.random.default_rng(0).random(5000)
+    blocks = jackknife(lambda kept: many[kept].mean(), 5000)
+    assert blocks.shape == (200,) and blocks.mean() == pytest.approx(many.mean())
+    assert blocks.std() / np.sqrt(200) == pytest.approx(many.std() / np.sqrt(5000), rel=0.15)
+    assert np.isnan(jackknife(lambda kept: 1.0 if kept[0] else np.nan, 10)).all()
 
 
-def test_a_score_that_few_resamples_define_has_no_interval():
-    def first_only(where):  # the mean where image 0 was drawn
-        return float(where.mean()) if 0 in where else float("nan")
+def test_ranks_are_those_of_scipy():
+    values = np.random.default_rng(0).integers(0, 9, 40).astype(float)
+    assert ranks(values) == pytest.approx(rankdata(values))
 
-    low, _, share = bootstrap(first_only, 10, 500)  # (9 / 10)^10: 35 % without it
-    assert np.isnan(low) and share == pytest.approx(0.65, abs=0.05)
-    low, high, share = bootstrap(lambda where: float(where.mean()), 10, 500)
-    assert low < 4.5 < high and share == 1.0
+
+def test_holms_correction_by_hand():
+    # sorted .01 .02 .03 .5: times 4, 3, 2, 1 is .04 .06 .06 .5, never falling
+    assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    found = correct([judge((0.1, 0.01, 0.2, p), 9) for p in (0.01, 0.03, np.nan)])
+    assert [each.words for each in found[1:]] == ["better", "not defined: too few cases for an interval"]
+    found = correct([judge((0.1, 0.01, 0.2, p), 9) for p in (0.01, 0.03, 0.03)])
+    assert [each.verdict for each in found] == ["better", *["no measurable difference"] * 2]
+    assert found[1].why == "better if taken alone, not as one of 3" and found[1].p_holm == pytest.approx(0.06)
 
 
 SCORES = {
     "better in all": lambda noise: 0.05 + 0.01 * noise,
     "noise": lambda noise: 0.05 * noise,
     "worse": lambda noise: -0.03 + 0.01 * noise,
-    "less than 0.001": lambda noise: 0.0005 + 0.0001 * noise,
+    "less than 0.005": lambda noise: 0.0045 + 0.0001 * noise,
 }
 
 
 @pytest.mark.parametrize("cases", [5, 9])
 @pytest.mark.parametrize("kind", SCORES)
-def test_every_command_says_the_same(tmp_path, capsys, monkeypatch, kind, cases):
-    monkeypatch.setattr("utils.leaderboard.results.RESAMPLES", 100)  # of the gap closed; a seed has t
+def test_every_command_says_the_same(tmp_path, capsys, kind, cases):
     noise = np.random.default_rng(cases).normal(size=cases)
     noise -= noise.mean()
     plain = {f"case_{number}": value for number, value in enumerate(np.linspace(0.4, 0.6, cases))}
@@ -111,7 +165,7 @@ def test_every_command_says_the_same(tmp_path, capsys, monkeypatch, kind, cases)
 
     assert evaluate.main(["--compare", f"{taught}/test.json", f"{alone}/test.json", "--scores", "dice"]) == 0
     said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("tumor"))
-    assert said.endswith(expected.words.replace("cases that", "patients that"))
+    assert said.endswith(expected.words)
     ends = f"[{expected.low:+.3f}, {expected.high:+.3f}]"
     assert ends in line and ends in said
 

@@ -1,9 +1,10 @@
 """Measures how often the 95 % interval of `utils/evaluation/statistics.py` holds the true difference, in simulation.
 
-A paired difference of seed s and case c is mean + seed + case + rest, all normal. The variances of seed and case add up
-to 1 in the ratio of the column; that of the rest is the row's. A cell shows the coverage in percent and, in brackets, the
-mean width in standard errors of the mean (3.9 would do if the variances were known). Below: one seed; groups of seeds of
-their own; an AUROC of 40 images, 10 of them positive; and beside each how often no difference is called better or worse.
+A paired difference of a seed and a case is mean + seed + case + rest, all normal. The variances of seed and case add
+up to 1 in the ratio of the column; the row says how large that of the rest is. A cell shows the coverage in percent
+and, in brackets, the mean width in standard errors of the mean (3.9 would do if the variances were known). Below: one
+seed, groups with seeds of their own, and an AUROC of 40 images, 10 of them positive; beside each, how often no
+difference is called better or worse.
 """
 
 import sys

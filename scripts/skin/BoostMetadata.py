@@ -33,17 +33,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from datasets.slices.store import write_json
 from utils.command import run_command
-from utils.evaluation.statistics import BETTER, WORSE, judge
+from utils.evaluation.statistics import INTERVAL, RULE, Comparison
 from utils.recipe.schema import Training
 from utils.runs.comparison import spread
 from utils.skin.boosting import (
     SCORES,
     Boosting,
     Table,
+    compare_models,
     fit,
     out_of_fold,
     patient_folds,
-    patient_intervals,
     score,
 )
 from utils.skin.lesion_tables import Lesions, read_lesion_tables
@@ -66,8 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--learning_rate", type=float, default=default.learning_rate, help=f"default: {default.learning_rate}")
     add("--depth", type=int, default=default.depth, help=f"of a tree, at most (default: {default.depth})")
     add("--folds", type=int, default=5, help="parts of val's patients (default: 5)")
-    add("--resamples", type=int, default=1000, help="of the patients of test, for intervals (default: 1000)")
-    add("--seed", type=int, default=0, help="of folds, boosters and resamples (default: 0)")
+    add("--seed", type=int, default=0, help="of folds and boosters (default: 0)")
     add("--no_test", action="store_true", help="folds of val only")
     add("--batch_size", type=int, default=64, help="images at once (default: 64)")
     add("--workers", type=int, default=0, help="processes that load images (default: 0)")
@@ -83,11 +82,11 @@ def main(argv: list[str] | None = None) -> int:
 def boost(args: argparse.Namespace) -> int:
     """Embed, cross-validate, read test if it was not, write, and print the summary."""
     settings = Boosting(args.iterations, args.learning_rate, args.depth, args.seed)
-    if args.resamples < 20 or args.batch_size < 1:
-        raise ValueError(f"--resamples {args.resamples} --batch_size {args.batch_size}: give at least 20 and 1")
+    if args.batch_size < 1:
+        raise ValueError(f"--batch_size {args.batch_size}: give 1 or more")
     student = checkpoints.load(args.checkpoint)
     file = args.checkpoint / "best.ckpt" if args.checkpoint.is_dir() else args.checkpoint
-    said = {"columns": args.columns, "tap": args.tap, "folds": args.folds, "resamples": args.resamples}
+    said = {"columns": args.columns, "tap": args.tap, "folds": args.folds}
     said = {"kind": "sklearn", **asdict(settings), **said}
     identity = {"checkpoint_sha256": checkpoints.sha256(file), "settings": said}
     known = read_before(args.outpath / "boosting.json", identity)
@@ -106,7 +105,7 @@ def boost(args: argparse.Namespace) -> int:
     report["val"], rows = cross_validate(settings, val, args.folds)
     if not args.no_test:
         test = read_lesion_tables(fabric, network, student, data, "test", **looks)
-        report["test"], more = score_test(settings, val, test, args.resamples)
+        report["test"], more = score_test(settings, val, test)
         rows += more
     args.outpath.mkdir(parents=True, exist_ok=True)
     write_predictions(args.outpath / "predictions.csv", rows)
@@ -130,18 +129,15 @@ def cross_validate(settings: Boosting, val: Lesions, folds: int) -> tuple[dict[s
     return describe(val) | {"scores": found}, rows_of("val", val, fold_of.tolist(), probability)
 
 
-def score_test(
-    settings: Boosting, val: Lesions, test: Lesions, resamples: int
-) -> tuple[dict[str, Any], list[list[Any]]]:
+def score_test(settings: Boosting, val: Lesions, test: Lesions) -> tuple[dict[str, Any], list[list[Any]]]:
     """The scores on test of every model fitted on all of val, and the rows of predictions.csv."""
     probability = {"student": test.student}
     for name, table in progress(val.tables, "fit on val"):
         probability[name] = fit(settings, table, val.target)(test.tables[name].values)
-    intervals = patient_intervals(
-        probability, test.target, test.patients, "student", resamples=resamples, seed=settings.seed
-    )
+    intervals, compared = compare_models(probability, test.target, test.patients, "student")
     found = {name: score(values, test.target) for name, values in probability.items()}
     report = describe(test) | {"scores": found, "partial_auc_intervals": intervals}
+    report["partial_auc_gains"] = {name: asdict(each) for name, each in compared.items()}
     return report, rows_of("test", test, [""] * len(test.cases), probability)
 
 
@@ -215,12 +211,10 @@ def summarize(report: dict[str, Any], out: Path) -> None:
             print(f"\n{split}: {count['lesions']} lesions of {count['patients']} patients, {ill}{how}")
             print(aligned([row_of(name, report[split]) for name in MODELS]))
     if "test" in report:
-        low, high = report["test"]["partial_auc_intervals"]["both - student"]
-        areas = report["test"]["scores"]
-        gain = areas["both"]["partial_auc"] - areas["student"]["partial_auc"]
-        found = judge((gain, low, high), report["test"]["patients"], (gain,), "patients")
-        verdict = f"both is {found.words}" if found.verdict in (BETTER, WORSE) else found.words
-        print(f"\nboth - student: {gain:+.4f} pAUC, 95 % interval [{low:+.4f}, {high:+.4f}] over patients: {verdict}")
+        found = Comparison(**report["test"]["partial_auc_gains"]["both"])
+        ends = f"95 % interval [{found.low:+.4f}, {found.high:+.4f}] over patients"
+        print(f"\nboth - student: {found.mean:+.4f} pAUC, {ends}: {found.named('both')}")
+        print(f"{RULE[:1].upper()}{RULE[1:]}; {INTERVAL}.")
     print(f"\nwhere  {out}: boosting.json, predictions.csv; the booster is not written, the same command fits it")
 
 

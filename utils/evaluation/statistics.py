@@ -79,7 +79,9 @@ def compare(
     by_case = by_patient((ours.mean(0) - theirs.mean(0))[None], patients, center=False)[0]
     if patients is not None and len(set(patients)) < len(patients):
         unit = "patients"
-    return judge((mean, low, high, p), int((np.abs(by_case) > ROUNDING).sum()), by_seed.tolist(), unit, higher_is_better)
+    return judge(
+        (mean, low, high, p), int((np.abs(by_case) > ROUNDING).sum()), by_seed.tolist(), unit, higher_is_better
+    )
 
 
 def judge(
@@ -93,7 +95,7 @@ def judge(
     mean, low, high, p = found
     verdict, why = NOTHING, ""
     if not np.isfinite(mean):
-        verdict, why = UNDEFINED, f"the score needs {unit} of more than one class"
+        verdict, why = UNDEFINED, f"the score needs several {unit} of each class"
     elif not np.isfinite(found).all():
         verdict, why = UNDEFINED, f"too few {unit} for an interval"
     elif differing < ENOUGH:
@@ -215,15 +217,21 @@ def critical(variances: NDArray[np.floating], degrees: NDArray[np.integer]) -> N
     return high
 
 
+def ranks(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Ranks from 1 of values (N,), equal ones sharing their mean: what `scipy.stats` takes a second to import for."""
+    ordered = np.sort(values)
+    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right") + 1) / 2
+
+
 def jackknife(
     score: Callable[[NDArray[np.bool_]], float], count: int, patients: Sequence[str] | None = None
 ) -> NDArray[np.floating]:
     """A score of all of `count` images as values by block of images, of which it is the mean.
 
-    score: of the images where a mask (count,) is true. A value says how the score falls when its block, an image (or a
-    patient with all its images; some of them, drawn once, where there are more than `MOST_BLOCKS`), is left out. Their
-    spread is that of the score over images, so that `compare` treats an AUROC as it treats a Dice. NaN where the score is
-    not defined, or not without one of the blocks.
+    score: of the images where a mask (count,) is true. A value says how the score falls when its block is left out: an
+    image, or a patient with all its images; several of them, drawn once, where there are more than `MOST_BLOCKS`. The
+    spread of the values is that of the score over images, so that `compare` treats an AUROC as it treats a Dice. NaN
+    where the score is not defined, or not without one of the blocks.
     """
     numbers = np.arange(count) if patients is None else np.unique(np.asarray(patients), return_inverse=True)[1]
     units = numbers.max() + 1

@@ -20,15 +20,14 @@ COLUMNS = (
     ("Dice", "mean Dice over classes of a test case, mean over cases, then mean ± standard deviation over seeds."),
     (
         "Gain",
-        "the student's Dice minus that of the student alone of the same seed and case, mean over both; its interval "
-        "comes of 10,000 bootstrap draws of cases and seeds, with replacement, one fewer of each than there are; of "
-        "one seed it is Student's t over cases.",
+        "the student's Dice minus that of the student alone of the same seed and case, mean over both, and its 95 % "
+        "interval: an analysis of variance in which seeds and cases are drawn (of one seed Student's t over cases).",
     ),
     ("Verdict", "better, worse, or no measurable difference, by the rule above."),
     (
         "Gap closed",
-        "gain over the gap between the teacher's Dice and that of the student alone, in the same draws. Not told where "
-        "the teacher is not better.",
+        "gain over the gap between the teacher's Dice and that of the student alone. Empty where that gap's interval "
+        "does not lie above 0.",
     ),
     ("Ranked", "Dice of the same network's labels by RankSEG-RMA instead of the most probable ones; in no gain."),
     (
@@ -63,11 +62,10 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
         ),
         (
             "Caution",
-            f"{total} intervals of 95 %: {0.05 * total:.1f} or more would exclude zero if no method did anything. The "
-            "headline's method is that with the best Dice on val, mean over students and seeds; whichever gains most "
-            "on test is the luckiest of many, too. Bootstrap intervals of three seeds are too narrow: 76 to 99 % of "
-            "simulated ones held the truth, fewest where seeds differ more than cases, however many cases there are. "
-            "The teacher is one training, whose luck is in no interval.",
+            f"{total} intervals of 95 %: {0.05 * total:.1f} or more would exclude zero if no method did anything. "
+            "Verdicts are corrected for the number of methods, intervals are not. The headline's method is that with "
+            "the best Dice on val, mean over students and seeds; whichever gains most on test is the luckiest of many, "
+            "too. The teacher is one training, whose luck is in no interval.",
         ),
         ("Data", _data(Path(plan.student_config))),
         (

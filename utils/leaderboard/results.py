@@ -7,7 +7,6 @@ import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.files import replacing
-from utils.evaluation.statistics import RESAMPLES, case_interval, count_differing, draws, judge, quantiles
+from utils.evaluation.statistics import INTERVAL, Comparison, compare, correct, interval
 from utils.evaluation.statistics import RULE as DIFFERENCE_COUNTS
 from utils.leaderboard.execution import RECORD, read_record
 from utils.leaderboard.identity import difference, fingerprint
@@ -37,22 +36,10 @@ from utils.training import checkpoints
 
 RULE = (
     "gain: mean over seeds and test cases of a student's Dice minus that of the plain one of the same seed and case; "
-    "interval: 95 % bootstrap over cases and seeds, one fewer of each than there are (of one seed Student's t over "
-    f"cases); {DIFFERENCE_COUNTS}; gap closed: gain over the gap between teacher and plain student in the same draws"
+    f"{DIFFERENCE_COUNTS} (the methods of one student); {INTERVAL}; gap closed: gain over the gap between teacher and "
+    "plain student, where the interval of that gap excludes 0"
 )
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean and its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
+Interval = tuple[float, float, float]  # mean, and the ends of the 95 % interval
 
 
 def read_result(file: Path) -> dict[str, Any]:
@@ -92,27 +79,21 @@ def _teacher_result(plan: Plan) -> Mapping[str, Any]:
 
 
 def paired(
-    ours: NDArray[np.floating], theirs: NDArray[np.floating], teacher: NDArray[np.floating], seed: int = 0
-) -> tuple[Interval, Interval]:
-    """Gain and share of the gap closed of scores by seed and case.
+    ours: NDArray[np.floating],
+    theirs: NDArray[np.floating],
+    teacher: NDArray[np.floating],
+    patients: Sequence[str] | None = None,
+) -> tuple[Comparison, Interval]:
+    """Gain, and share of the gap closed, of scores by seed and case; NaN where there is no gap to close.
 
-    ours, theirs: (seeds, cases), the same seed and case in the same place; teacher: (cases,). The draws of seeds and
-    cases are the same for all three (`draws`). The gain's interval is that of `difference_interval`. A
-    draw without a gap has no share and is left out.
+    ours, theirs: (seeds, cases), the same seed and case in the same place; teacher: (cases,). The share is a ratio of
+    means; its interval is that of the mean of gain - share * gap (the delta method), in gaps.
     """
-    gains, shares = [], []
-    for rows, _, columns in draws(len(ours), None, ours.shape[1], RESAMPLES, seed):
-        plain = theirs[np.ix_(rows, columns)].mean()
-        gain, gap = ours[np.ix_(rows, columns)].mean() - plain, teacher[columns].mean() - plain
-        gains.append(gain)
-        if gap > 0:
-            shares.append(gain / gap)
-    gain, gap = float((ours - theirs).mean()), float(teacher.mean() - theirs.mean())
-    ends = case_interval(ours[0] - theirs[0])[1:] if len(ours) == 1 else quantiles(gains)
-    share = Interval(float("nan"), float("nan"), float("nan"))
-    if gap > 0 and len(shares) > 0.95 * RESAMPLES:
-        share = Interval(gain / gap, *quantiles(shares))
-    return Interval(gain, *ends), share
+    gain, gap = compare(ours, theirs, True, patients), teacher - theirs
+    if not interval([gap], patients)[1] > 0:
+        return gain, (float("nan"),) * 3
+    share = gain.mean / gap.mean()
+    return gain, interval([share + (ours - theirs - share * gap) / gap.mean()], patients)[:3]
 
 
 def choose_shares(plan: Plan) -> dict[tuple[str, str], float]:
@@ -148,42 +129,58 @@ def rows(plan: Plan, shares: Mapping[tuple[str, str], float]) -> list[dict[str, 
 
     What was trained by another plan of the same output is left out.
     """
-    finished = _finished(plan, shares)
-    result = _teacher_result(plan)
-    teacher = case_dice([result["rows"]])
-    cases = sorted(teacher)
-    of_teacher = np.array([teacher[case] for case in cases])
-    table = [_line("teacher", "", {0: list(of_teacher)}, [plan.teacher_checkpoint.parent], None)]
+    finished, result = _finished(plan, shares), _teacher_result(plan)
+    scores = read_scores(plan, finished, result)
+    teacher = np.array(scores["teacher", ""][0])
+    patients = [patient for _, patient in _cases(result)]
+    table = [_line("teacher", "", scores["teacher", ""], [plan.teacher_checkpoint.parent], None)]
     for student in plan.students:
-        plain = _by_seed(finished[student, PLAIN], cases, result)
-        first = [_scored(student, PLAIN, plain, finished[student, PLAIN])]
+        plain = scores[student, PLAIN]
+        table.append(_scored(student, PLAIN, plain, finished[student, PLAIN]))
         for control in plan.controls:
             folders = finished[student, control]
-            same = all(_classes(folder) == _classes(plan.teacher_checkpoint.parent) for folder in folders.values())
-            mine = _by_seed(folders, cases, result) if same else {}  # of other classes a mean would say nothing
-            line = _scored(student, control, mine, folders) | {"method": f"{PLAIN}: {control}"}
-            first.append(line | {"seeds": len(folders)})
-        lines = []
+            line = _scored(student, control, scores[student, control], folders)
+            table.append(line | {"method": f"{PLAIN}: {control}", "seeds": len(folders)})
+        lines, gains = [], {}
         for method in plan.methods:
-            folders = finished[student, method]
-            mine = _by_seed(folders, cases, result)
+            mine = scores[student, method]
             seeds = sorted(mine.keys() & plain.keys())
-            line = _scored(student, method, mine, folders)
+            line = _scored(student, method, mine, finished[student, method])
             if (student, method) in shares:
                 line["share"] = shares[student, method]
-            if len(seeds) * len(cases) > 1:  # one score has no interval
-                ours, theirs = (np.array([scores[seed] for seed in seeds]) for scores in (mine, plain))
-                gain, closed = paired(ours, theirs, of_teacher)
-                line |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
-                line["verdict"] = judge(
-                    (gain.mean, gain.low, gain.high),
-                    count_differing((ours - theirs).mean(0)),
-                    (ours - theirs).mean(1),
-                ).verdict
-                line |= {"closed": closed.mean, "closed_low": closed.low, "closed_high": closed.high}
+            if len(seeds) and len(teacher) > 1:  # one case has no interval
+                ours, theirs = (np.array([found[seed] for seed in seeds]) for found in (mine, plain))
+                gains[len(lines)], closed = paired(ours, theirs, teacher, patients)
+                line |= dict(zip(("closed", "closed_low", "closed_high"), closed, strict=True))
             lines.append(line)
-        table += first + sorted(lines, key=lambda line: -line.get("gain", float("-inf")))
+        for place, gain in zip(gains, correct(list(gains.values())), strict=True):
+            figures = {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high, "verdict": gain.verdict}
+            lines[place] |= figures
+        table += sorted(lines, key=lambda line: -line.get("gain", float("-inf")))
     return table
+
+
+def read_scores(
+    plan: Plan, finished: Mapping[tuple[str, str], Mapping[int, Path]], teacher: Mapping[str, Any]
+) -> dict[tuple[str, str], dict[int, list[float]]]:
+    """Dice of every test case, by student and method (the teacher is `teacher` without a method), then seed.
+
+    A control of other classes than the teacher's has none: its mean would say nothing.
+    """
+    cases = [case for case, _ in _cases(teacher)]
+    dice = case_dice([teacher["rows"]])
+    scores = {("teacher", ""): {0: [dice[case] for case in cases]}}
+    for (student, method), folders in finished.items():
+        other = method in plan.controls and any(
+            _classes(folder) != _classes(plan.teacher_checkpoint.parent) for folder in folders.values()
+        )
+        scores[student, method] = {} if other else _by_seed(folders, cases, teacher)
+    return scores
+
+
+def _cases(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Each test case and its patient, by name."""
+    return sorted({row["case"]: row.get("patient", row["case"]) for row in result["rows"]}.items())
 
 
 def _finished(plan: Plan, shares: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], dict[int, Path]]:
@@ -279,21 +276,34 @@ COLUMNS = [
     *("gain", "gain_low", "gain_high", "verdict", "closed", "closed_low", "closed_high"),
     *("share", "ms_per_image", "ranked"),
 ]
+SCORE_COLUMNS = ["student", "method", "seed", "case", "patient", "dice"]
 
 
-def write_csv(file: Path, table: Sequence[Mapping[str, Any]]) -> None:
+def write_csv(file: Path, table: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> None:
     """One line a row, written whole or not at all."""
-    columns = [*COLUMNS, *dict.fromkeys(name for row in table for name in row if name.startswith("dice/"))]
-    refuse_foreign_table(file)
+    names = [*columns, *dict.fromkeys(name for row in table for name in row if name.startswith("dice/"))]
+    refuse_foreign_table(file, columns)
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as partial, partial.open("w", newline="") as lines:
-        writer = csv.DictWriter(lines, columns, lineterminator="\n")
+        writer = csv.DictWriter(lines, names, lineterminator="\n")
         writer.writeheader()
         for row in table:
             writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
 
 
-def refuse_foreign_table(file: Path) -> None:
+def write_scores(file: Path, plan: Plan, shares: Mapping[tuple[str, str], float]) -> None:
+    """The Dice of every student, method, seed and case as CSV, so that another rule can be applied exactly."""
+    teacher = _teacher_result(plan)
+    cases, table = _cases(teacher), []
+    for (student, method), by_seed in read_scores(plan, _finished(plan, shares), teacher).items():
+        for seed, values in by_seed.items():
+            for place, dice in zip(cases, values, strict=True):
+                line = (student, method and name_of(method), seed, *place, float(dice))
+                table.append(dict(zip(SCORE_COLUMNS, line, strict=True)))
+    write_csv(file, table, SCORE_COLUMNS)
+
+
+def refuse_foreign_table(file: Path, columns: Sequence[str] = COLUMNS) -> None:
     """Raises ValueError where a file that is no such table would be replaced."""
-    if file.exists() and (start := file.read_bytes()[:100]) and not start.startswith(",".join(COLUMNS[:5]).encode()):
+    if file.exists() and (start := file.read_bytes()[:100]) and not start.startswith(",".join(columns[:5]).encode()):
         raise ValueError(f"{file}: is there already, and this program did not write it: choose another output")

@@ -15,7 +15,7 @@ from utils.prediction.latency import Timing
 from utils.report import machine, timings
 from utils.report.colors import Style, group_styles
 from utils.report.exports import Export, read_exports
-from utils.report.gains import Estimate, Gain, estimate, gain, score_names
+from utils.report.gains import Estimate, Gain, correct_gains, estimate, gain, score_names
 from utils.report.page import refuse_foreign
 from utils.runs.groups import Group, chosen_student, group_runs
 from utils.runs.run import Run, of_one_dataset, once_each, read_run
@@ -168,6 +168,7 @@ def _measure(report: Report) -> None:
                 report.gains.append(gain(group, control, score))
             except ValueError as error:
                 report.note(str(error))
+    report.gains = correct_gains(report.gains)
 
 
 def _time(report: Report) -> None:

@@ -1,13 +1,14 @@
-"""Scores of groups of runs with 95 % intervals over test cases, and what distillation gained, paired by case."""
+"""Scores of groups of runs with their 95 % intervals, and what distillation gained, paired by seed and case."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from utils.evaluation.statistics import BETTER, UNDEFINED, WORSE, case_interval
-from utils.runs.comparison import KEYS, MEAN_DICE, SCORES, case_dice, compare_runs, mean_interval, probabilities
+from utils.evaluation.statistics import BETTER, UNDEFINED, WORSE, Comparison, correct, interval
+from utils.runs.comparison import KEYS, MEAN_DICE, SCORES, compare_runs, values_of
 from utils.runs.groups import Group
 from utils.runs.results import other_data
 from utils.runs.run import Run
@@ -25,15 +26,22 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Gain:
-    """Group minus control of one score: the estimate, the verdict, and why no more can be claimed."""
+    """Group minus control in one score: what the one rule found."""
 
     group: str
     control: str
     score: str
-    estimate: Estimate
+    estimate: Comparison
     cases: int
-    verdict: str
-    why: str = ""
+
+    @property
+    def verdict(self) -> str:
+        return self.estimate.verdict
+
+    @property
+    def why(self) -> str:
+        """Why no more can be claimed; often empty."""
+        return self.estimate.why
 
     @property
     def sign(self) -> int:
@@ -50,20 +58,18 @@ def score_names(run: Run) -> list[str]:
 
 
 def estimate(group: Group, score: str) -> Estimate:
-    """The group's score: Student's t over cases for Dice, a bootstrap over images for scores of all images."""
-    if group.first.classifies:
-        values = [probabilities(run.rows) for run in group.runs]
-        seeds = tuple(SCORES[score](*value) for value in values)
-        low, high = mean_interval(SCORES[score], [probability for probability, _ in values], values[0][1])
-        return Estimate(float(np.mean(seeds)), low, high, seeds)
-    cases = case_dice([run.rows for run in group.runs], _class_of(score))
-    mean, low, high = case_interval(np.array(list(cases.values())))
-    seeds = tuple(float(np.mean(list(case_dice([run.rows], _class_of(score)).values()))) for run in group.runs)
-    return Estimate(mean, float(np.maximum(low, 0.0)), float(np.minimum(high, 1.0)), seeds)
+    """The group's score, with the interval of the one rule: seeds and cases count as drawn."""
+    runs = [run.rows for run in group.runs]
+    values, patients = values_of(runs, score)
+    mean, low, high, _ = interval([values], patients)
+    return Estimate(mean, float(np.maximum(low, 0.0)), float(np.minimum(high, 1.0)), tuple(values.mean(1).tolist()))
 
 
-def _class_of(score: str) -> str | None:
-    return None if score == MEAN_DICE else score
+def correct_gains(gains: Sequence[Gain]) -> list[Gain]:
+    """The gains of a page, those in one score corrected for their number."""
+    found = dict.fromkeys(gain.score for gain in gains)
+    corrected = {score: iter(correct([gain.estimate for gain in gains if gain.score == score])) for score in found}
+    return [replace(gain, estimate=next(corrected[gain.score])) for gain in gains]
 
 
 def gain(group: Group, control: Group, score: str) -> Gain:
@@ -81,6 +87,4 @@ def gain(group: Group, control: Group, score: str) -> Gain:
     found = compare_runs([run.rows for run in group.runs], [run.rows for run in control.runs], score, same_seeds)
     if found.verdict == UNDEFINED:
         raise ValueError(f"{group.name} and {control.name}: the gain in {score} is {found.words}: not compared")
-    cases = len({row["case"] for row in first.rows})
-    value = Estimate(found.mean, found.low, found.high, found.seeds)
-    return Gain(group.name, control.name, score, value, cases, found.verdict, found.why)
+    return Gain(group.name, control.name, score, found, len({row["case"] for row in first.rows}))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from utils.evaluation.metrics.classification import scores
 from utils.evaluation.metrics.partial_auc import partial_auc
+from utils.evaluation.statistics import Comparison, compare, interval, jackknife
 
 SCORES = ("partial_auc", "auroc", "average_precision")
 MOST_CATEGORIES = 255  # scikit-learn bins a column into as many
@@ -29,7 +30,7 @@ class Boosting:
         iterations: Number of trees.
         learning_rate: The learning rate of each tree.
         depth: The largest depth of a tree.
-        seed: Seed of the folds, of the columns a tree may use, and of the resamples.
+        seed: Seed of the folds, and of the columns a tree may use.
 
     Raises ValueError for numbers that are not above 0.
     """
@@ -148,34 +149,27 @@ def score(probability: NDArray[np.floating], target: NDArray[np.integer]) -> dic
     return {name: found[name] for name in SCORES}
 
 
-def patient_intervals(
+def compare_models(
     probabilities: Mapping[str, NDArray[np.floating]],
     target: NDArray[np.integer],
     patients: Sequence[str],
     against: str,
-    resamples: int,
-    seed: int,
-) -> dict[str, tuple[float, float]]:
-    """95 % bootstrap intervals of the pAUC of every model, and of its gain over the model `against` (`NAME - AGAINST`).
+) -> tuple[dict[str, tuple[float, float]], dict[str, Comparison]]:
+    """95 % intervals of the pAUC of every model, and how each compares with the model `against`, by the one rule.
 
-    Patients are drawn with replacement, with all their lesions and the same ones for every model: lesions of one
-    patient are alike. A draw without a lesion of either class is drawn again. With few malignant lesions intervals of a
-    pAUC lie high, as it hangs on the worst-ranked ones, which a draw may lack; gains suffer less.
+    Patients are left out in turn, with all their lesions: lesions of one patient are alike. With few malignant lesions
+    intervals of a pAUC say little, as it hangs on the worst-ranked ones.
     """
-    if len({patient for patient, label in zip(patients, target, strict=True) if label}) == 0 or target.all():
+    if not target.any() or target.all():
         raise ValueError("test has lesions of one class only: there is nothing to score")
-    generator = np.random.default_rng(seed)
-    names, number = np.unique(np.asarray(patients), return_inverse=True)
-    order = np.argsort(number, kind="stable")
-    rows = np.split(order, np.cumsum(np.bincount(number))[:-1])
-    draws: dict[str, list[float]] = {}
-    while len(draws.get(against, ())) < resamples:
-        where = np.concatenate([rows[patient] for patient in generator.integers(len(names), size=len(names))])
-        if len(np.unique(target[where])) < 2:
-            continue
-        areas = {name: partial_auc(probability[where], target[where]) for name, probability in probabilities.items()}
-        areas |= {f"{name} - {against}": area - areas[against] for name, area in areas.items() if name != against}
-        for name, area in areas.items():
-            draws.setdefault(name, []).append(area)
-    bounds = {name: np.quantile(values, (0.025, 0.975)) for name, values in draws.items()}
-    return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+
+    def split(probability: NDArray[np.floating]) -> NDArray[np.floating]:
+        def area(kept: NDArray[np.bool_]) -> float:
+            return partial_auc(probability[kept], target[kept]) if np.ptp(target[kept]) else float("nan")
+
+        return jackknife(area, len(target), patients)[None]
+
+    values = {name: split(probability) for name, probability in probabilities.items()}
+    intervals = {name: interval([each])[1:3] for name, each in values.items()}
+    found = {name: compare(each, values[against], unit="patients") for name, each in values.items() if name != against}
+    return intervals, found

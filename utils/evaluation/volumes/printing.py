@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from utils.evaluation.volumes.paired_tests import RULE
+from utils.evaluation.statistics import INTERVAL, RULE
 from utils.evaluation.volumes.scores import EMPTY_MASK_RULES
 from utils.tables import table
 
@@ -44,7 +44,8 @@ def print_comparison(names: Sequence[str], lines: Sequence[Mapping[str, Any]]) -
     """What `paired_tests.compare` found for the two evaluations of these names."""
     print(f"A: {names[0]}\nB: {names[1]}\n")
     print(table([_difference(line) for line in lines]))
-    print(f"\n95 % intervals of A - B; {RULE}.\neffect: rank-biserial correlation; p: before and after the correction")
+    print(f"\n95 % intervals of A - B; {RULE}; {INTERVAL}.")
+    print("effect: rank-biserial correlation; p: before and after the correction")
     if any(line["left_out"] for line in lines):
         print("(-n): pairs left out because A or B has an empty mask there and so no distance")
 
@@ -59,7 +60,7 @@ def _difference(line: Mapping[str, Any]) -> dict[str, str]:
         "A": f"{line['mean']:.3f}",
         "B": f"{line['other_mean']:.3f}",
         "A - B": f"{line['difference']:+.3f}{ends}",
-        "p": f"{line['p']:.3g}, {line['p_holm']:.3g}",
+        "p": "" if line["p"] is None else f"{line['p']:.3g}, {line['p_holm']:.3g}",
         "effect": f"{line['effect']:+.2f}",
         "verdict": line["verdict"],
     }
