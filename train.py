@@ -8,18 +8,19 @@ Published: python train.py --model raunet --checkpoint_path DIR
 import sys
 
 import train_kd
-from utils.distillation.objective import Supervised
-from utils.experiment.run import Experiment, main
 from utils.recipe.command_line import parse
 from utils.recipe.schema import Recipe
 
 
-def supervised(experiment: Experiment) -> Supervised:
-    return Supervised(experiment.network, experiment.task, bool(experiment.train.unlabeled))
+def main() -> int:
+    # HDKD's published command gives the teacher to the one script it has.
+    if any(argument.partition("=")[0] == "--teacher-path" for argument in sys.argv):
+        return train_kd.main()
+    recipe = parse(Recipe, __doc__)
+    from utils.experiment.run import main as run  # it loads torch and MONAI: --help and a wrong flag need neither
+
+    return run(recipe)
 
 
 if __name__ == "__main__":
-    # HDKD's published command gives the teacher to the one script it has.
-    if any(argument.partition("=")[0] == "--teacher-path" for argument in sys.argv):
-        sys.exit(train_kd.run())
-    sys.exit(main(parse(Recipe, __doc__), supervised))
+    sys.exit(main())

@@ -6,8 +6,6 @@ from html.parser import HTMLParser
 import numpy as np
 from conftest import write_store
 
-import train
-import train_kd
 from utils.experiment.run import main as run_recipe
 from utils.recipe.command_line import parse
 from utils.recipe.schema import ROOT, DistillationRecipe, Recipe
@@ -52,10 +50,10 @@ def train_run(flags, output, data, seed=0, teacher=None):
     arguments = [*flags[1:], flags[0], *SMALL, f"--data.root={data}", f"--output={output}", f"--seed={seed}"]
     arguments.append("--data.task=all")
     if teacher is None:
-        assert run_recipe(parse(Recipe, "test", arguments), train.supervised) == 0
+        assert run_recipe(parse(Recipe, "test", arguments)) == 0
         return
     arguments += [f"--config={ROOT / 'configs/methods/emkd.yaml'}", f"--teacher={teacher}/best.ckpt"]
-    assert run_recipe(parse(DistillationRecipe, "test", arguments), train_kd.distilled) == 0
+    assert run_recipe(parse(DistillationRecipe, "test", arguments)) == 0
 
 
 def train_all(root):

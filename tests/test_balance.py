@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, default_collate
 from networks import NETWORKS
 from utils.distillation.balance import MEASURED, WARM_UP, balance
 from utils.distillation.losses import DISTILLATION_LOSSES, TASK_LOSSES
-from utils.distillation.objective import Distiller, Supervised
+from utils.distillation.objective import Distiller
 from utils.distillation.terms import Task, Term
 from utils.recipe.schema import Training
 from utils.training.loading import epoch_batches
@@ -49,7 +49,7 @@ def distiller(seed=0, temperature=4.0):
     student, teacher = (NETWORKS["unet"](widths=[4, 4, 4, 4, width]) for width in (4, 8))
     loss = DISTILLATION_LOSSES["soft_target"](temperature=temperature)
     term = Term(loss, student="logits", teacher="logits", weight=2.0)
-    return Distiller(student, teacher, Task(TASK_LOSSES["dice_ce"]()), {"soft": term})
+    return Distiller(student, Task(TASK_LOSSES["dice_ce"]()), teacher, {"soft": term})
 
 
 def test_the_share_holds_after_the_warm_up(fabric):
@@ -58,7 +58,7 @@ def test_the_share_holds_after_the_warm_up(fabric):
     assert objective.weights["soft"] == pytest.approx(2 * factor)
     order = epoch_batches(24, 4, 0, 0)
     optimizer = make_optimizer(objective.network.parameters(), SETTINGS)
-    task = Supervised(objective.network, objective.task).train()
+    task = Distiller(objective.network, objective.task).train()
     ratios = []
     for step in range(WARM_UP + MEASURED):
         batch = default_collate([dataset[index] for index in order[step % len(order)]])

@@ -10,15 +10,14 @@ from image_stores import write_image_folder, write_medmnist
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import train
-import train_kd
 from datasets import DATASETS
 from networks import NETWORKS
 from utils.distillation.losses import DISTILLATION_LOSSES, TASK_LOSSES
-from utils.distillation.objective import Distiller, Supervised
+from utils.distillation.objective import Distiller
 from utils.distillation.terms import Task, read_terms
 from utils.evaluation.drawing import draw_confusion
 from utils.evaluation.pictures import confusion_counts, telling
+from utils.experiment.prepare import prepare
 from utils.experiment.run import main
 from utils.recipe.command_line import parse
 from utils.recipe.schema import ROOT, DistillationRecipe, Recipe
@@ -41,13 +40,13 @@ STUDENT = [
 
 def run_teacher(file, output, *flags) -> int:
     arguments = [*TEACHER, f"--data.file={file}", f"--output={output}", '--network={"name": "squeezenet"}', *flags]
-    return main(parse(Recipe, "test", arguments), train.supervised)
+    return main(parse(Recipe, "test", arguments))
 
 
 def run_student(file, output, *flags) -> int:
     teacher = file.parent / "teacher" / "best.ckpt"
     arguments = [*STUDENT, f"--data.file={file}", f"--output={output}", f"--teacher={teacher}", *flags]
-    return main(parse(DistillationRecipe, "test", arguments), train_kd.distilled)
+    return main(parse(DistillationRecipe, "test", arguments))
 
 
 @pytest.fixture
@@ -120,15 +119,9 @@ def test_a_teacher_of_images_normalized_otherwise_is_refused(taught, tmp_path, c
 def test_class_weights_come_from_the_training_images(tmp_path):
     file = write_medmnist(tmp_path / "spots.npz")  # 12, 6 and 3 images of three classes
     section = '--task_loss={"name": "cross_entropy", "class_weights": "balanced"}'
-    seen = {}
-
-    def spy(experiment):
-        seen["weights"] = experiment.task.loss.class_weights
-        return train.supervised(experiment)
-
     arguments = [*TEACHER, f"--data.file={file}", f"--output={tmp_path / 'run'}", '--network={"name": "squeezenet"}']
-    assert main(parse(Recipe, "test", [*arguments, section, "--training.epochs=1"]), spy) == 0
-    assert seen["weights"].tolist() == pytest.approx([21 / 36, 21 / 18, 21 / 9])
+    loss = prepare(parse(Recipe, "test", [*arguments, section])).task.loss
+    assert loss.class_weights.tolist() == pytest.approx([21 / 36, 21 / 18, 21 / 9])
 
 
 def test_hdkd_runs_each_network_once_a_step():
@@ -143,7 +136,7 @@ def test_hdkd_runs_each_network_once_a_step():
             ),
         ]
     )
-    distiller = Distiller(student, teacher, Task(TASK_LOSSES["cross_entropy"](), "class_logits", 0.5), terms).train()
+    distiller = Distiller(student, Task(TASK_LOSSES["cross_entropy"](), "class_logits", 0.5), teacher, terms).train()
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     losses = distiller(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]))
     sum(distiller.weights[name] * loss for name, loss in losses.items()).backward()
@@ -159,10 +152,10 @@ def test_hdkd_trains_from_image_folders_as_published(tmp_path):
     folder = write_image_folder(tmp_path / "images")
     small = ("--data.image_size=32", "--batch-size=8", "--epochs=1", "--data-path", str(folder))
     teacher = [*small, "--model=teacher_model", f"--output={tmp_path / 'teacher'}"]
-    assert main(parse(Recipe, "test", teacher), train.supervised) == 0
+    assert main(parse(Recipe, "test", teacher)) == 0
     path = str(tmp_path / "teacher" / "best.ckpt")
     student = [*small, "--model", "HDKD", "--teacher-path", path, f"--output={tmp_path / 'student'}", "--mode=both"]
-    assert main(parse(DistillationRecipe, "test", student), train_kd.distilled) == 0
+    assert main(parse(DistillationRecipe, "test", student)) == 0
     assert checkpoints.load(tmp_path / "student" / "best.ckpt")["network"]["name"] == "HDKD"
 
 
@@ -183,7 +176,7 @@ def test_supervised_reads_the_head_that_the_recipe_names():
     network = NETWORKS["HDKD"](num_classes=3, image_size=32).eval()
     image, target = torch.randn(2, 3, 32, 32), torch.tensor([0, 2])
     loss = TASK_LOSSES["cross_entropy"]()
-    both, one = (Supervised(network, Task(loss, on))(image, target)["task"] for on in ("logits", "class_logits"))
+    both, one = (Distiller(network, Task(loss, on))(image, target)["task"] for on in ("logits", "class_logits"))
     assert not torch.equal(both, one)
 
 

@@ -148,7 +148,7 @@ def distilled(name: str, student: torch.nn.Module, teacher: torch.nn.Module, ima
     recipe = content(name)
     on = recipe.get("task_loss", {}).get("on", "logits")
     task = Task(TASK_LOSSES["cross_entropy"](), on, recipe["task_weight"])
-    distiller = Distiller(student, teacher, task, read_terms(recipe["distillation"]))
+    distiller = Distiller(student, task, teacher, read_terms(recipe["distillation"]))
     losses = distiller(image, torch.tensor([0, 1]))
     assert len(losses) == 1 + len(recipe["distillation"])
     sum(distiller.weights[term] * loss for term, loss in losses.items()).backward()

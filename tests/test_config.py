@@ -1,6 +1,8 @@
 """Recipes are checked whole, and the published spellings mean what they say."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -9,12 +11,12 @@ from datasets import DATASETS
 from networks import NETWORKS
 from utils.distillation.losses import DISTILLATION_LOSSES, TASK_LOSSES
 from utils.evaluation.metrics import METRICS
-from utils.recipe.command_line import METHODS, parse
+from utils.recipe.command_line import parse
+from utils.recipe.methods import DEFAULT, DEFAULT_OF_IMAGES, METHODS
 from utils.recipe.registry import build
 from utils.recipe.schema import ROOT, DistillationRecipe, Recipe, as_dict, write
 
-DEFAULT_KD = ROOT / "configs/default_kd.yaml"
-RECIPES = sorted(set((ROOT / "configs").glob("*.yaml")) - {DEFAULT_KD})
+RECIPES = sorted(set((ROOT / "configs").glob("*.yaml")) - {DEFAULT, DEFAULT_OF_IMAGES})
 
 
 def read(arguments, recipe_class=Recipe):
@@ -39,39 +41,76 @@ def test_the_published_distillation_command_works():
     recipe = read(["--tckpt", "DIR/best.ckpt", "--smodel", "resnet_18"], DistillationRecipe)
     assert recipe.teacher == "DIR/best.ckpt"
     assert recipe.network == {"name": "resnet_18"}
-    assert recipe.distillation == terms_of("configs/default_kd.yaml")
+    assert recipe.distillation == terms_of("dice_attention")
+    assert (recipe.method, recipe.distillation_share) == ("dice_attention", 3)
 
 
-def terms_of(file):
-    return yaml.safe_load((ROOT / file).read_text())["distillation"]
+def terms_of(method):
+    return yaml.safe_load((METHODS / f"{method}.yaml").read_text())["distillation"]
 
 
 @pytest.mark.parametrize(
     ("config", "method"),
     [
-        ("kits19_student", "configs/default_kd.yaml"),
-        ("liver_student", "configs/default_kd.yaml"),
-        ("dermamnist_student", "configs/methods/skin_lesion.yaml"),
-        ("dermamnist_hdkd_student", "configs/methods/hdkd.yaml"),
-        ("isic_student", "configs/methods/combined.yaml"),
+        ("kits19_student", "dice_attention"),
+        ("liver_student", "dice_attention"),
+        ("dermamnist_student", "skin_lesion"),
+        ("dermamnist_hdkd_student", "hdkd"),
+        ("isic_student", "combined"),
     ],
 )
-def test_without_loss_type_the_default_method_is_taken(config, method):
-    recipe = read(["--config", str(ROOT / f"configs/{config}.yaml")], DistillationRecipe)
-    assert recipe.distillation == terms_of(method)
-    assert read(["--dataset", config.removesuffix("_student")], DistillationRecipe).distillation == terms_of(method)
+def test_without_loss_type_a_recipe_names_its_method_or_the_default_is_taken(config, method, tmp_path):
+    renamed = tmp_path / "renamed.yaml"  # what a file is called decides nothing
+    renamed.write_text((ROOT / f"configs/{config}.yaml").read_text())
+    for arguments in (["--config", str(renamed)], ["--dataset", config.removesuffix("_student")]):
+        recipe = read(arguments, DistillationRecipe)
+        assert (recipe.method, recipe.distillation) == (method, terms_of(method))
 
 
 def test_a_recipe_that_classifies_gets_a_default_that_can_be_used_whatever_its_name(tmp_path):
     mine = tmp_path / "moles.yaml"
     mine.write_text(yaml.safe_dump({"data": {"name": "image_folder", "root": "moles"}}))
     recipe = read(["--config", str(mine)], DistillationRecipe)
-    assert recipe.distillation == terms_of("configs/methods/hinton.yaml")
+    assert (recipe.method, recipe.distillation) == ("hinton", terms_of("hinton"))
 
 
-def test_the_default_is_the_method_that_won_at_the_share_it_won_with():
-    assert terms_of("configs/default_kd.yaml") == terms_of("configs/methods/dice_attention.yaml")
-    assert read([], DistillationRecipe).distillation_share == 3
+def test_the_last_that_says_what_to_distil_counts(tmp_path, capsys):
+    mine, later = tmp_path / "mine.yaml", tmp_path / "later.yaml"
+    mine.write_text("method: emkd\ndistillation_share: 2\n")
+    recipe = read(["--config", str(mine)], DistillationRecipe)
+    assert (recipe.method, recipe.distillation, recipe.distillation_share) == ("emkd", terms_of("emkd"), 2)
+    assert f"method: emkd: named by {mine}; as published: --loss_type emkd_as_published" in capsys.readouterr().err
+    write(recipe, tmp_path)  # a run's config.yaml: the name and the terms
+    again = [f"--config={tmp_path / 'config.yaml'}"]
+    assert as_dict(read(again, DistillationRecipe)) == as_dict(recipe)
+    other = read([*again, "--loss_type=hinton"], DistillationRecipe)
+    assert (other.method, other.distillation) == ("hinton", terms_of("hinton"))
+    later.write_text("method: hdkd\n")
+    other = read([f"--config={mine}", f"--config={later}"], DistillationRecipe)
+    assert (other.method, other.network, other.distillation) == ("hdkd", {"name": "HDKD"}, terms_of("hdkd"))
+    later.write_text("method: emkdd\n")
+    error = fails(capsys, [f"--config={later}"], DistillationRecipe)
+    assert f"{later}: unknown method 'emkdd'; did you mean 'emkd'" in error
+
+
+def test_train_takes_no_method(capsys):
+    assert read(["--config", str(ROOT / "configs/hdkd_student.yaml")]).network == {"name": "student_model"}
+    assert "give it to train_kd.py" in fails(capsys, ["--loss_type", "emkd"])
+
+
+@pytest.mark.parametrize("script", ["train", "train_kd"])
+def test_help_and_a_wrong_flag_load_neither_torch_nor_monai(script):
+    code = (
+        f"import sys, {script} as script\n"
+        "for flag in ('--help', '--training.epoch=3'):\n"
+        "    sys.argv = ['script', flag]\n"
+        "    try: script.main()\n"
+        "    except SystemExit as end: print(end.code)\n"
+        "heavy = {'torch', 'monai', 'lightning_fabric', 'tensorboard', 'numpy', 'scipy', 'pandas'}\n"
+        "print(heavy & set(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-3:] == ["0", "2", "set()"], done.stdout[-500:] + done.stderr
 
 
 def test_terms_of_a_recipe_or_a_loss_type_are_not_joined_by_the_default(tmp_path):
@@ -84,7 +123,7 @@ def test_terms_of_a_recipe_or_a_loss_type_are_not_joined_by_the_default(tmp_path
         recipe = read(["--config", student, *flag], DistillationRecipe)
         assert recipe.distillation == [term] and recipe.distillation_share is None
     recipe = read(["--config", student, "--loss_type", "hinton"], DistillationRecipe)
-    assert recipe.distillation == terms_of("configs/methods/hinton.yaml") and recipe.distillation_share is None
+    assert recipe.distillation == terms_of("hinton") and recipe.distillation_share is None
     assert not hasattr(read(["--config", student]), "distillation")  # train.py has none
 
 
@@ -204,7 +243,7 @@ def test_use_smote_names_the_published_file():
     assert read(["--model", "teacher_model", "--use_smote"]).data["smote"] == "classes_distribution.json"
 
 
-@pytest.mark.parametrize("file", [*sorted(METHODS.glob("*.yaml")), DEFAULT_KD], ids=lambda path: path.stem)
+@pytest.mark.parametrize("file", sorted(METHODS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_method_stacks_on_a_recipe(file):
     recipe = read([f"--config={ROOT / 'configs/phantom_student.yaml'}", f"--config={file}"], DistillationRecipe)
     assert recipe.data["root"] == "data/phantom"
@@ -224,9 +263,15 @@ def test_what_ran_can_be_given_again(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--tckpt", "t.ckpt", "--smodel", "resnet_18"], ["method: default_kd", "--loss_type emkd_as_published"]),
+        (
+            ["--tckpt", "t.ckpt", "--smodel", "resnet_18"],
+            ["dice_attention: no recipe", "--loss_type emkd_as_published"],
+        ),
         (["--model", "HDKD", "--teacher-path", "t.ckpt"], ["method: hdkd", "--loss_type hdkd_as_published"]),
-        (["--dataset", "dermamnist", "--teacher", "t.ckpt"], ["method: skin_lesion", "default for this data"]),
+        (
+            ["--dataset", "dermamnist", "--teacher", "t.ckpt"],
+            ["skin_lesion: named by", "dermamnist_student.yaml"],
+        ),
         (["--tckpt", "t.ckpt", "--smodel", "resnet_18", "--loss_type", "emkd_as_published"], []),
     ],
 )

@@ -12,7 +12,6 @@ from raw_cases import hounsfield
 from raw_cases import save as save_volume
 from test_published_networks import resnet18_as_published
 
-import train_kd
 from scripts import evaluate, export, predict
 from scripts.ConvertCheckpoint import main
 from tests.conftest import SPLIT
@@ -159,7 +158,7 @@ def test_a_published_file_as_it_is_says_how_to_convert_it(lightning, tmp_path, s
     if kind == "tckpt":
         arguments = [f"--data.root={slice_store}", "--smodel", "resnet_18", "--tckpt", str(lightning)]
         recipe = parse(DistillationRecipe, "test", [*arguments, f"--output={tmp_path / 'run'}", "--data.crop=32"])
-        assert run(recipe, train_kd.distilled) != 0
+        assert run(recipe) != 0
     elif kind == "predict":
         save_volume(tmp_path / "a.nii.gz", hounsfield(0))
         arguments = ["--checkpoint", lightning, "--input", tmp_path / "a.nii.gz", "--output", tmp_path / "out"]
@@ -189,7 +188,7 @@ def teach(store, teacher, output, *flags) -> int:
         *("--training.epochs=1", "--training.batch_size=6", "--training.precision=32-true"),
         *(f"--teacher={teacher}", f"--output={output}", *flags),
     ]
-    return run(parse(DistillationRecipe, "test", arguments), train_kd.distilled)
+    return run(parse(DistillationRecipe, "test", arguments))
 
 
 def test_it_teaches_once_the_leak_is_accepted_or_ruled_out(lightning, tmp_path, slice_store, capsys):

@@ -10,7 +10,6 @@ import pytest
 import yaml
 from leaderboard_plans import plan_of
 
-import train
 from datasets.slices.store import read_index
 from scripts import leaderboard
 from utils.experiment.run import main
@@ -240,7 +239,7 @@ def test_from_a_plan_to_a_table_and_a_second_call_runs_nothing(slice_store, tmp_
     flags = [f"--data.root={slice_store}", *shared]
     small = '--network={"name": "unet", "widths": [4, 4, 6, 6, 8]}'
     teacher = [f"--config={ROOT / 'configs/kits19_teacher.yaml'}", small, *flags, f"--output={tmp_path / 'teacher'}"]
-    assert main(parse(Recipe, "test", [*teacher, "--mode=both"]), train.supervised) == 0
+    assert main(parse(Recipe, "test", [*teacher, "--mode=both"])) == 0
     plan = plan_of(tmp_path, methods=["hinton"], seeds=[0], flags=flags, teacher_cache_gb=0.1)
     values = {key: value for key, value in vars(plan).items() if key != "calibration" and value not in ("", [])}
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(values | {"calibration": {"shares": [1.0]}}))

@@ -1,11 +1,11 @@
-"""Supervised and Distiller: what is trained, what is frozen, what is weighed."""
+"""The objective: what is trained, what is frozen, what is weighed."""
 
 import pytest
 import torch
 
 from networks import NETWORKS
 from utils.distillation.losses import DISTILLATION_LOSSES, TASK_LOSSES
-from utils.distillation.objective import Distiller, Supervised
+from utils.distillation.objective import Distiller
 from utils.distillation.taps import tap
 from utils.distillation.terms import Task, Term, asks_teacher, name_terms, read_terms
 from utils.experiment.teacher import trial
@@ -21,7 +21,7 @@ def small(width: int) -> torch.nn.Module:
 
 def distiller(sections: list[dict]) -> Distiller:
     torch.manual_seed(0)
-    objective = Distiller(small(4), small(6), Task(TASK_LOSSES["dice_ce"]()), read_terms(sections))
+    objective = Distiller(small(4), Task(TASK_LOSSES["dice_ce"]()), small(6), read_terms(sections))
     trial(objective, IMAGE, TARGET)
     return objective
 
@@ -38,7 +38,7 @@ UNIFIED = {
 
 
 def test_supervised_is_the_task_loss_of_the_logits():
-    objective = Supervised(small(4).eval(), Task(TASK_LOSSES["dice_ce"]()))
+    objective = Distiller(small(4).eval(), Task(TASK_LOSSES["dice_ce"]()))
     expected = TASK_LOSSES["dice_ce"]()(objective.network(IMAGE), TARGET)
     assert torch.equal(objective(IMAGE, TARGET)["task"], expected)
 
@@ -114,7 +114,7 @@ def test_student_and_teacher_each_run_once():
 
 def test_the_trial_tells_shapes_and_projectors_and_changes_nothing():
     torch.manual_seed(0)
-    objective = Distiller(small(4), small(6), Task(TASK_LOSSES["dice_ce"]()), read_terms([HINT])).train()
+    objective = Distiller(small(4), Task(TASK_LOSSES["dice_ce"]()), small(6), read_terms([HINT])).train()
     before = {name: value.clone() for name, value in objective.network.state_dict().items()}
     (row,) = trial(objective, IMAGE, TARGET)
     assert (row["student"], row["teacher"]) == ("encoder2 4x16x16", "encoder2 6x16x16")
@@ -125,7 +125,7 @@ def test_the_trial_tells_shapes_and_projectors_and_changes_nothing():
 
 def test_a_term_that_cannot_be_computed_is_named_before_training():
     objective = Distiller(
-        small(4), small(6), Task(TASK_LOSSES["dice_ce"]()), read_terms([{**HINT, "projector": "none"}])
+        small(4), Task(TASK_LOSSES["dice_ce"]()), small(6), read_terms([{**HINT, "projector": "none"}])
     )
     with pytest.raises(ValueError, match=r"hint/encoder2.*4.*6"):
         trial(objective, IMAGE, TARGET)
@@ -150,7 +150,7 @@ OWN_LOGITS = {**LOGITS, "student": "encoder2", "teacher": "self/logits", "projec
 def test_a_term_may_learn_from_the_students_own_tap_which_gets_no_gradient():
     torch.manual_seed(0)
     network = small(4).eval()
-    objective = Distiller(network, None, Task(TASK_LOSSES["dice_ce"]()), read_terms([OWN, OWN_LOGITS]))
+    objective = Distiller(network, Task(TASK_LOSSES["dice_ce"]()), None, read_terms([OWN, OWN_LOGITS]))
     (first, second) = trial(objective, IMAGE, TARGET)
     assert (first["term"], first["teacher"]) == ("attention_transfer/encoder1", "self/bottleneck 4x2x2")
     assert second["teacher"] == "self/logits 2x32x32"
@@ -172,7 +172,7 @@ def test_own_and_the_teachers_taps_mix_and_the_teacher_runs_only_where_it_is_ask
     teacher, calls = small(6), []
     teacher.register_forward_hook(lambda *_: calls.append(1))
     task = Task(TASK_LOSSES["dice_ce"]())
-    mixed = Distiller(small(4), teacher, task, read_terms([OWN, {**OWN, "teacher": "bottleneck"}]))
+    mixed = Distiller(small(4), task, teacher, read_terms([OWN, {**OWN, "teacher": "bottleneck"}]))
     assert mixed.names == [
         "attention_transfer/encoder1_from_self/bottleneck",
         "attention_transfer/encoder1_from_bottleneck",
@@ -180,7 +180,7 @@ def test_own_and_the_teachers_taps_mix_and_the_teacher_runs_only_where_it_is_ask
     first, second = list(mixed(IMAGE, TARGET).values())[1:]
     assert first != second
     assert len(calls) == 1
-    Distiller(small(4), teacher, task, read_terms([OWN]))(IMAGE, TARGET)
+    Distiller(small(4), task, teacher, read_terms([OWN]))(IMAGE, TARGET)
     assert len(calls) == 1
 
 
@@ -190,12 +190,12 @@ def test_a_teacher_is_needed_unless_every_term_is_the_students_own():
     assert asks_teacher([joined])
     assert not asks_teacher([OWN, OWN_LOGITS])
     with pytest.raises(ValueError, match=r"teacher: none given.*encoder3"):
-        Distiller(small(4), None, Task(TASK_LOSSES["dice_ce"]()), read_terms([joined]))
+        Distiller(small(4), Task(TASK_LOSSES["dice_ce"]()), None, read_terms([joined]))
 
 
 def test_an_own_tap_that_is_none_is_refused_with_the_nearest():
     objective = Distiller(
-        small(4), None, Task(TASK_LOSSES["dice_ce"]()), read_terms([{**OWN, "teacher": "self/bottlenek"}])
+        small(4), Task(TASK_LOSSES["dice_ce"]()), None, read_terms([{**OWN, "teacher": "self/bottlenek"}])
     )
     with pytest.raises(ValueError, match=r"no tap 'bottlenek'; did you mean 'bottleneck'"):
         objective(IMAGE, TARGET)

@@ -10,8 +10,6 @@ from conftest import SPLIT
 from image_stores import write_medmnist
 from report_runs import STUDENT, Checker, report, train_all, train_run
 
-import train
-import train_kd
 from scripts.compare import differences, read_run
 from scripts.report import main
 from utils.experiment.run import main as run_recipe
@@ -219,16 +217,16 @@ def test_classification_has_matrices_and_answers(tmp_path):
     small += [f"--data.file={file}", "--training.log_every=1", "--training.pictures=0", "--training.precision=32-true"]
     network = '--network={"name": "squeezenet"}'
     teacher = [f"--config={ROOT / 'configs/dermamnist_teacher.yaml'}", *small, network, "--task_weight=2.0"]
-    assert run_recipe(parse(Recipe, "test", [*teacher, f"--output={tmp_path / 'teacher'}"]), train.supervised) == 0
+    assert run_recipe(parse(Recipe, "test", [*teacher, f"--output={tmp_path / 'teacher'}"])) == 0
     student = [f"--config={ROOT / 'configs/dermamnist_student.yaml'}", *small, network]
-    assert run_recipe(parse(Recipe, "test", [*student, f"--output={tmp_path / 'alone'}"]), train.supervised) == 0
+    assert run_recipe(parse(Recipe, "test", [*student, f"--output={tmp_path / 'alone'}"])) == 0
     distilled = [
         *student,
         f"--config={ROOT / 'configs/methods/skin_lesion.yaml'}",
         f"--output={tmp_path / 'distilled'}",
     ]
     distilled.append(f"--teacher={tmp_path / 'teacher/best.ckpt'}")
-    assert run_recipe(parse(DistillationRecipe, "test", distilled), train_kd.distilled) == 0
+    assert run_recipe(parse(DistillationRecipe, "test", distilled)) == 0
     assert main(report(tmp_path, tmp_path / "report.html", runs=("teacher", "alone", "distilled"))) == 0
     checked = Checker((tmp_path / "report.html").read_text())
     assert {"summary", "scores", "curves", "confusion", "cases", "attention", "method"} <= set(checked.ids)

@@ -11,8 +11,6 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import train
-import train_kd
 from datasets.files import alone_in
 from datasets.splits import split_sha256
 from tests.conftest import slice_store as make_slice_store
@@ -45,12 +43,12 @@ class Killed(BaseException):
 
 
 def run(store, output, *flags) -> int:
-    return main(parse(Recipe, "test", [*FLAGS, f"--data.root={store}", f"--output={output}", *flags]), train.supervised)
+    return main(parse(Recipe, "test", [*FLAGS, f"--data.root={store}", f"--output={output}", *flags]))
 
 
 def distil(store, output, *flags) -> int:
     given = [*FLAGS, TERM, f"--data.root={store}", f"--output={output}", *flags]
-    return main(parse(DistillationRecipe, "test", given), train_kd.distilled)
+    return main(parse(DistillationRecipe, "test", given))
 
 
 def state(output) -> dict[str, torch.Tensor]:
@@ -101,10 +99,10 @@ def kill_at(monkeypatch, holder, name: str, call: int):
 @pytest.mark.parametrize(
     ("holder", "name", "call"),
     [
-        (loop._Loop, "_train_step", 3),  # the last step of the first epoch
-        (loop._Loop, "_train_step", 5),  # between steps of the second
-        (experiment.run, "evaluate", 1),  # inside the first validation, after a save at the last step
-        (experiment.run, "evaluate", 2),
+        (loop, "train_step", 3),  # the last step of the first epoch
+        (loop, "train_step", 5),  # between steps of the second
+        (experiment.prepare, "evaluate", 1),  # inside the first validation, after a save at the last step
+        (experiment.prepare, "evaluate", 2),
         (Tracker, "epoch", 1),  # best.ckpt is there, its line and last.ckpt are not
         (Tracker, "epoch", 2),
         (torch, "save", 3),  # a checkpoint half written
@@ -142,7 +140,7 @@ def test_patience_counts_on_after_a_resume(slice_store, tmp_path, monkeypatch):
     flags = ("--training.epochs=6", "--training.patience=2", "--training.learning_rate=1e-9")
     assert run(slice_store, tmp_path / "whole", *flags) == 0
     with monkeypatch.context() as patch:
-        kill_at(patch, experiment.run, "evaluate", 2)
+        kill_at(patch, experiment.prepare, "evaluate", 2)
         with pytest.raises(Killed):
             run(slice_store, tmp_path / "cut", *flags)
     assert run(slice_store, tmp_path / "cut", *flags, "--resume") == 0
@@ -352,18 +350,18 @@ def test_a_share_is_measured_once_and_kept(whole, tmp_path, monkeypatch, capsys)
     assert said["distillation"][0]["weight"] == 0.5 * factor == checkpoint["recipe"]["distillation"][0]["weight"]
 
     with monkeypatch.context() as patch:
-        kill_at(patch, experiment.run, "evaluate", 3)  # the first scores the teacher
+        kill_at(patch, experiment.prepare, "evaluate", 3)  # the first scores the teacher
         with pytest.raises(Killed):
             distil(store, tmp_path / "cut", *flags)
-    monkeypatch.setattr("train_kd.balance", lambda *_: pytest.fail("the share was measured twice"))
+    monkeypatch.setattr("utils.experiment.teacher.balance", lambda *_: pytest.fail("the share was measured twice"))
     assert distil(store, tmp_path / "cut", *flags, "--resume") == 0
     assert_equal(tmp_path / "whole", tmp_path / "cut")
     config = f"--config={tmp_path / 'whole/config.yaml'}"
     again = parse(DistillationRecipe, "test", [config, f"--output={tmp_path / 'again'}"])
-    assert main(again, train_kd.distilled) == 0
+    assert main(again) == 0
     assert_equal(tmp_path / "whole", tmp_path / "again")
     longer = parse(DistillationRecipe, "test", [config, "--resume=true", "--training.epochs=3"])
-    assert main(longer, train_kd.distilled) == 0
+    assert main(longer) == 0
     assert f"weights of the terms times {factor:.4g}" in capsys.readouterr().out
 
 
@@ -373,7 +371,7 @@ def test_a_teacher_is_checked_before_the_warm_up(whole, tmp_path, monkeypatch, c
     for row in content["scores"]["cases"]:
         row["dice"] = abs(row["dice"] - 0.5)
     checkpoints.save(content, tmp_path / "other.ckpt")
-    monkeypatch.setattr("train_kd.balance", lambda *_: pytest.fail("measured before the teacher was checked"))
+    monkeypatch.setattr("utils.experiment.teacher.balance", lambda *_: pytest.fail("measured too early"))
     assert distil(store, tmp_path / "run", "--distillation_share=1", f"--teacher={tmp_path / 'other.ckpt'}") == 1
     assert "its checkpoint says" in refused(capsys)
 

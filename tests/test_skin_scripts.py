@@ -12,7 +12,6 @@ import torch
 from image_stores import write_isic
 from PIL import Image
 
-import train
 from utils.experiment.run import main
 from utils.recipe.command_line import parse
 from utils.recipe.schema import ROOT, Recipe
@@ -126,7 +125,7 @@ def student(tmp_path_factory):
         *(f"--data.root={home / 'isic'}", "--data.ratios=[0.4, 0.3, 0.3]", "--data.image_size=32"),
         *("--training.epochs=1", "--training.batch_size=8", "--training.workers=0", f"--output={home / 'run'}"),
     ]
-    assert main(parse(Recipe, "test", arguments), train.supervised) == 0
+    assert main(parse(Recipe, "test", arguments)) == 0
     return home
 
 

@@ -154,7 +154,7 @@ def test_a_distillers_losses_are_the_same_with_a_cache(tmp_path, teacher):
     for cache in (None, cache_in(tmp_path), cache_in(tmp_path)):
         torch.manual_seed(1)
         terms = {"soft": Term(DISTILLATION_LOSSES["soft_target"](), "logits", "logits", 1.0)}
-        distiller = Distiller(Network(), teacher, Task(TASK_LOSSES["dice_ce"]()), terms, cache=cache)
+        distiller = Distiller(Network(), Task(TASK_LOSSES["dice_ce"]()), teacher, terms, cache=cache)
         losses.append(distiller(images(), target)["soft"].item())
     assert losses[0] > 0 and losses[1] == pytest.approx(losses[0], abs=1e-6)
     assert losses[2] == pytest.approx(losses[0], abs=1e-6)

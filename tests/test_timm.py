@@ -190,7 +190,7 @@ def test_swinv2_teaches_vit_for_one_step(swin, vit):
         {"name": "hint", "student": "embedding", "teacher": "embedding", "weight": 1.0, "projector": "learned"},
     ]
     teacher = copy.deepcopy(swin)
-    objective = Distiller(copy.deepcopy(vit), teacher, Task(TASK_LOSSES["cross_entropy"]()), read_terms(sections))
+    objective = Distiller(copy.deepcopy(vit), Task(TASK_LOSSES["cross_entropy"]()), teacher, read_terms(sections))
     image, target = images(), torch.tensor([0, 1])
     trial(objective, image, target)
     objective.train()

@@ -11,8 +11,6 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import train
-import train_kd
 from datasets.slices.dataset import SliceDataset
 from datasets.splits import split_sha256
 from networks import NETWORKS
@@ -42,9 +40,7 @@ STUDENT = [
 
 
 def run_teacher(store, output, *flags) -> int:
-    return main(
-        parse(Recipe, "test", [*TEACHER, f"--data.root={store}", f"--output={output}", *flags]), train.supervised
-    )
+    return main(parse(Recipe, "test", [*TEACHER, f"--data.root={store}", f"--output={output}", *flags]))
 
 
 def student_arguments(store, output, *flags) -> list[str]:
@@ -53,7 +49,7 @@ def student_arguments(store, output, *flags) -> list[str]:
 
 
 def run_student(store, output, *flags) -> int:
-    return main(parse(DistillationRecipe, "test", student_arguments(store, output, *flags)), train_kd.distilled)
+    return main(parse(DistillationRecipe, "test", student_arguments(store, output, *flags)))
 
 
 @pytest.fixture
@@ -87,11 +83,10 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_equals_uninterrupted(taugh
         "            os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return read(self, index)\n"
         "SliceDataset.__getitem__ = read_or_die\n"
-        "import train_kd\n"
         "from utils.recipe.command_line import parse\n"
         "from utils.recipe.schema import DistillationRecipe\n"
         "from utils.experiment.run import main\n"
-        "sys.exit(main(parse(DistillationRecipe, 'test'), train_kd.distilled))\n"
+        "sys.exit(main(parse(DistillationRecipe, 'test')))\n"
     )
     arguments = student_arguments(taught, tmp_path / "killed")
     killed = subprocess.run([sys.executable, "-c", driver, *arguments], cwd=ROOT, capture_output=True, check=False)

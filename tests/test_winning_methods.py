@@ -4,7 +4,6 @@ import pytest
 import torch
 from method_recipes import THREE_CLASSES, content
 
-import train_kd
 from networks import NETWORKS
 from utils.distillation.losses import TASK_LOSSES
 from utils.distillation.objective import Distiller
@@ -45,7 +44,7 @@ def test_a_few_steps_lower_the_whole_objective_and_every_term_is_finite(name, nu
         NETWORKS["unet"](widths=widths, num_classes=num_classes) for widths in ((4, 4, 6, 6, 8), (6, 8, 8, 10, 12))
     )
     terms = read_terms(content(name)["distillation"], num_classes=num_classes)
-    objective = Distiller(student, teacher, Task(TASK_LOSSES["dice_ce"]()), terms)
+    objective = Distiller(student, Task(TASK_LOSSES["dice_ce"]()), teacher, terms)
     image, target = batch(num_classes)
     trial(objective, image, target)
     objective.train()
@@ -74,8 +73,8 @@ def test_a_method_is_found_by_its_name(name):
 def test_two_classes_are_refused_by_dist_with_the_remedy():
     objective = Distiller(
         NETWORKS["unet"](widths=(4,) * 5),
-        NETWORKS["unet"](widths=(4,) * 5),
         Task(TASK_LOSSES["dice_ce"]()),
+        NETWORKS["unet"](widths=(4,) * 5),
         read_terms(content("dist")["distillation"]),
     )
     with pytest.raises(ValueError, match=r"dist/logits cannot be computed: dist needs three classes.*inter_weight: 0"):
@@ -85,7 +84,7 @@ def test_two_classes_are_refused_by_dist_with_the_remedy():
 def test_self_distillation_runs_without_a_teacher_and_others_do_not(slice_store, tmp_path, capsys):
     def run(method: str, *flags: str) -> int:
         arguments = ["--loss_type", method, f"--data.root={slice_store}", *SMALL, *flags]
-        return main(parse(DistillationRecipe, "test", arguments), train_kd.distilled)
+        return main(parse(DistillationRecipe, "test", arguments))
 
     assert run("self_distillation", f"--output={tmp_path / 'self'}") == 0
     assert "teacher: none, every term learns from the student itself" in capsys.readouterr().out

@@ -22,7 +22,7 @@ from utils.distillation.losses import TASK_LOSSES
 from utils.distillation.objective import Distiller
 from utils.distillation.taps import tap
 from utils.distillation.terms import Task, read_terms
-from utils.recipe.command_line import METHODS
+from utils.recipe.methods import METHODS
 from utils.recipe.schema import Training
 from utils.training.launch import resolve_precision
 from utils.training.optimization import make_optimizer
@@ -78,7 +78,7 @@ def our_step(image: Tensor, target: Tensor, precision: str, channels_last: bool,
     """The objective, the backward and the optimizer of `utils.training.loop.fit`, without its logging."""
     device = image.device.type
     terms = read_terms(yaml.safe_load((METHODS / "emkd.yaml").read_text())["distillation"])
-    objective = Distiller(NETWORKS["resnet18"](), NETWORKS["raunet"](), Task(TASK_LOSSES["dice_focal"]()), terms).to(
+    objective = Distiller(NETWORKS["resnet18"](), Task(TASK_LOSSES["dice_focal"]()), NETWORKS["raunet"](), terms).to(
         device
     )
     memory_format = torch.channels_last if channels_last else torch.contiguous_format

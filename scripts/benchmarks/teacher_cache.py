@@ -24,7 +24,7 @@ from utils.distillation.losses import TASK_LOSSES
 from utils.distillation.objective import Distiller
 from utils.distillation.teacher_cache import TeacherCache
 from utils.distillation.terms import Task, read_terms
-from utils.recipe.command_line import METHODS
+from utils.recipe.methods import METHODS
 from utils.recipe.schema import Training
 from utils.training.optimization import make_optimizer
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     batches = [(turned(image, *view), turned(target, *view)) for view in VIEWS for image, target in parts]
     student, teacher = NETWORKS["unet"](widths=[4, 8, 16, 32, 64]), NETWORKS[args.teacher]()
     terms = read_terms(yaml.safe_load((METHODS / f"{args.method}.yaml").read_text())["distillation"])
-    asking = Distiller(student, teacher, Task(TASK_LOSSES["dice_ce"]()), terms)
+    asking = Distiller(student, Task(TASK_LOSSES["dice_ce"]()), teacher, terms)
     with tempfile.TemporaryDirectory() as folder:
         reading = copy.deepcopy(asking)
         reading.cache = TeacherCache(Path(folder), ("benchmark",), limit_gb=10)

@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.utils.data import Dataset, default_collate
 
-from utils.distillation.objective import Distiller, Supervised
+from utils.distillation.objective import Distiller
 from utils.recipe.schema import Training
 from utils.training.loading import epoch_batches
 from utils.training.optimization import gradient_shares, make_optimizer
@@ -33,7 +33,7 @@ def balance(
     dataset.epoch = 0
     order = epoch_batches(len(dataset), settings.batch_size, seed, 0, weights=dataset.sampling_weights)
     first = copy.deepcopy(distiller.network.state_dict())
-    task = Supervised(distiller.network, distiller.task, distiller.partly_labeled).train()
+    task = Distiller(distiller.network, distiller.task, partly_labeled=distiller.partly_labeled).train()
     optimizer = make_optimizer((p for p in distiller.network.parameters() if p.requires_grad), settings)
     ratios = []
     with torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []):

@@ -1,7 +1,8 @@
-"""What is minimized: a task loss alone, or a task loss with distillation terms."""
+"""What training minimizes: a network's task loss and, with a teacher or without, distillation terms."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -12,47 +13,36 @@ from utils.distillation.teacher_cache import TeacherCache
 from utils.distillation.terms import OWN, Task, Term
 
 
-class Supervised(nn.Module):
-    """The task loss of a network. `partly_labeled`: images whose target is -1 everywhere are left out of it."""
-
-    def __init__(self, network: nn.Module, task: Task, partly_labeled: bool = False) -> None:
-        super().__init__()
-        self.network = network
-        self.task = task
-        self.partly_labeled = partly_labeled
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """What the loop multiplies each loss with."""
-        return {"task": self.task.weight}
-
-    def forward(self, image: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """image (B, C, H, W), target (B, 1, H, W) or (B,) -> {"task": loss}, unweighted."""
-        student = tap(self.network, image, [self.task.on])
-        return {"task": of_labeled(self.task, target, student) if self.partly_labeled else self.task(student, target)}
-
-
 class Distiller(nn.Module):
-    """The student's task loss and distillation terms against a frozen teacher, from one forward of each.
+    """A network's task loss and its distillation terms, from one forward of the student and one of the teacher.
 
-    `terms` maps a name (the TensorBoard tag) to a `Term`. The teacher is frozen here and nowhere else: no parameter
-    requires a gradient, and it stays in eval mode whatever mode the objective is put in. It may be None where every
-    term learns from the student's own taps (`self/TAP`), which reach the loss without a gradient.
+    Without terms this is plain supervised training.
 
-    `partly_labeled`: images whose target is -1 everywhere are left out of the task loss and of terms that read the
-    target; the others teach. `cache`: answers of the teacher that are known.
+    Args:
+        student: The network that learns; it is kept as `.network`, which is evaluated and saved.
+        task: The supervised loss.
+        teacher: It is frozen here and nowhere else: no parameter requires a gradient, and it stays in eval mode
+            whatever mode the objective is put in. None where every term learns from the student's own taps
+            (`self/TAP`), which reach the loss without a gradient.
+        terms: Maps a name (the TensorBoard tag) to a term.
+        partly_labeled: Images whose target is -1 everywhere take no part in the task loss and in terms that read the
+            target; the other terms learn from them.
+        cache: Keeps the teacher's answers on disk.
+
+    Raises ValueError when terms read a teacher's taps and there is none.
     """
 
     def __init__(
         self,
         student: nn.Module,
-        teacher: nn.Module | None,
         task: Task,
-        terms: dict[str, Term],
+        teacher: nn.Module | None = None,
+        terms: Mapping[str, Term] | None = None,
         partly_labeled: bool = False,
         cache: TeacherCache | None = None,
     ) -> None:
         super().__init__()
+        terms = terms or {}
         self.partly_labeled, self.cache = partly_labeled, cache
         self.network = student
         self.teacher = None if teacher is None else teacher.requires_grad_(False).eval()
@@ -69,7 +59,7 @@ class Distiller(nn.Module):
 
     @property
     def weights(self) -> dict[str, float]:
-        """What the loop multiplies each loss with; each term owns its weight."""
+        """What the loop multiplies each loss with; the task loss and each term own their weight."""
         return {"task": self.task.weight} | {
             name: term.weight for name, term in zip(self.names, self.terms, strict=True)
         }
@@ -81,7 +71,7 @@ class Distiller(nn.Module):
         return self
 
     def features(self, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The student's features of image (B, C, H, W) by tap, and what terms call the teacher's, without gradient."""
+        """Features of image (B, C, H, W) by tap: the student's, and those that terms compare with, without gradient."""
         teacher = {}
         if self.teacher_taps:
             with torch.no_grad():
@@ -103,9 +93,9 @@ class Distiller(nn.Module):
 
 
 def of_labeled(loss: nn.Module, target: Tensor, *features: dict[str, Tensor]) -> Tensor:
-    """The loss over the images of a batch that are labeled (target not -1).
+    """The loss over the labeled images of a batch (target not -1).
 
-    Where none is: a zero with a gradient, for projectors too.
+    A batch without one gives a zero that has a gradient, for projectors too.
     """
     rows = target.reshape(len(target), -1)[:, 0] >= 0
     if not rows.any():

@@ -15,7 +15,7 @@ from datasets.slices.transforms import unpad
 from utils.evaluation.kind import kind_of
 from utils.evaluation.metrics import METRICS
 from utils.recipe.registry import build
-from utils.training.launch import quiet
+from utils.training.launch import all_processes, quiet
 from utils.training.loading import load_batches
 
 
@@ -76,17 +76,15 @@ def evaluate(
         for metric in metrics:
             metric.update(logits, target, batch["case"])
     network.train(was_training)
-    if fabric.world_size > 1:
-        _gather(metrics)
+    _gather(fabric, metrics)
     scores = {name: value for metric in metrics for name, value in metric.compute().items()}
     return scores, metrics[0].per_case()
 
 
-def _gather(metrics: Sequence[Any]) -> None:
-    states: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(states, [metric.state() for metric in metrics])
-    rank = torch.distributed.get_rank()
+def _gather(fabric: Fabric, metrics: Sequence[Any]) -> None:
+    """Adds the counts of the other processes to those of this one."""
+    states = all_processes(fabric, [metric.state() for metric in metrics])
     for other, state in enumerate(states):
-        if other != rank:
+        if other != fabric.global_rank:
             for metric, part in zip(metrics, state, strict=True):
                 metric.merge(part)

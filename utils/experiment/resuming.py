@@ -14,7 +14,8 @@ from utils.recipe import schema
 from utils.recipe.schema import Recipe
 from utils.training import checkpoints
 
-FREE_ON_RESUME = {"output", "mode", "resume", "allow_leak", "teacher_cache", "teacher_cache_gb"}
+# Of a method the terms are compared, not its name.
+FREE_ON_RESUME = {"output", "mode", "resume", "allow_leak", "teacher_cache", "teacher_cache_gb", "method"}
 FREE_TRAINING = {"epochs", "workers", "log_every", "share_every", "checkpoint_minutes", "pictures"}
 RESULTS = ("best.ckpt", "history.csv", "test.json")
 STARTED = ("config.yaml", "leaderboard.json")  # what a run, or the leaderboard that starts it, writes first

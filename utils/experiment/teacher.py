@@ -1,48 +1,108 @@
-"""What is checked before the first step of a distillation: the teacher, its patients, and every term's shapes."""
+"""The teacher of a distillation: what is checked of it and of the terms before the first step, and the objective."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import default_collate
 
 from datasets.findings import listed
+from utils.distillation.balance import balance
 from utils.distillation.objective import Distiller
-from utils.distillation.taps import tap
-from utils.distillation.terms import Task
-from utils.evaluation.kind import IMAGES, kind_of
+from utils.distillation.teacher_cache import TeacherCache
+from utils.distillation.terms import asks_teacher, read_terms
+from utils.experiment.prepare import Experiment
 from utils.experiment.resuming import changed_cases
-from utils.training.checkpoints import patients_of
+from utils.tables import table
+from utils.training import checkpoints
+from utils.training.launch import resolve_precision
 
 SAME_INPUT = ("modality", "window", "task", "class_names", "image_size", "in_channels", "mean", "std")
 TOLERANCE = 0.05  # Dice or probability: room for another precision or device, not for other weights or slices
 
 
-def refuse_other_input(teacher: dict[str, Any], preprocessing: dict[str, Any], path: str) -> None:
-    """Raises ValueError when the teacher was trained on other images or classes than the student will see."""
-    for key in SAME_INPUT:
-        theirs, ours = _plain(teacher["preprocessing"].get(key)), _plain(preprocessing.get(key))
-        if theirs != ours:
-            raise ValueError(
-                f"{path}: the teacher was trained with {key} {theirs}, the student's data has {ours}; "
-                "give both the same data section, or train a teacher on this data"
-            )
+def distilled(experiment: Experiment) -> Distiller:
+    """The student's objective, once its teacher and its terms are known to be right.
+
+    The order is: no leak, the same input, the same content of the cases, the recorded score repeated, every term tried
+    once, and last the terms balanced against the task loss. Where all terms learn from the student itself there is no
+    teacher.
+    """
+    recipe, fabric, train = experiment.recipe, experiment.fabric, experiment.train
+    if not recipe.distillation:
+        raise ValueError("distillation: no terms; give --loss_type METHOD (configs/methods) or a list of terms")
+    teacher = _checked_teacher(experiment) if asks_teacher(recipe.distillation) else None
+    distiller = Distiller(
+        experiment.network,
+        experiment.task,
+        teacher,
+        read_terms(recipe.distillation, num_classes=train.num_classes),
+        partly_labeled=bool(train.unlabeled),
+        cache=_cache(experiment) if recipe.teacher_cache and teacher is not None else None,
+    )
+    fabric.to_device(distiller)
+    batch = default_collate([train[0], train[len(train) // 2]])
+    rows = trial(distiller, fabric.to_device(batch["image"]), fabric.to_device(batch["target"]).clamp(min=0))
+    if recipe.distillation_share is not None:
+        settings = (recipe.training, recipe.seed, recipe.distillation_share)
+        experiment.scale_terms(balance(fabric, distiller, train, *settings))
+    if fabric.is_global_zero:
+        if teacher is None:
+            print("teacher: none, every term learns from the student itself")
+        weights = [{"weight": f"{term.weight:g}"} for term in distiller.terms]
+        print(f"\n{table([row | weight for row, weight in zip(rows, weights, strict=True)])}\n")
+        if experiment.balance is not None:
+            share, factor = experiment.balance["share"], experiment.balance["factor"]
+            when = "when the run began" if experiment.resumed is not None else "after a warm-up"
+            print(f"weights of the terms times {factor:.4g}: {share:g} times the task's gradient, measured {when}\n")
+    return distiller
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def _checked_teacher(experiment: Experiment) -> nn.Module:
+    """The teacher on its device, once it may teach: no leak, the same input and cases, and its recorded score."""
+    recipe, fabric = experiment.recipe, experiment.fabric
+    if not recipe.teacher:
+        raise ValueError("teacher: none given; train one with train.py and give its --teacher FOLDER/best.ckpt")
+    checkpoint = checkpoints.load(recipe.teacher)
+    if not recipe.allow_leak:
+        refuse_leak(checkpoint, experiment.split, recipe.teacher)
+    refuse_other_input(checkpoint, experiment.train.preprocessing, recipe.teacher)
+    refuse_other_content(checkpoint, experiment.data["cases"], recipe.teacher)
+    teacher = fabric.to_device(checkpoints.rebuild(checkpoint))
+    line = check_scores(
+        checkpoint["scores"]["cases"],
+        lambda cases: experiment.score(teacher, cases, "score the teacher again")[1],
+        experiment.val.cases,
+        experiment.metrics()[0],
+        recipe.teacher,
+    )
+    if fabric.is_global_zero:
+        print(line, flush=True)
+    return teacher
+
+
+def _cache(experiment: Experiment) -> TeacherCache:
+    """The teacher's known answers. Raises ValueError where every step draws new images, so that no answer is reused."""
+    recipe = experiment.recipe
+    continuous = sorted({"affine", "intensity"} & set(recipe.data.get("augment", ())))
+    if continuous or recipe.data.get("crop_mode") == "foreground":
+        what = f"augment {', '.join(continuous)}" if continuous else "crop_mode foreground"
+        raise ValueError(f"teacher_cache: with {what} no image comes twice; use augment flip, rot90 and center crops")
+    settings, device = recipe.training, experiment.fabric.device.type
+    how = (resolve_precision(settings.precision, device), device, f"channels_last {settings.channels_last}")
+    return TeacherCache(Path(recipe.teacher_cache), (str(experiment.teacher_sha256), *how), recipe.teacher_cache_gb)
 
 
 def refuse_leak(teacher: dict[str, Any], split: dict[str, Any], path: str) -> None:
     """Raises ValueError when the teacher was trained on the student's val or test patients, or selected on its test."""
     theirs = teacher["split"]
     try:
-        patients_of(theirs, path)
+        checkpoints.patients_of(theirs, path)
     except ValueError as error:
         raise ValueError(f"{error}, or give --allow_leak to go on without knowing of a leak") from None
     for seen, held_out in (("train", "val"), ("train", "test"), ("val", "test")):
@@ -51,6 +111,17 @@ def refuse_leak(teacher: dict[str, Any], split: dict[str, Any], path: str) -> No
             raise ValueError(
                 f"{path}: the teacher's {seen} patients include {len(shared)} of the student's {held_out} patients "
                 f"({listed(shared)}); use the same split file for both, or --allow_leak to go on"
+            )
+
+
+def refuse_other_input(teacher: dict[str, Any], preprocessing: dict[str, Any], path: str) -> None:
+    """Raises ValueError when the teacher was trained on other images or classes than the student will see."""
+    for key in SAME_INPUT:
+        theirs, ours = (_plain(each.get(key)) for each in (teacher["preprocessing"], preprocessing))
+        if theirs != ours:
+            raise ValueError(
+                f"{path}: the teacher was trained with {key} {theirs}, the student's data has {ours}; "
+                "give both the same data section, or train a teacher on this data"
             )
 
 
@@ -66,76 +137,6 @@ def refuse_other_content(teacher: dict[str, Any], cases: Mapping[str, Sequence[s
         )
 
 
-def refuse_misfit(network: nn.Module, task: Task, metric: Any, sample: dict[str, Any]) -> None:
-    """Raises ValueError when network, task loss, metric and data are not of one kind: maps or single answers.
-
-    Only shapes pass through the network.
-    """
-    with torch.device("meta"):
-        copy = deepcopy(network).to("meta").eval()
-        features = tap(copy, sample["image"][None].to("meta"), [task.on])
-    target = sample["target"][None].clamp(min=0)  # -1: unlabeled
-    zeros = {name: torch.zeros(feature.shape) for name, feature in features.items()}
-    try:
-        task(zeros, target)
-        metric.update(zeros["logits"], target, [sample["case"]])
-    except (ValueError, RuntimeError, IndexError) as error:
-        logits, wanted = (tuple(value.shape[1:]) for value in (zeros[task.on], target))
-        raise ValueError(
-            f"{type(network).__name__} answers an image with {logits}, its target is {wanted or 'one class'}: network, "
-            f"task_loss, metric and data do not belong together ({' '.join(str(error).split())[:200]})"
-        ) from None
-
-
-def refuse_lonely(network: nn.Module, image: Tensor, batch_size: int, count: int) -> None:
-    """Raises ValueError when a batch has one image and the network normalizes over batches of more.
-
-    image (C, H, W); batch_size: of each process; count: images to train on. Only shapes pass through the network.
-    """
-    if min(batch_size, count) > 1:
-        return
-    with torch.device("meta"):
-        copy = deepcopy(network).to("meta").train()
-        try:
-            copy(image[None].to("meta"))
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            key = "training.batch_size" if batch_size == 1 else "the data: more than one image to train on"
-            raise ValueError(
-                f"{type(network).__name__} normalizes over a batch, and one image is not enough: raise {key}"
-            ) from None
-
-
-def refuse_val_without(metric: Any, val: Dataset) -> str | None:
-    """Raises ValueError when val lacks the classes that the selecting score is taken over.
-
-    Returns a line to print where only some of them are lacking.
-    """
-    if kind_of(val.preprocessing) is IMAGES:
-        metric.update(torch.zeros(len(val), val.num_classes), torch.tensor(val.labels), val.cases)
-        if metric.selects in metric.compute():
-            return None
-        counts = ", ".join(f"{count} {name}" for count, name in zip(val.class_counts, val.class_names, strict=True))
-        raise ValueError(
-            f"metric: {metric.selects} cannot be taken over val, which holds {counts}; set metric.select to accuracy, "
-            "or give val more images (another split_seed, val_fraction or ratios)"
-        )
-    absent = [name for name in val.class_names if name not in val.shown_classes]
-    what, rule = f"none of the {len(val.cases)} val cases shows {' or '.join(absent)}", metric.empty_mask_rule
-    if len(absent) == len(val.class_names):
-        raise ValueError(
-            f"metric: {what}, so {metric.selects} would select a network that finds nothing ({rule}); slice again with "
-            "another split, or set another data.task"
-        )
-    if absent:
-        return (
-            f"{what}; {metric.selects}, which selects, is the mean over {', '.join(val.class_names)} and rewards "
-            f"finding nothing there ({rule})"
-        )
-    return None
-
-
 def check_scores(
     rows: Sequence[dict[str, Any]],
     score_cases: Callable[[list[str]], list[dict[str, Any]]],
@@ -145,10 +146,15 @@ def check_scores(
 ) -> str:
     """Scores the teacher on a few val cases that its checkpoint has scores for, and compares.
 
-    `rows` are the checkpoint's, one a case (and class); `score_cases` scores the rebuilt teacher. Compared is the mean
-    of `metric.case_score` over up to `metric.check_cases` cases, spread over all of them: of a single small tumor a few
-    voxels make all the difference. Returns a line for the person. Raises ValueError when the means differ by more than
-    0.05, or the median case does: answers in another order have the same mean.
+    The means of `metric.case_score` are compared over up to `metric.check_cases` cases, spread over all of them: on a
+    single small tumor a few voxels make all the difference.
+
+    Args:
+        rows: Those of the checkpoint, one for each case (and class).
+        score_cases: Scores the rebuilt teacher.
+
+    Returns a line to print. Raises ValueError when the means differ by more than 0.05, or the median case does: answers
+    in another order have the same mean.
     """
     what = metric.case_score
     recorded = {(row["case"], row.get("class")): row[what] for row in rows if what in row}
@@ -178,8 +184,8 @@ def check_scores(
 def trial(distiller: Distiller, image: Tensor, target: Tensor) -> list[dict[str, str]]:
     """Runs every term once: creates the projectors, and returns each term's shapes.
 
-    image (B, C, H, W), target (B, 1, H, W) or (B,). Returns a row a term, for `table`. Raises ValueError naming a term
-    that cannot be computed.
+    image (B, C, H, W), target (B, 1, H, W) or (B,). Returns a row for each term, for `table`. Raises ValueError naming
+    a term that cannot be computed.
     """
     was_training = distiller.training
     distiller.eval()
@@ -206,3 +212,7 @@ def trial(distiller: Distiller, image: Tensor, target: Tensor) -> list[dict[str,
 def _shapes(features: dict[str, Tensor], names: list[str]) -> str:
     shapes = ["x".join(str(extent) for extent in features[name].shape[1:]) for name in names]
     return " + ".join(f"{name} {shape}" for name, shape in zip(names, shapes, strict=True))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

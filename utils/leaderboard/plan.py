@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from utils.recipe.command_line import METHODS
+from utils.recipe.methods import METHODS
 from utils.recipe.registry import nearest
 from utils.recipe.schema import ROOT
 

@@ -12,14 +12,11 @@ import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from datasets.files import describe
+from utils.recipe.methods import DEFAULT, DEFAULT_OF_IMAGES, method_file, method_names, published_forms
 from utils.recipe.registry import nearest
 from utils.recipe.schema import ROOT, DistillationRecipe, Recipe, Training
 
-METHODS = ROOT / "configs" / "methods"
 SWITCHES = ("--resume", "--allow_leak")
-DEFAULT_KD = ROOT / "configs" / "default_kd.yaml"
-# Methods of classification by dataset; everywhere else DEFAULT_KD.
-DEFAULT_METHODS = {"hdkd": "hdkd", "dermamnist": "skin_lesion", "dermamnist_hdkd": "hdkd", "isic": "combined"}
 HDKD = {"teacher_model": "teacher", "student_model": "student", "HDKD": "student"}  # its command names no dataset
 
 
@@ -61,16 +58,6 @@ def _unknown_dataset(name: str) -> str:
     )
 
 
-def _methods() -> list[str]:
-    return sorted(path.stem for path in METHODS.glob("*.yaml"))
-
-
-def _method(name: str) -> Path:
-    if name not in _methods():
-        raise ValueError(f"unknown --loss_type {name!r}{nearest(name, _methods())}; one of {', '.join(_methods())}")
-    return METHODS / f"{name}.yaml"
-
-
 def _content(file: str) -> dict[str, Any]:
     """What a recipe file says. Raises ValueError where it is not a recipe, and OSError."""
     try:
@@ -84,25 +71,40 @@ def _content(file: str) -> dict[str, Any]:
     return content
 
 
-def _default_method(configs: Sequence[str]) -> Path:
-    """The method without --loss_type: the dataset's published one, hinton for other images, else DEFAULT_KD."""
-    datasets = [Path(file).stem.removesuffix("_student") for file in configs]
-    known = [DEFAULT_METHODS[name] for name in datasets if name in DEFAULT_METHODS]
-    if known or any(map(_classifies, configs)):
-        return METHODS / f"{known[0] if known else 'hinton'}.yaml"
-    return DEFAULT_KD
+def _with_method(configs: Sequence[str], asked: str | None, terms_given: bool) -> list[str]:
+    """Arguments for the recipe files and for `method`, with the file of the method behind the one that names it.
+
+    The last that says what to distil counts: first a recipe with `distillation` or `method`, then --loss_type (asked),
+    then --distillation (terms_given). A recipe with both keys, such as a run's config.yaml, holds its terms already.
+    Where nothing says it, the default does. A method that no flag asked for is printed.
+    """
+    files, method = [str(file) for file in configs], ""
+    if asked is not None and not terms_given:
+        files, method = [*files, str(method_file(asked, "--loss_type"))], asked
+    elif not terms_given:
+        naming = [file for file in files if {"method", "distillation"} & _content(file).keys()]
+        if not naming:
+            naming = [str(DEFAULT_OF_IMAGES if any(map(_classifies, files)) else DEFAULT)]
+            files += naming
+        said = _content(naming[-1])
+        method = str(said.get("method") or "")
+        if "distillation" not in said:
+            files.insert(files.index(naming[-1]) + 1, str(method_file(method, naming[-1])))
+            print(_origin(method, naming[-1]), file=sys.stderr)
+    return [*(f"--config={file}" for file in files), f"--method={method}"]
 
 
-def _why_default(method: Path) -> str:
-    """Says which method trains without --loss_type, why, and how to get the published ones."""
-    if method == DEFAULT_KD:
-        why = "it gained most in this project's comparison (README, Which method helps)"
-        others = ["emkd_as_published", "hlfd_as_published"]
-    else:
-        why = "it is the default for this data"
-        others = [name for name in _methods() if name.endswith("_as_published") and name.startswith(method.stem)]
-    published = f"; as published: {' or '.join(f'--loss_type {name}' for name in others)}" if others else ""
-    return f"method: {method.stem}, because no --loss_type was given: {why}{published}"
+def _origin(method: str, file: str) -> str:
+    """A line about a method that no flag asked for: which file names it, and how to get the published form."""
+    why = f"named by {file}"
+    published = published_forms(method)
+    if file == str(DEFAULT):
+        why = "no recipe and no --loss_type names one, and it gained most in this project's comparison"
+        published = ["emkd_as_published", "hlfd_as_published"]
+    elif file == str(DEFAULT_OF_IMAGES):
+        why = "no recipe and no --loss_type names one"
+    flags = " or ".join(f"--loss_type {name}" for name in published)
+    return f"method: {method}: {why}" + (f"; as published: {flags}" if flags else "")
 
 
 def _classifies(file: str) -> bool:
@@ -114,15 +116,15 @@ def _expand(arguments: Sequence[str], recipe_class: type[Recipe]) -> list[str]:
     """Translates published spellings, and puts the recipe files in front so that flags win over them."""
     published = _published(recipe_class)
     configs: list[str] = []
-    methods: list[str] = []
-    dataset = None
+    dataset, asked, terms_given = None, None, False
     role = "student" if recipe_class is DistillationRecipe else "teacher"
     flags: list[str] = []
     data_paths: set[str] = set()
     queue = list(arguments)
     while queue:
         flag, separator, value = queue.pop(0).partition("=")
-        if flag in (*published, "--config", "--dataset", "--loss_type"):
+        terms_given = terms_given or flag == "--distillation"
+        if flag in (*published, "--config", "--dataset", "--loss_type", "--method"):
             if not separator:
                 if not queue:
                     raise ValueError(f"{flag} needs a value")
@@ -131,8 +133,8 @@ def _expand(arguments: Sequence[str], recipe_class: type[Recipe]) -> list[str]:
                 configs.append(value)
             elif flag == "--dataset":
                 dataset = _recipes()[value] if value in _recipes() else _unknown_dataset(value)
-            elif flag == "--loss_type":
-                methods.append(str(_method(value)))
+            elif flag in ("--loss_type", "--method"):
+                asked = value
             else:
                 if flag in ("--model", "--smodel") and value in HDKD:
                     dataset, role = dataset or "hdkd", HDKD[value]
@@ -157,12 +159,11 @@ def _expand(arguments: Sequence[str], recipe_class: type[Recipe]) -> list[str]:
             known = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
             raise ValueError(f"no recipe at {file}{nearest(file, known)}")
         _content(file)
-    given = any(flag.partition("=")[0] == "--distillation" for flag in flags)
-    given = given or any("distillation" in _content(file) for file in configs)
-    if recipe_class is DistillationRecipe and not methods and not given:
-        methods = [str(_default_method(configs))]
-        print(_why_default(Path(methods[0])), file=sys.stderr)
-    return [f"--config={file}" for file in configs + methods] + flags
+    if recipe_class is DistillationRecipe:
+        return _with_method(configs, asked, terms_given) + flags
+    if asked is not None:
+        raise ValueError(f"--loss_type {asked}: train.py trains without a teacher; give it to train_kd.py")
+    return [f"--config={file}" for file in configs] + flags
 
 
 class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -181,8 +182,9 @@ def parse(recipe_class: type[Recipe], description: str, arguments: Sequence[str]
         allow_abbrev=False,
         exit_on_error=False,
         epilog="Published spellings also work: --dataset kits|lits, " + ", ".join(_published(recipe_class)) + ".\n"
-        "--loss_type METHOD is configs/methods/METHOD.yaml: " + ", ".join(_methods()) + "; without it, where no\n"
-        "recipe names terms, configs/default_kd.yaml (classification: the method of its dataset, or hinton).",
+        "--loss_type METHOD (or `method: METHOD` in a recipe) stands for the terms in configs/methods/METHOD.yaml:\n"
+        + ", ".join(method_names())
+        + ".\nWhere no recipe names one or has terms: configs/default_kd.yaml, or configs/default_kd_images.yaml.",
     )
     parser.add_argument("--config", action="config", help="recipe file; may be given more than once")
     parser.add_class_arguments(recipe_class)

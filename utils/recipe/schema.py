@@ -102,6 +102,7 @@ class Recipe:
             utils/distillation/losses/__init__.py.
         task_weight: weight of the task loss.
         metric: what selects the best checkpoint on val: {name: volume_dice}.
+        method: the method of configs/methods that train_kd.py distils by; train.py does not use it.
         training: epochs, optimizer, precision and the like.
         mode: train, test (read the test split with best.ckpt), or both.
         resume: continue from OUTPUT/last.ckpt.
@@ -114,6 +115,7 @@ class Recipe:
     task_loss: dict[str, Any] = field(default_factory=lambda: {"name": "dice_focal"})
     task_weight: float = 1.0
     metric: dict[str, Any] = field(default_factory=lambda: {"name": "volume_dice"})
+    method: str = ""
     training: Training = field(default_factory=Training)
     mode: Literal["train", "test", "both"] = "train"
     resume: bool = False
@@ -131,7 +133,8 @@ class DistillationRecipe(Recipe):
 
     Args:
         teacher: the teacher's checkpoint (best.ckpt).
-        distillation: terms: [{name: LOSS, student: TAP, teacher: TAP, weight: NUMBER, ...}].
+        distillation: terms, those of `method` where none are given: [{name: LOSS, student: TAP, teacher: TAP, weight:
+            NUMBER, ...}].
         distillation_share: scale all terms alike so that their gradient norms add up to this multiple of the task
             loss's, measured after 32 steps on the task alone that are then undone; null takes the weights as they are.
         teacher_cache: folder that keeps the teacher's answers by image, for flips and quarter turns (eight views a

@@ -1,13 +1,15 @@
-"""Device, precision and processes of a run."""
+"""Device, precision, memory format and processes of a run."""
 
 from __future__ import annotations
 
 import logging
 import os
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
 
 from utils.recipe.schema import Training
 
@@ -54,9 +56,29 @@ def resolve_precision(precision: str, accelerator: str) -> str:
     return "bf16-mixed" if has_bf16 else "32-true"
 
 
+def memory_format(settings: Training) -> torch.memory_format:
+    return torch.channels_last if settings.channels_last else torch.contiguous_format
+
+
 def quiet(fabric: Fabric) -> bool | None:
     """tqdm's `disable`: bars are for the first process's terminal; in a log file they would be noise."""
     return None if fabric.is_global_zero else True
+
+
+def all_processes(fabric: Fabric, value: Any) -> list[Any]:
+    """The value that each process has, in the order of the processes."""
+    if fabric.world_size == 1:
+        return [value]
+    values: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def share_buffers(fabric: Fabric, network: nn.Module) -> None:
+    """Gives every process the batch statistics of the first, which are those that are saved."""
+    if fabric.world_size > 1:
+        for buffer in network.buffers():
+            torch.distributed.broadcast(buffer, 0)
 
 
 def finish() -> None:

@@ -1,4 +1,4 @@
-"""Where a run stands, and how that is saved in last.ckpt and restored from it."""
+"""Where a run stands, how last.ckpt holds it, and how it is restored from there."""
 
 from __future__ import annotations
 
@@ -18,9 +18,15 @@ from utils.training.optimization import Schedule
 class Progress:
     """Where a run stands.
 
-    epoch: whole epochs done, their validation included. position: steps done in the next. best, best_epoch: the highest
-    score. scores, cases: the last validation. losses: of the steps since the epoch began; window: the terms of those
-    that no report has averaged yet. logged: the scalars of the last step. signal: what ended the run early.
+    Args:
+        epoch: Whole epochs that are done, their validation included.
+        position: Steps done in the next epoch.
+        best: The highest score so far; `best_epoch` is where it was reached, 0 before any validation.
+        scores: Scores of the last validation; `cases` are its rows.
+        losses: The total loss of each step since the epoch began.
+        window: The terms of the steps that no report has averaged yet.
+        logged: The scalars of the last step.
+        signal: What ended the run early.
     """
 
     epoch: int = 0
@@ -52,22 +58,20 @@ def network_content(identity: dict[str, Any], network: nn.Module, progress: Prog
 def training_content(
     progress: Progress, objective: nn.Module, optimizer: Optimizer, schedule: Schedule
 ) -> dict[str, Any]:
-    """What last.ckpt holds beside: the way to go on."""
-    terms = getattr(objective, "terms", None)
+    """What last.ckpt holds beside that: all that is needed to go on."""
     return {
         "progress": asdict(progress) | {"signal": None},
         "optimizer": optimizer.state_dict(),
         "schedule": schedule.state_dict(),
-        "terms": terms.state_dict() if terms is not None else {},
+        "terms": objective.terms.state_dict(),
     }
 
 
 def restore(resumed: dict[str, Any], objective: nn.Module, optimizer: Optimizer, schedule: Schedule) -> Progress:
-    """Puts everything back as last.ckpt has it; what belongs to a process: `restore_process`."""
+    """Puts everything back as last.ckpt has it, except what belongs to a process: see `restore_process`."""
     state = resumed["training"]
     objective.network.load_state_dict(resumed["weights"])
-    if hasattr(objective, "terms"):
-        objective.terms.load_state_dict(state["terms"])
+    objective.terms.load_state_dict(state["terms"])
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])
     return Progress(**state["progress"])

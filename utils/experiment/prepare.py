@@ -1,0 +1,165 @@
+"""Everything a run needs, built and checked before its first step."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric, seed_everything
+from torch import nn
+from torch.utils.data import Dataset
+
+from datasets import DATASETS
+from datasets.fingerprints import fingerprint
+from networks import NETWORKS
+from utils.distillation.losses import TASK_LOSSES
+from utils.distillation.terms import Task, read_terms, scaled
+from utils.evaluation.inference import evaluate, make_metrics
+from utils.evaluation.metrics import METRICS
+from utils.experiment.checks import refuse_lonely, refuse_misfit, refuse_val_without
+from utils.experiment.resuming import refuse_other_data, start_or_resume
+from utils.recipe import schema
+from utils.recipe.registry import build, check
+from utils.recipe.schema import DistillationRecipe, Recipe
+from utils.training import checkpoints
+from utils.training.launch import launch
+
+
+@dataclass(kw_only=True)
+class Experiment:
+    """A recipe with the objects that it names.
+
+    Args:
+        network_section: The section of a checkpoint that builds the network again.
+        resumed: The content of last.ckpt to go on from.
+        teacher_sha256: The hash of the teacher's file, if there is one.
+        balance: The `distillation_share` and the factor that the terms' weights were multiplied by for it.
+    """
+
+    recipe: Recipe
+    fabric: Fabric
+    train: Dataset
+    val: Dataset
+    network: nn.Module
+    network_section: dict[str, Any]
+    task: Task
+    resumed: dict[str, Any] | None
+    teacher_sha256: str | None
+    balance: dict[str, float] | None
+
+    @property
+    def output(self) -> Path:
+        return Path(self.recipe.output)
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """What the cases of train and val hold, as a checkpoint carries it."""
+        cases = {**self.train.digests, **self.val.digests}
+        return {"fingerprint": fingerprint(cases, self.train.class_names), "cases": cases}
+
+    @property
+    def split(self) -> dict[str, Any]:
+        """The patients of each split and the split file's hash, as a checkpoint carries them."""
+        patients = {name: list(self.train.split_patients(name)) for name in ("train", "val", "test")}
+        return patients | {"sha256": self.train.split_sha256}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint holds beside weights, scores and progress."""
+        return {
+            "network": self.network_section,
+            "preprocessing": self.train.preprocessing,
+            "split": self.split,
+            "data": self.data,
+            "recipe": schema.as_dict(self.recipe),
+            "teacher_sha256": self.teacher_sha256,
+            "balance": self.balance,
+        }
+
+    def scale_terms(self, factor: float) -> None:
+        """Records the factor that the terms' weights were multiplied by, and the recipe that runs with them."""
+        self.balance = {"share": self.recipe.distillation_share, "factor": factor}
+        terms = scaled(self.recipe.distillation, factor)
+        self.recipe = replace(self.recipe, distillation=terms, distillation_share=None)
+
+    def metrics(self) -> list[Any]:
+        """Fresh metrics of the recipe."""
+        return make_metrics(self.recipe.metric, self.train.class_names)
+
+    def score(
+        self, network: nn.Module, cases: list[str] | None = None, description: str = "validate"
+    ) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Scores whole val cases."""
+        settings = self.recipe.training
+        return evaluate(
+            self.fabric,
+            network,
+            self.val,
+            self.metrics(),
+            batch_size=settings.batch_size,
+            workers=settings.workers,
+            channels_last=settings.channels_last,
+            cases=cases,
+            description=description,
+        )
+
+
+def prepare(recipe: Recipe) -> Experiment:
+    """Builds data, network, task loss and metric. Raises ValueError for whatever is wrong, before any work."""
+    task_section = dict(recipe.task_loss)
+    on = task_section.pop("on", "logits")
+    check(TASK_LOSSES, task_section, "task_loss")
+    check(NETWORKS, recipe.network, "network")
+    check(METRICS, recipe.metric, "metric")
+    teacher = None
+    if isinstance(recipe, DistillationRecipe):
+        read_terms(recipe.distillation)
+        teacher = checkpoints.file_of(recipe.teacher) if recipe.teacher else None
+    recipe, resumed = start_or_resume(recipe)
+    fabric = launch(recipe.training)
+    settings = recipe.training
+    if settings.batch_size % fabric.world_size:
+        raise ValueError(
+            f"training.batch_size {settings.batch_size} is not a multiple of the {fabric.world_size} processes"
+        )
+    train = build(DATASETS, recipe.data, "data", split="train", seed=recipe.seed)
+    val = build(DATASETS, recipe.data, "data", split="val", seed=recipe.seed)
+    seed_everything(recipe.seed, verbose=False)
+    sample = train[0]
+    image = sample["image"]
+    given = {"in_channels": len(image), "num_classes": train.num_classes, "image_size": image.shape[-1]}
+    network = build(NETWORKS, recipe.network, "network", **given)
+    loss = build(TASK_LOSSES, task_section, "task_loss", class_counts=train.class_counts)
+    task = Task(loss, on, recipe.task_weight)
+    refuse_misfit(network, task, make_metrics(recipe.metric, train.class_names)[0], sample)
+    refuse_lonely(network, image, settings.batch_size // fabric.world_size, len(train))
+    notes = [refuse_val_without(make_metrics(recipe.metric, val.class_names)[0], val)]
+    experiment = Experiment(
+        recipe=recipe,
+        fabric=fabric,
+        train=train,
+        val=val,
+        network=network,
+        network_section=_rebuilding(recipe.network, given),
+        task=task,
+        resumed=resumed,
+        teacher_sha256=checkpoints.sha256(teacher) if teacher and teacher.is_file() else None,
+        balance=None if resumed is None else resumed.get("balance"),
+    )
+    if resumed is not None:
+        last = experiment.output / "last.ckpt"
+        notes.append(refuse_other_data(resumed, experiment.split, experiment.data, experiment.teacher_sha256, last))
+    for note in filter(None, notes):
+        if fabric.is_global_zero:
+            print(f"note: {note}", flush=True)
+    return experiment
+
+
+def _rebuilding(section: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The section that rebuilds a network: with all that it was given, without the weights that it started from."""
+    accepted = inspect.signature(NETWORKS[section["name"]]).parameters
+    own = {key: value for key, value in section.items() if key not in ("pretrained", "checkpoint")}
+    return {key: value for key, value in given.items() if key in accepted} | own
