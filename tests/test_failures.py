@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.experiment.teacher import refuse_lonely
+from utils.experiment.checks import refuse_lonely
 from utils.recipe.schema import Recipe, Training
 from utils.training.failures import explained
 from utils.training.launch import launch
