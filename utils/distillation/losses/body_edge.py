@@ -21,7 +21,7 @@ def edge_band(labels: Tensor, width: int) -> Tensor:
 
 
 class BodyEdgeLoss(nn.Module):
-    """temperature^2 times (body_weight body + edge_weight edge): soft targets inside regions and along their borders.
+    """temperature^2 times (body + edge): soft targets inside regions and along their borders.
 
     Edge: the mean of KL(teacher || student) over the pixels of the band along all borders of the target. Body: the mean
     over the pixels of a class beyond the band, averaged over the classes that have some. In one mean over all pixels
@@ -37,30 +37,16 @@ class BodyEdgeLoss(nn.Module):
     Args:
         temperature: Of both parts.
         edge_width: Pixels of the band on either side of a border.
-        body_weight: Of the body's part.
-        edge_weight: Of the edge's part.
     """
 
-    def __init__(
-        self,
-        temperature: float = 4.0,
-        edge_width: int = 2,
-        body_weight: float = 1.0,
-        edge_weight: float = 1.0,
-    ) -> None:
+    def __init__(self, temperature: float = 4.0, edge_width: int = 2) -> None:
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"temperature {temperature} must be above 0; 4 is usual")
         if edge_width < 1:
             raise ValueError(f"edge_width {edge_width} leaves no edge: give 1 pixel or more")
-        if body_weight < 0 or edge_weight < 0 or body_weight + edge_weight == 0:
-            raise ValueError(
-                f"body_weight {body_weight} and edge_weight {edge_weight} must be at least 0, one of them above"
-            )
         self.temperature = temperature
         self.edge_width = edge_width
-        self.body_weight = body_weight
-        self.edge_weight = edge_weight
 
     def forward(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
         """Logits: student (B, K, h, w), resized bilinearly to teacher (B, K, H, W); target (B, 1, Y, X), to nearest."""
@@ -76,8 +62,7 @@ class BodyEdgeLoss(nn.Module):
         edge = edge_band(labels, self.edge_width)
         classes = torch.arange(teacher.shape[1], device=labels.device).view(1, -1, 1, 1)
         bodies = (labels == classes) & ~edge
-        loss = self.body_weight * _mean_of_parts(divergence, bodies)
-        return self.temperature**2 * (loss + self.edge_weight * _mean_of_parts(divergence, edge))
+        return self.temperature**2 * (_mean_of_parts(divergence, bodies) + _mean_of_parts(divergence, edge))
 
 
 def _mean_of_parts(values: Tensor, parts: Tensor) -> Tensor:

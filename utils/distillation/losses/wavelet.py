@@ -34,16 +34,15 @@ class WaveletLoss(nn.Module):
     Where the released code differs: it has 3 levels of db4 in 3D; here it is Haar in 2D, which needs no library. It
     pads with zeros, so that two features that differ by a constant differ along their borders; an odd side repeats its
     last pixels here, and a constant costs nothing. Its configuration drops the band that is high along all axes as
-    well: `diagonal=False`. Its schedule and its average of the student's past weights are not here. A student of other
+    well. Its schedule and its average of the student's past weights are not here. A student of other
     channels is projected, of another size resized bilinearly; a map too small for a level goes without it.
     """
 
-    def __init__(self, levels: int = 3, diagonal: bool = True, projector: ProjectorKind = "learned") -> None:
+    def __init__(self, levels: int = 3, projector: ProjectorKind = "learned") -> None:
         super().__init__()
         if levels < 1:
             raise ValueError(f"levels {levels} must be at least 1; 3 is the published value")
         self.levels = levels
-        self.diagonal = diagonal
         self.projector = Projector(projector)
 
     def forward(self, student: Tensor, teacher: Tensor, target: Tensor | None = None) -> Tensor:
@@ -54,8 +53,7 @@ class WaveletLoss(nn.Module):
         scales = []
         while len(scales) < self.levels and max(difference.shape[2:]) > 1:
             difference, details = haar(difference)
-            bands = details if self.diagonal else details[:2]
-            scales.append(sum(band.square().mean() for band in bands))
+            scales.append(sum(band.square().mean() for band in details))
             difference = 2 * difference  # the orthonormal coarse band: haar returns means
         if not scales:
             raise ValueError("a feature of one pixel has no detail: tap an earlier place")
