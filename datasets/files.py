@@ -187,7 +187,7 @@ def is_below(path: Path, folder: Path) -> bool:
 
 
 def _identities(path: Path) -> list[tuple[int, int]]:
-    """Of a path and every folder above it, as far as they are there: links and bind mounts do not matter."""
+    """The identity of a path and of every folder above it that exists, whatever links or bind mounts lead there."""
     found = []
     for place in (path, *path.parents):
         with suppress(OSError):

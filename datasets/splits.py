@@ -20,7 +20,7 @@ def split_patients(
     """Deal patients into train, val and test; no split of non-zero ratio is empty when there are patients enough.
 
     Patients are taken in the order of a hash of seed and name, so the result depends on nothing else. Those of an
-    `existing` split stay where they are. Raises ValueError for ratios that are no split.
+    `existing` split stay where they are. Raises ValueError for ratios that do not add up to 1.
     """
     if len(ratios) != 3 or min(ratios) < 0 or not abs(sum(ratios) - 1) <= 1e-6:
         raise ValueError(
@@ -37,7 +37,7 @@ def split_patients(
 
 
 def _draw(text: str) -> bytes:
-    return hashlib.sha256(text.encode(errors="surrogateescape")).digest()  # of the very bytes of a name
+    return hashlib.sha256(text.encode(errors="surrogateescape")).digest()  # names that are not UTF-8 as well
 
 
 def _counts(total: int, ratios: Sequence[float]) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Networks: `NETWORKS[name](in_channels=..., num_classes=2, ...)` maps an image to logits.
 
 SEGMENTATION: image (B, in_channels, H, W) with H and W multiples of 32, logits (B, num_classes, H, W); one channel
-unless told otherwise. CLASSIFICATION: logits (B, num_classes); three channels. Each declares its taps, the features
+by default. CLASSIFICATION: logits (B, num_classes); three channels. Each declares its taps, the features
 one can distil, as `taps: {name: submodule path}`.
 """
 

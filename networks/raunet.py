@@ -55,7 +55,7 @@ class TransposedConvolution(nn.ConvTranspose2d):
 class RAUNet(nn.Module):
     """RA-UNet: ResNet-34 encoder, LinkNet decoder, augmented attention on the skips (Ni et al., 2019; EMKD's layout).
 
-    It returns logits; the published one returns log-softmax, which no softmax-based loss can tell from logits.
+    It returns logits; the published one returns log-softmax, which gives every softmax-based loss the same value.
     The attention normalizes 1x1 maps over the batch: training needs batches of at least 2 images.
     """
 

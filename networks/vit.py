@@ -30,7 +30,7 @@ class TransformerBlock(nn.Module):
 class ViTSmall(nn.Module):
     """Vision Transformer, small (Dosovitskiy et al., ICLR 2021; size S: Touvron et al., ICML 2021): 12 blocks, 6 heads.
 
-    `image_size` fixes the number of tokens, N = (image_size / patch_size)^2; raises ValueError where it is no multiple
+    `image_size` fixes the number of tokens, N = (image_size / patch_size)^2; raises ValueError unless it is a multiple
     of `patch_size`, and for an image of another size. Patches of 4 suit images of 32 to 64 pixels.
 
     Taps: `block1..12`, tokens (B, 1 + N, 384) with the class token first, of which `encoder1..4` are blocks 3, 6, 9 and

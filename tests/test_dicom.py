@@ -186,7 +186,7 @@ def test_files_that_are_no_dicom_are_left_out_and_noted(tmp_path, thresholds):
     (folder / "DICOMDIR").write_bytes((folder / "3.dcm").read_bytes())
     assert predict(thresholds, folder, tmp_path / "out") == 0
     (note,) = record(tmp_path / "out")["series"]["notes"]
-    assert note == "left out, as no slices of the series: DICOMDIR (DICOMDIR), README.txt"
+    assert note == "left out, not slices of the series: DICOMDIR (DICOMDIR), README.txt"
     assert np.array_equal(voxels(tmp_path / "out/series.nii.gz").T, labels_of(hounsfield()))
 
 

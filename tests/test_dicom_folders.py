@@ -75,7 +75,7 @@ def test_several_series_of_one_folder_are_told_apart_by_their_numbers(tmp_path, 
     assert predict(thresholds, tmp_path / "in", tmp_path / "out") == 0
     assert sorted(record(tmp_path / "out")) == ["ct_4", "ct_7"]
     (note,) = record(tmp_path / "out")["ct_4"]["notes"]
-    assert note == "left out, as no slices of the series: scout.dcm (localizer)"
+    assert note == "left out, not slices of the series: scout.dcm (localizer)"
 
 
 def test_files_without_prefix_are_slices_also_at_the_ends(tmp_path, thresholds):
@@ -163,9 +163,7 @@ def test_objects_beside_a_series_are_named_and_left(tmp_path, thresholds, capsys
     folder = write_series(tmp_path / "series")
     other_object(folder / "RS.0001.dcm", sop_class, modality, series)
     assert predict(thresholds, folder, tmp_path / "out") == 0
-    assert record(tmp_path / "out")["series"]["notes"] == [
-        f"left out, as no slices of the series: RS.0001.dcm ({kind})"
-    ]
+    assert record(tmp_path / "out")["series"]["notes"] == [f"left out, not slices of the series: RS.0001.dcm ({kind})"]
     assert f"1 by kind {kind} (RS.0001.dcm)" in capsys.readouterr().out
     assert np.array_equal(labels(tmp_path / "out", "series"), labels_of(hounsfield()))
 

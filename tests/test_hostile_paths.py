@@ -22,8 +22,8 @@ ODD = {
     "a folder": (lambda path: path.mkdir(), "holds no DICOM file"),
     "a link to nothing": (lambda path: path.symlink_to("nowhere"), "is a link to nowhere, which is not there"),
     "a link in a circle": (link_in_a_circle, "Too many levels of symbolic links"),
-    "a named pipe": (os.mkfifo, "is no file"),  # to open it would wait for ever
-    "a device": (lambda path: path.symlink_to("/dev/zero"), "is no file"),
+    "a named pipe": (os.mkfifo, "is not a file"),  # to open it would wait for ever
+    "a device": (lambda path: path.symlink_to("/dev/zero"), "is not a file"),
 }
 
 
@@ -82,7 +82,8 @@ def test_any_name_is_kept(tmp_path, thresholds, name):
 
 
 @pytest.mark.parametrize(
-    ("row", "said"), [("a,in/a\0.nii.gz", "is no path"), ('"a\nb",in/a.nii.gz', "is no file name"), (".a,x", "no file")]
+    ("row", "said"),
+    [("a,in/a\0.nii.gz", "is no path"), ('"a\nb",in/a.nii.gz', "is not a file name"), (".a,x", "no file")],
 )
 def test_a_list_with_paths_that_cannot_be_is_refused(folder, tmp_path, thresholds, capsys, row, said):
     (tmp_path / "cases.csv").write_text(f"case,image\n{row}\n")

@@ -64,7 +64,7 @@ def rewritten(file: Path, **arrays) -> str:
         ({"train_images": np.zeros((21, 28, 28, 28), np.uint8)}, "3D sets are not read"),
         ({"train_images": np.zeros((21, 28, 28), np.float32)}, "float32"),
         ({"train_images": np.zeros((20, 28, 28), np.uint8)}, "20 train_images but 21 train_labels"),
-        ({"val_labels": np.full((6, 1), -1)}, "val_labels are no class numbers"),
+        ({"val_labels": np.full((6, 1), -1)}, "val_labels are not class numbers"),
     ],
 )
 def test_another_kind_of_npz_is_refused(tmp_path, arrays, said):

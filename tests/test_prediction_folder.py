@@ -36,7 +36,7 @@ def test_a_folder_of_kits_cases_is_predicted_by_their_names(tmp_path, thresholds
     ("rows", "said"),
     [
         ("image\nin/a.nii.gz\n", "columns case and image"),
-        ("case,image\n../a,in/a.nii.gz\n", "is no file name"),
+        ("case,image\n../a,in/a.nii.gz\n", "is not a file name"),
         ("case,image\n", "no volume"),
         ("case,image\na,in/a.nii.gz\na,in/b.nii.gz\n", "both a"),
         ("case,image\na,in/a.nii.gz\na_probabilities,in/b.nii.gz\n", "two cases would be written"),

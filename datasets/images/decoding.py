@@ -21,8 +21,8 @@ GRAY = {"1", "L", "LA", "La"}
 COLOR = {"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"}
 DEEP = re.compile(r";16[BLN]?$")  # Pillow's names of channels of 16 bits, of which it would keep 8; BGR;16 is not one
 
-# Pillow warns, in two lines without the file, of damaged EXIF and of half the pixels that it refuses. All that is
-# refused is named below with its file; the rest is read.
+# Pillow warns of damaged EXIF and of large images, in two lines that do not name the file. Images that are refused are
+# named below with their file; the others are read.
 warnings.filterwarnings("ignore", module="PIL")
 
 
@@ -41,7 +41,7 @@ def decode(source: Path | bytes, name: str) -> np.ndarray:
     """uint8 (H, W) of a gray image, (H, W, 3) of any other, turned upright as its EXIF orientation says.
 
     Transparency is dropped: a pixel keeps the color that is stored for it. Raises UnreadableImageError, naming `name`,
-    for what is no image, is damaged, has more than 8 bits a channel, several frames, or too many pixels.
+    for a file that is not an image, is damaged, has more than 8 bits a channel, several frames, or too many pixels.
     """
     with opened(source, name) as picture:
         _refuse_fault(picture, name)
@@ -54,7 +54,7 @@ def decode(source: Path | bytes, name: str) -> np.ndarray:
 
 
 def check_readable(files: Sequence[Path]) -> None:
-    """Raise ValueError naming the files that are no images, by their headers only."""
+    """Raise ValueError naming the files that are not images, by their headers only."""
     with ThreadPoolExecutor(READERS) as pool:
         refuse_any([problem for problem in pool.map(_problem, files) if problem])
 

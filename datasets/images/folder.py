@@ -25,10 +25,10 @@ def image_folder(
 ) -> LabeledImages:
     """One split of `ROOT/train/CLASS/*.jpg` and `ROOT/test/CLASS/*.jpg`; for `options` see `ImageOptions`.
 
-    Classes are the folders of train in alphabetical order; an image may lie at any depth below its class. Where there
-    is no `ROOT/val`, val is carved from train: of the patients of each class (a patient of several classes counts for
-    the one he has most images of), taken in the order of a hash of `split_seed` and name, `val_fraction` go to val, at
-    least one if there are two. The test folder is never touched: HDKD as published chose its best model on it.
+    Classes are the folders of train in alphabetical order; an image may lie at any depth below its class. Without a
+    `ROOT/val`, val is carved from train: `val_fraction` of the patients of each class go to val, at least one if there
+    are two, in the order of a hash of `split_seed` and name; a patient of several classes counts for the one with most
+    of the patient's images. The test folder is never touched: HDKD as published chose its best model on it.
 
     Args:
         root: Folder with `train`, `test` and perhaps `val`.
@@ -36,10 +36,10 @@ def image_folder(
         patients: CSV with the columns `image` and `patient`, see `datasets.images.patients`. None: every image
             counts as its own patient, which is right only if it is; copies of one picture count as one.
         val_fraction: See above; unused where `ROOT/val` is.
-        split_seed: Of the carving; apart from `seed`, so that runs of several seeds share their val patients.
+        split_seed: Seed of the carving; apart from `seed`, so that runs of several seeds share their val patients.
 
     Raises ValueError for a missing or closed folder, a dead link, a test or val class that train does not have, files
-    that are no images, and a patient or a picture in two splits.
+    that are not images, and a patient or a picture in two splits.
     """
     if not 0 < val_fraction < 1:
         raise ValueError(f"val_fraction {val_fraction:g}: give a fraction of the training patients, e.g. 0.1")
@@ -120,7 +120,7 @@ def _plain(name: str) -> str:
 def _find(home: Path, class_names: Sequence[str]) -> tuple[list[Path], list[str]]:
     """The images of all splits, train first, by class and name; and a line for each thing that was passed over.
 
-    Raises ValueError for folders and files that cannot be reached: the data would be fewer without a word.
+    Raises ValueError for folders and files that cannot be reached, which would silently be missing.
     """
     files: list[Path] = []
     notes: list[str] = []

@@ -57,8 +57,8 @@ def isic(
         fold: See `deal`.
         folds: See `deal`.
         negatives: See `deal`; as published: {train: 40000, val: 10000}.
-        split_seed: Of the split and the choice of negatives; apart from `seed`, so that runs of several seeds share
-            them.
+        split_seed: Seed of the split and of the choice of negatives; apart from `seed`, so that runs of several seeds
+            share them.
 
     Raises ValueError for missing files, columns and images, and for a patient in two splits.
     """
@@ -175,9 +175,9 @@ def deal(
         folds: Number of parts.
         negatives: How many benign lesions to keep in train and in val, chosen by the hash of seed and isic_id; a split
             not named, or with fewer, keeps all. Test is never thinned.
-        seed: Of both hashes.
+        seed: Seed of both hashes.
 
-    Raises ValueError for ratios, folds or negatives that cannot be.
+    Raises ValueError for ratios, folds or negatives out of range.
     """
     if len(ratios) != 3 or min(ratios) < 0 or abs(sum(ratios) - 1) > 1e-6:
         raise ValueError(f"ratios {list(ratios)}: give train, val and test shares that add up to 1")

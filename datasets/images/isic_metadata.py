@@ -1,4 +1,4 @@
-"""ISIC 2024's metadata as features, without the columns that know the answer."""
+"""ISIC 2024's metadata as features, without the columns that reveal the answer."""
 
 import csv
 import math
@@ -14,7 +14,7 @@ import numpy as np
 from datasets.files import remedy_of
 from datasets.images.isic import METADATA
 
-LEAKS = {  # pattern of column names: why it is no feature
+LEAKS = {  # pattern of column names: why they are not features
     "target": "it is the answer",
     "iddx_*": "the diagnosis, made after the biopsy",
     "mel_*": "measured in the excised melanoma",
@@ -53,8 +53,8 @@ def read_metadata(
 ) -> Metadata:
     """Read columns of `ROOT/train-metadata.csv` as numbers and categories.
 
-    A column is numbers if all it holds in the whole file are, else categories in alphabetical order: both are the same
-    whichever rows are asked for.
+    A column is numeric if all its values in the whole file are, else categorical in alphabetical order: this does not
+    depend on the rows asked for.
 
     Args:
         root: Folder that holds the file.

@@ -18,7 +18,7 @@ ORGANS = (
     *("bladder", "femur-left", "femur-right", "heart", "kidney-left", "kidney-right", "liver", "lung-left"),
     *("lung-right", "pancreas", "spleen"),
 )
-COMPARED_MB = 256  # of images: in more no copies are looked for
+COMPARED_MB = 256  # of images; a larger file is not searched for copies
 CLASS_NAMES = {
     "pathmnist": (
         *("adipose", "background", "debris", "lymphocytes", "mucus", "smooth muscle", "normal colon mucosa"),
@@ -61,12 +61,12 @@ def medmnist(
 
     Args:
         file: npz with `train_images`, `train_labels`, `val_...` and `test_...`: images uint8 (N, H, W) or (N, H, W, 3),
-            labels (N, 1) or (N,). Of the official sets any size: `dermamnist.npz`, `dermamnist_224.npz`.
+            labels (N, 1) or (N,). The official sets may have any size: `dermamnist.npz`, `dermamnist_224.npz`.
         split: `train`, `val` or `test`.
         class_names: None: those of the official set the file is named after, else `class 0`, `class 1`, ...
         download: Fetch an official set with the package `medmnist` if the file is not there.
 
-    Raises ValueError for a file that is none of this, and for several labels per image (ChestMNIST).
+    Raises ValueError for any other file, and for several labels per image (ChestMNIST).
     """
     path = Path(file)
     if download and not path.is_file():
@@ -112,7 +112,7 @@ def _read(path: Path, split: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
             )
         labels[name] = values.reshape(-1)
         if values.dtype.kind not in "iu" or values.min() < 0:
-            raise ValueError(f"{path}: {name}_labels are no class numbers: give integers from 0")
+            raise ValueError(f"{path}: {name}_labels are not class numbers: give integers from 0")
     if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))):
         raise ValueError(
             f"{path}: {split}_images are {images.dtype} {images.shape}: give uint8 (N, H, W) or (N, H, W, 3); "
@@ -135,15 +135,15 @@ def _arrays(path: Path, keys: Sequence[str]) -> list[np.ndarray]:
     except (OSError, ValueError, BadZipFile, zlib.error, EOFError, NotImplementedError, TypeError) as error:
         if isinstance(error, OSError) and error.errno:
             raise ValueError(describe(error, path)) from None
-        reason = " ".join(str(error).split()) if is_zipfile(path) else "it is no zip archive, or cut short"
+        reason = " ".join(str(error).split()) if is_zipfile(path) else "it is not a zip archive, or cut short"
         raise ValueError(f"{path}: not a MedMNIST npz ({reason}): get it again, or write it anew") from None
 
 
 @cache  # asked for train, val and test, one after the other
 def _copies(path: Path, mtime_ns: int) -> list[str]:
-    """A line about images that are in two splits; nothing is said of a file that holds over `COMPARED_MB`.
+    """A line about images that are in two splits; a file that holds over `COMPARED_MB` is not searched for them.
 
-    A published split stays as it is, so they are not refused.
+    A published split stays as it is, so such images are not refused.
     """
     keys = [f"{name}_images" for name in SPLITS]
     with ZipFile(path) as content:

@@ -73,7 +73,7 @@ def _read(file: Path) -> dict[str, list[str]]:
     except UnicodeDecodeError:
         raise ValueError(f"{file}: is not UTF-8: save it as CSV UTF-8") from None
     except csv.Error as error:
-        raise ValueError(f"{file}: is no CSV ({error}): give CSV with columns image, patient") from None
+        raise ValueError(f"{file}: is not CSV ({error}): give CSV with columns image, patient") from None
 
 
 def _fold(name: str) -> str:

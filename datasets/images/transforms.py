@@ -56,7 +56,7 @@ class Preparation:
 def preparation(image_size: int, in_channels: Literal[1, 3], normalization: str) -> Preparation:
     """The Preparation of a named normalization; a single channel has the mean of the three channels' statistics.
 
-    Raises ValueError for a size, number of channels or name that cannot be.
+    Raises ValueError for a size that is too small, and for an unknown number of channels or name.
     """
     if image_size < MINIMUM_SIZE:
         raise ValueError(f"image_size {image_size} is too small: give a side of at least {MINIMUM_SIZE} pixels")

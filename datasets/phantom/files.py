@@ -96,10 +96,9 @@ def _records(kits_json: Path) -> list:
 def render_label_file(
     path: Path, seed: int, classes: str, size: int | None, every: int, slice_spacing: float | None
 ) -> tuple[Phantom, nib.Nifti1Header]:
-    """Renders a CT around the label volume at `path` (case_NNNNN/segmentation.nii.gz); returns it and its file's
-    header.
+    """Renders a CT around the label volume at `path` (case_NNNNN/segmentation.nii.gz); returns it and a header.
 
-    `slice_spacing` in mm sets `every` for files with thinner slices. Raises ValueError for a file that is no label
+    `slice_spacing` in mm sets `every` for files with thinner slices. Raises ValueError for a file that is not a label
     volume, and what nibabel raises for one that cannot be read.
     """
     source = nib.load(path)
@@ -159,7 +158,7 @@ def case_number(case: str) -> int:
     """The number in a case's name: 15 for case_00015. Raises ValueError for a name without one."""
     found = re.fullmatch(r"case_(\d+)", case, re.IGNORECASE)
     if not found:
-        raise ValueError(f"{case!r} is no KiTS case: name the folder case_NNNNN")
+        raise ValueError(f"{case!r} is not a KiTS case: name the folder case_NNNNN")
     return int(found.group(1))
 
 

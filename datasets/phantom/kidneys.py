@@ -1,7 +1,7 @@
 """Kidneys of the phantom with their tumors and cysts, drawn or shaped by a label volume.
 
 Both sources answer the same question for a block of the image, `KidneyMap`; `paint_kidneys` turns the answer into HU.
-Tumors overlap cortex and medulla in HU on purpose: what tells them apart is shape, texture and context.
+Tumors overlap cortex and medulla in HU on purpose: they differ in shape, texture and context.
 """
 
 from dataclasses import dataclass, field

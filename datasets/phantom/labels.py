@@ -66,7 +66,7 @@ class LabelReduction:
             for value in self.classes:
                 part = (group == value).sum(0, dtype=np.uint16) * np.float32(1 / len(group))
                 if self.shape[1:] == self.source.shape[1:]:
-                    part = ndimage.gaussian_filter(part, 0.6)  # the staircase of the label is no anatomy
+                    part = ndimage.gaussian_filter(part, 0.6)  # the staircase of the label is not anatomy
                 else:
                     part = _area(_area(part, self.shape[1], 0), self.shape[2], 1)
                 result[value - 1, number - start] = part

@@ -217,7 +217,7 @@ def list_cases(
 
 
 def _unknown(root: Path) -> set[str]:
-    """The folders of cases of which nothing can be listed."""
+    """The folders of cases whose record cannot be read."""
     folders = (file.parent for file in root.glob(f"*/{RECORD}"))
     return {folder.name for folder in folders if not hidden(folder.name) and read_case(folder) is None}
 

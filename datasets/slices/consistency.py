@@ -1,4 +1,4 @@
-"""Whether a slice store says one thing: split.json, index.csv, dataset.json and the records of its cases."""
+"""Whether the files of a slice store agree: split.json, index.csv, dataset.json and the records of its cases."""
 
 from itertools import groupby
 from pathlib import Path

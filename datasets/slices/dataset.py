@@ -56,14 +56,14 @@ class SliceDataset(Dataset):
         thin_background: Fraction of the slices without foreground that training keeps, 0 to 1; which ones depends on
             `seed` alone.
         labeled: Fraction of the training patients whose labels are known, for distillation on unlabeled images as well;
-            the same ones whatever the seed. The target of the others is -1 everywhere, nothing about them (thinning,
-            crops) looks at their labels, and half of the samples of an epoch are drawn from each of the two.
+            the same ones whatever the seed. The target of the others is -1 everywhere, thinning and crops do not use
+            their labels, and half of an epoch's samples are drawn from each of the two groups.
         cache: Keep decoded slices in memory if all of this split fits in `cache_mb` megabytes (per process started
             with DDP; forked loader workers share it).
-        seed: Of thinning, foreground crops and augmentation.
+        seed: Seed of thinning, foreground crops and augmentation.
 
-    Raises ValueError for a folder that is no slice store, a split without slices, a task its labels cannot serve, and
-    arguments out of range.
+    Raises ValueError for a folder that is not a slice store, a split without slices, a task that the labels cannot
+    serve, and arguments out of range.
     """
 
     in_channels = 1
@@ -97,9 +97,9 @@ class SliceDataset(Dataset):
         if _choice("crop_mode", crop_mode, CROP_MODES) == "foreground" and crop is None:
             raise ValueError("crop_mode foreground needs a crop: give its side in pixels, e.g. 384")
         if not 0.0 <= thin_background <= 1.0:
-            raise ValueError(f"thin_background {thin_background} is no fraction: give a number from 0 to 1")
+            raise ValueError(f"thin_background {thin_background} is not a fraction: give a number from 0 to 1")
         if not 0.0 < labeled <= 1.0:
-            raise ValueError(f"labeled {labeled} is no share of the patients: give a number above 0, at most 1")
+            raise ValueError(f"labeled {labeled} is not a share of the patients: give a number above 0, at most 1")
         self.crop, self.crop_mode, self.seed = crop, crop_mode, seed
         self.split_sha256: str = manifest["split_sha256"]
 
@@ -272,7 +272,7 @@ def _checked_window(window: Sequence[float] | str | None, modality: str) -> tupl
     if modality != "CT":
         raise ValueError(f"window {window} is in HU, these slices are {modality}: leave it out for a z-score per case")
     if isinstance(window, str) or len(window) != 2 or not window[0] < window[1]:
-        raise ValueError(f"window {window!r} is no range of HU: give [lower, upper], e.g. [-200, 300]")
+        raise ValueError(f"window {window!r} is not a range of HU: give [lower, upper], e.g. [-200, 300]")
     return float(window[0]), float(window[1])
 
 

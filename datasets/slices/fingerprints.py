@@ -30,7 +30,7 @@ def slice_digests(records: Iterable[SliceRecord], classes: Mapping[int, str]) ->
     """The digests of the cases of a slice store. classes: the class that each label value stands for.
 
     An npz names the checksums of what it holds at its end, where they cost nothing to read; numpy compares them when
-    it reads a slice. Of a PNG the image's file is read, and the label decoded: label digests are the same in both
+    it reads a slice. For a PNG the image's file is read and the label is decoded: label digests are the same in both
     formats. Raises ValueError naming a file that is missing or damaged.
     """
     records = sorted(records, key=lambda record: (record.case, record.slice))

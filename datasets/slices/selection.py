@@ -9,7 +9,7 @@ from datasets.slices.store import SliceRecord
 
 
 def unlabeled_patients(patients: Sequence[str], labeled: float) -> frozenset[str]:
-    """Patients whose labels are held back; of more patients labeled, those of fewer are a part."""
+    """Patients whose labels are held back; a larger labeled fraction always contains a smaller one."""
     ranked = sorted(
         patients, key=lambda patient: hashlib.sha256(f"labeled {patient}".encode(errors="surrogateescape")).digest()
     )
@@ -21,7 +21,7 @@ def thinned(
 ) -> list[SliceRecord]:
     """All records with a foreground label and a seeded choice of `fraction` of the others, in the same order.
 
-    Of unlabeled patients nobody knows which slices have foreground: as many are kept, chosen among all.
+    Which slices of unlabeled patients have foreground is not known: the same share of all their slices is kept.
     """
     known = [index for index, record in enumerate(records) if record.patient not in unlabeled]
     background = [index for index in known if not foreground.intersection(records[index].labels)]

@@ -67,7 +67,7 @@ def slice_case(job: Job) -> Outcome:
 
 
 def read_sources(case: RawCase) -> dict[str, dict[str, Any]]:
-    """What tells whether the files of a case are those of an earlier run."""
+    """Path, size and time of a case's files, by which a later run recognizes them."""
     found = {}
     for role, path in (("image", case.image), ("label", case.label)):
         status = path.stat()
@@ -149,7 +149,7 @@ def _slice(job: Job, sources: dict[str, Any], settings: dict[str, Any]) -> Outco
 def _geometry(
     header: Header, axes: tuple[int, ...], flips: tuple[bool, ...], image: Image, label: Label
 ) -> dict[str, Any]:
-    """What it takes to put slices back; `axes` are the file's axes of (slices, rows, columns), turned by `flips`."""
+    """What is needed to put slices back; `axes` are the file's axes of (slices, rows, columns), turned by `flips`."""
     return {
         "affine": header.affine.tolist(),
         "sform_code": header.sform_code,

@@ -54,7 +54,7 @@ def read_index(root: Path | str) -> list[SliceRecord]:
     root = Path(root).absolute()
     path = root / "index.csv"
     if not path.is_file():
-        raise ValueError(f"{path}: not found: {root} is no slice store; make one with scripts/SliceMaker.py")
+        raise ValueError(f"{path}: not found: {root} is not a slice store; make one with scripts/SliceMaker.py")
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         reader = csv.DictReader(file)
         missing = set(COLUMNS) - set(reader.fieldnames or ())
@@ -100,7 +100,7 @@ def read_manifest(root: Path | str) -> dict[str, Any]:
     """Read dataset.json: dataset, modality, format, task, labels, tumor_labels, split_sha256."""
     path = Path(root) / "dataset.json"
     if not path.is_file():
-        raise ValueError(f"{path}: not found: {root} is no slice store; make one with scripts/SliceMaker.py")
+        raise ValueError(f"{path}: not found: {root} is not a slice store; make one with scripts/SliceMaker.py")
     try:
         content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except ValueError as error:
@@ -184,7 +184,7 @@ def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
 
 
 def read_case(folder: Path) -> dict[str, Any] | None:
-    """Read the record of a published case (case.json), or None when the folder is none."""
+    """Read the record of a published case (case.json), or None if the folder is not one."""
     record = _read_record(folder)
     return record if _is_of(record, folder.name) and "slices" in record else None
 

@@ -1,8 +1,8 @@
-"""What can be wrong with a raw case, said in one line each: file, what, remedy.
+"""What can be wrong with a raw case, one line for each fault: file, what, remedy.
 
-Bad is what would make a result wrong without a word: a case whose voxels, grid or millimeters cannot be trusted is left
-out. A header may say the same thing several times (sform, qform, pixdim, units). Everything here goes by its affine,
-which is the sform where its code is above 0, else the qform; what only contradicts the affine is a note that says so.
+A fault is bad where it would silently make a result wrong: a case whose voxels, grid or millimeters cannot be trusted
+is left out. A header may state the same thing several times (sform, qform, pixdim, units). Everything here goes by the
+affine, which is the sform if its code is above 0, else the qform; a contradiction to the affine is only noted.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ WRITE_AFFINE = "write the volume again with its affine"
 
 
 def check_header(file: Path, header: Header) -> list[Finding]:
-    """Compare what a header says of its grid with its affine: whether that can be used, and what contradicts it."""
+    """Check whether the affine of a header can be used, and note what contradicts it."""
     found: list[tuple[str, str, bool]] = []
     pixdim = np.asarray(header.source["pixdim"][:4], np.float64)
     zooms, sound = pixdim[1:], bool(np.isfinite(pixdim[1:]).all() and (pixdim[1:] > 0).all())
@@ -107,7 +107,7 @@ def _shear(affine: np.ndarray) -> float:
 
 
 def check_grid(image_file: Path, label_file: Path, image: Header, label: Header, channel: int | None) -> list[Finding]:
-    """Compare the grids of image and label, and see whether their orientation can be known."""
+    """Compare the grids of image and label, and check that their orientation is known."""
     findings = []
     if image_file.samefile(label_file):
         findings.append(Finding(label_file, "is the file of the image as well", "give the label of this image"))
@@ -172,7 +172,7 @@ def _mm(spacing: Sequence[float]) -> str:
 
 
 def check_label(file: Path, label: Label, names: dict[int, str]) -> list[Finding]:
-    """See whether a label volume holds only the values this dataset knows, and any at all."""
+    """Check that a label volume holds values, and only those this dataset knows."""
     if label.problem:
         return [Finding(file, label.problem, label.remedy)]
     unknown = sorted(set(label.voxels) - {0} - set(names))
@@ -197,7 +197,7 @@ def check_label(file: Path, label: Label, names: dict[int, str]) -> list[Finding
 
 
 def check_image(file: Path, image: Image, modality: str) -> list[Finding]:
-    """See whether the values are finite and, for CT, whether they can be Hounsfield units."""
+    """Check that the values are finite and, for CT, that they can be Hounsfield units."""
     if image.problem:
         return [Finding(file, image.problem, image.remedy)]
     span = f"{image.minimum:g} to {image.maximum:g}"
@@ -214,7 +214,7 @@ def check_image(file: Path, image: Image, modality: str) -> list[Finding]:
 
 
 def check_slice_size(file: Path, header: Header, axes: tuple[int, int, int], expected: int | None) -> list[Finding]:
-    """Tell slices that are not `expected` x `expected`; the published scripts resized the image and not the label."""
+    """Note slices that are not `expected` x `expected`; the published scripts resized the image and not the label."""
     rows, columns = header.shape[axes[1]], header.shape[axes[2]]
     if expected is None or (rows, columns) == (expected, expected):
         return []

@@ -1,7 +1,7 @@
 """A DICOM series as a volume on its own grid: every slice where ImagePositionPatient says it lies.
 
-SliceThickness is not read: slices may overlap or leave gaps. What is no regular grid (gantry tilt, missing slices, two
-series in one folder) is refused, because a volume made of it would lie wrong.
+SliceThickness is not read: slices may overlap or leave gaps. Slices that form no regular grid (gantry tilt, missing
+slices, two series in one folder) are refused, because a volume made of them would be distorted.
 """
 
 import locale
@@ -137,7 +137,7 @@ def _read_header(file: Path) -> _Slice:
         if not value(tag):
             if len(size) > 2 and size[2] > 1:
                 raise UnreadableVolumeError(file, "several frames in one file", ONE_FRAME)
-            what = f"no {name}, no slice of a volume"
+            what = f"no {name}, so it is not a slice of a volume"
             raise UnreadableVolumeError(file, what, "give the slices that were acquired, and move this file away")
     if len(size) > 2 and size[2] > 1:
         raise UnreadableVolumeError(file, f"{size[2]} frames in one file", ONE_FRAME)

@@ -1,7 +1,7 @@
 """Which DICOM files below a folder make a series, by their tags and wherever they lie, and what lies beside it.
 
-A slice that is missing at an end of a volume cannot be seen: what is left looks whole. So whatever may be a slice and
-cannot be read makes its series doubtful, and a doubtful series is not to be used.
+A slice that is missing at an end of a volume cannot be noticed: the rest looks whole. So any file that may be a slice
+and cannot be read makes its series doubtful, and a doubtful series is refused.
 """
 
 import os
@@ -29,7 +29,7 @@ from datasets.volumes.dicom_tags import (
 SLICE_ENDINGS = (".dcm", ".dicom", ".dic", ".ima")
 CUT_ENDINGS = {".part", ".partial", ".filepart", ".crdownload", ".download", ".tmp", ".gz", ".zip", ".icloud"}
 DIRECTORY = "DICOMDIR"
-REMEDY = "export the series again, or move this file away if it is no slice of it"
+REMEDY = "export the series again, or move this file away if it is not a slice of it"
 NAMED = 4  # of what lies beside a series
 
 
@@ -37,7 +37,7 @@ NAMED = 4  # of what lies beside a series
 class SeriesFiles:
     """The files of one series, in no order; `folder` is the deepest that holds them all.
 
-    label: tells it from other series of the folder; empty where it is the only one. doubts: why it may not be whole.
+    label: its name among several series of the folder, else empty. doubts: why it may be incomplete.
     """
 
     folder: Path
@@ -55,10 +55,10 @@ class _Image:
 
 @dataclass
 class _Sorted:
-    """The files of a scan that are no NIfTI, by what they are."""
+    """The files of a scan that are not NIfTI, sorted by what they are."""
 
     images: list[_Image]
-    beside: dict[Path, str]  # DICOM files that are no slices, and their kind
+    beside: dict[Path, str]  # DICOM files that are not slices, and their kind
     damaged: dict[Path, Finding]
     others: list[Path]
 
@@ -97,7 +97,7 @@ def group_series(found: Scan) -> list[SeriesFiles]:
         *parts.others,
         *(path for path in found.passed.get("hidden name", ()) if not path.name.startswith("._")),
     ):
-        finding = Finding(file, "is empty" if _empty(file) else "is no whole DICOM file", REMEDY)
+        finding = Finding(file, "is empty" if _empty(file) else "is not a whole DICOM file", REMEDY)
         if _may_be_slice(file, slices[file.parent], readable=True) and doubt(finding):
             continue
         if not file.name.startswith("."):
@@ -188,7 +188,7 @@ def _home(group: list[_Image]) -> Path:
 
 
 def _labels(groups: list[list[_Image]], homes: list[Path]) -> list[str]:
-    """What tells series of one folder apart: their SeriesNumber where each has another one, else their UID."""
+    """Labels for several series of one folder: their SeriesNumber where all differ, else their UID."""
     labels = [""] * len(groups)
     for home, count in Counter(homes).items():
         if count > 1:
@@ -201,7 +201,7 @@ def _labels(groups: list[list[_Image]], homes: list[Path]) -> list[str]:
 
 
 def _may_be_slice(file: Path, slices: list[Path], readable: bool) -> bool:
-    """Whether a file that is no DICOM may have been meant as one, by its name and the names of the slices around it."""
+    """Whether a file that is not DICOM may be meant as a slice, by its name and the names of the slices around it."""
     name = file.name.lower()
     own = {path.name.lower() for path in slices}
     hidden = name.startswith(".")
@@ -252,7 +252,7 @@ def _notes(group: list[_Image], parts: _Sorted) -> list[str]:
     beside += [file.name for file in parts.others if file.parent in folders]
     if beside:
         more = f" and {len(beside) - NAMED} more" if len(beside) > NAMED else ""
-        notes.append(f"left out, as no slices of the series: {', '.join(beside[:NAMED])}{more}")
+        notes.append(f"left out, not slices of the series: {', '.join(beside[:NAMED])}{more}")
     numbers = {image.tags.number(INSTANCE) for image in group}
     first = min(numbers) if None not in numbers else 1
     if first > 1:

@@ -41,18 +41,8 @@ BESIDE_CLASSES = {  # what lies beside a series, by the beginning of its SOP cla
     "1.2.840.10008.5.1.4.1.1.9": "waveform",
 }
 BESIDE_MODALITIES = {
-    "RTSTRUCT",
-    "RTDOSE",
-    "RTPLAN",
-    "RTRECORD",
-    "RTIMAGE",
-    "SR",
-    "PR",
-    "KO",
-    "SEG",
-    "REG",
-    "DOC",
-    "FID",
+    *("RTSTRUCT", "RTDOSE", "RTPLAN", "RTRECORD", "RTIMAGE"),
+    *("SR", "PR", "KO", "SEG", "REG", "DOC", "FID"),
 }
 
 
@@ -71,7 +61,7 @@ class Tags:
 
     @property
     def beside(self) -> str | None:
-        """What it is, where it is no slice of a volume (RTSTRUCT, SR, a localizer, a screenshot); else None."""
+        """The kind of a file that is not a slice of a volume (RTSTRUCT, SR, localizer, screenshot), else None."""
         for start, kind in BESIDE_CLASSES.items():
             if self._of(start):
                 return kind
@@ -90,14 +80,14 @@ class Tags:
 
     @property
     def damage(self) -> str | None:
-        """Why this is no whole slice, else None."""
+        """Why this slice is incomplete, or None."""
         if not self.whole:
             return "its tags end before those of the image"
         return None if ROWS in self.values else "has no image"
 
 
 def read_tags(path: Path) -> Tags | None:
-    """Read the tags of a file; None for what is no DICOM. Raises OSError."""
+    """Read the tags of a file; None if it is not DICOM. Raises OSError."""
     with path.open("rb") as file:
         start = file.read(PREFIX + len(MAGIC))
         marked = start[PREFIX:] == MAGIC

@@ -63,14 +63,14 @@ class _HashingFile:
 
 
 class VolumeStream:
-    """Sequential reader of a plain or gzip-compressed file (told apart by content, not by name)."""
+    """Sequential reader of a plain or gzip-compressed file (recognized by content, not by name)."""
 
     def __init__(self, path: Path):
         self.path, self.position = path, 0
         try:
             status = path.stat()
             if not S_ISREG(status.st_mode):  # to open a named pipe would take forever
-                raise UnreadableVolumeError(path, "is no file", "give a .nii or .nii.gz file")
+                raise UnreadableVolumeError(path, "is not a file", "give a .nii or .nii.gz file")
             with path.open("rb") as file:
                 self.compressed = file.read(2) == GZIP
             self._most = status.st_size * (DEFLATE_RATIO if self.compressed else 1)

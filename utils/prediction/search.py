@@ -118,7 +118,7 @@ def _images(found: Scan) -> list[Path]:
             found.findings.append(Finding(folder, "is a folder and holds no DICOM file", "give the volume's file"))
     for path in found.passed.get("kind (no regular file)", ()):
         if ending(path) in NIFTI_ENDINGS:
-            found.findings.append(Finding(path, "is no file", "give a .nii or .nii.gz file"))
+            found.findings.append(Finding(path, "is not a file", "give a .nii or .nii.gz file"))
     return images
 
 
@@ -211,7 +211,7 @@ def _in_list(path: Path) -> Found:
         if not name or not image:
             raise ValueError(f"{path}: line {number} has no case or image: {COLUMNS}")
         if NO_FILE_NAME.search(name):
-            raise ValueError(f"{path}: line {number}: case {name!r} is no file name: leave out / and \\")
+            raise ValueError(f"{path}: line {number}: case {name!r} is not a file name: leave out / and \\")
         if "\0" in image:
             raise ValueError(f"{path}: line {number}: image {image!r} is no path: give one from the CSV's folder")
         if name in lines_of:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-SMALLEST = 64  # pixels: on a smaller image a hair is not told from noise
+SMALLEST = 64  # pixels: on a smaller image a hair cannot be distinguished from noise
 SEARCHED = 512  # pixels: a larger image is searched for hair at this shorter side
 ACROSS, ALONG = 1 / 28, 1 / 7  # of the shorter side: a hair is thinner than the one, and straight for the other
 SHORTEST = 0.6  # of ALONG: the least extent of a hair

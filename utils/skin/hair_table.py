@@ -1,4 +1,4 @@
-"""OUT_hair.csv: what RemoveHair has written to a folder, so that it goes on there and replaces nothing else."""
+"""OUT_hair.csv: what RemoveHair has written to a folder, so that it continues there and replaces nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLUMNS = ("image", "hair", "contrast", "source")
 class Treated:
     """A row: the share of hair of an image, the contrast asked for, and the digest of the image before.
 
-    Without a digest it is known only that the image in OUT is RemoveHair's.
+    Without a digest only one thing is known: RemoveHair made the image in OUT.
     """
 
     hair: float
@@ -31,8 +31,8 @@ class HairTable:
 
     Args:
         file: The table, which need not exist.
-        contrast: That of this run.
-        overwrite: Treat all images again: the rows say no more than whose the images in OUT are.
+        contrast: The contrast of this run.
+        overwrite: Treat all images again; the rows then only show that RemoveHair made the images in OUT.
 
     Raises ValueError for another program's file, and, unless `overwrite`, for rows of another contrast.
     """

@@ -20,7 +20,7 @@ Kind = Literal["kept", "unlike", "copy", "held-out copy"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said of one generated image.
+    """The verdict on one generated image.
 
     Args:
         kind: `kept`; `unlike` (too far from the real images); `copy` of a real one, or of one that is held out.
@@ -57,12 +57,12 @@ def judge(
     """Compare generated images with the real ones of their class, and these with each other.
 
     The distance is Euclidean between features standardized by mean and standard deviation of the real images. Cosine
-    was tried too: on DermaMNIST it told images of other classes from fresh ones of the class less well. A real image's
-    own distance leaves itself out. Limits are quantiles of the real images' own distances: the high one of the mean
-    distance to `neighbors` nearest, the low one of the distance to the nearest. Copies are told first.
+    was tried too: on DermaMNIST it separated the classes less well. A real image's own distance leaves itself
+    out. Limits are quantiles of the real images' own distances: the high one of the mean
+    distance to `neighbors` nearest, the low one of the distance to the nearest. Copies take precedence.
 
     generated (G, D), real (R, D), held_out (H, D), the embeddings; H may be 0.
-    Raises ValueError for less than 20 real images, and for quantiles or neighbors that cannot be.
+    Raises ValueError for less than 20 real images, and for quantiles or neighbors out of range.
     """
     low, high = quantiles
     if len(real) < LEAST_REAL:
@@ -97,7 +97,7 @@ def judge(
 def standardized(reference: NDArray[np.floating], parts: Sequence[NDArray[np.floating]]) -> list[NDArray[np.float64]]:
     """Each of `parts` (N, D) less the mean of `reference` (R, D) and divided by its standard deviation.
 
-    Of a feature that hardly varies the deviation is replaced by a tenth of their root mean square, or it would decide.
+    The deviation is at least a tenth of the root mean square of all, or a feature that hardly varies would decide.
     """
     reference = reference.astype(np.float64)
     mean, deviation = reference.mean(0), reference.std(0)

@@ -84,7 +84,7 @@ def _case(
 ) -> tuple[RawCase | None, list[Finding]]:
     """The case of an entry, or what is wrong with it; its patient is not known yet."""
     if Path(entry.images[0].replace("\\", "/")).name.startswith("."):
-        what = f"names a hidden file ({entry.where}: {entry.images[0]}), which is no case"
+        what = f"names a hidden file ({entry.where}: {entry.images[0]}), which is not a case"
         return None, [Finding(file, what, "take it out of the list", bad=False)]
     name, files = _image_files(volumes, entry, channel, numbered)
     labels = _label_files(volumes, entry, name)

@@ -20,7 +20,7 @@ from utils.evaluation.volumes.surfaces import surfel_areas
 class Volumes:
     """Prediction and target of a case in memory: (D, H, W) label values, and which there can be.
 
-    spacing: mm in the same axis order; spacing_lost, voxel_ml: as of a `Pair`.
+    spacing: mm in the same axis order; spacing_lost, voxel_ml: see `Pair`.
     """
 
     case: str
@@ -135,7 +135,7 @@ def _result(job: Job, future: Future[Outcome]) -> Outcome:
 
 
 def rows_of(outcomes: Sequence[Outcome], classes: Classes) -> list[dict[str, Any]]:
-    """A row for every case and every class that any case holds: of a class it lacks, that of two empty masks."""
+    """A row for every case and every class that any case holds; a class the case lacks is scored as two empty masks."""
     scored = [outcome for outcome in outcomes if outcome.problem is None]
     regions = classes.of(set().union(*(outcome.values for outcome in scored)))
     nothing = np.zeros((1, 1, 1), np.uint8)
@@ -144,8 +144,8 @@ def rows_of(outcomes: Sequence[Outcome], classes: Classes) -> list[dict[str, Any
         empty = score_volumes(nothing, nothing, outcome.spacing, 1.0, np.zeros(256), regions, classes.lesion_rule).rows
         mine = {row["class"]: row for row in (*empty, *outcome.scores.rows)}
         place = {"case": outcome.case, "patient": outcome.patient}
-        told = {"spacing_lost": outcome.spacing_lost, "empty_mask_rule": EMPTY_MASKS}
-        rows += [{**place, **row, **told} for row in mine.values()]
+        known = {"spacing_lost": outcome.spacing_lost, "empty_mask_rule": EMPTY_MASKS}
+        rows += [{**place, **row, **known} for row in mine.values()]
     return rows
 
 

@@ -34,9 +34,9 @@ def evaluate_cases(
     problems: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Score the cases, `count` of them, and say what is written about them.
+    """Score `count` cases, and return the content of an evaluation's JSON.
 
-    What is wrong with a case is printed in one line. source: where they come from; problems, notes: what is known of
+    A fault of a case is printed in one line. source: where they come from; problems, notes: what is known of
     them already. Raises ValueError when none could be scored.
     """
     problems, notes = list(problems), list(notes)

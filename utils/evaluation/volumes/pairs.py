@@ -119,7 +119,7 @@ def _of_images(ours: dict[str, list[Path]], theirs: Mapping[str, list[Path]]) ->
 def _part(
     case: str, ours: dict[str, list[Path]], theirs: dict[str, list[Path]], predictions: Path, labels: Path
 ) -> None:
-    """Tell files of one name in several folders apart by the folder, where it is named alike on both sides."""
+    """Distinguish files of one name in several folders by the folder, where it is named alike on both sides."""
     parted = []
     for files, root in ((ours, predictions), (theirs, labels)):
         folders: dict[str, list[Path]] = {}
@@ -150,7 +150,7 @@ def _some(names: Mapping[str, object]) -> str:
 
 
 def _pair(case: str, prediction: Path, label: Path) -> tuple[Pair, list[Finding]] | Finding:
-    """The pair with what its headers contradict themselves in, or why it cannot be scored."""
+    """The pair and the contradictions in its headers, or why it cannot be scored."""
     try:
         ours, theirs = read_header(prediction), read_header(label)
     except UnreadableVolumeError as error:
@@ -189,14 +189,14 @@ def _are_one(first: Path, second: Path) -> bool:
 
 
 def spacing_is_lost(affine: ArrayLike) -> bool:
-    """Whether an affine says nothing but 1 x 1 x 1 mm at the origin: then its mm may be voxels."""
+    """Whether an affine is only 1 x 1 x 1 mm at the origin: then its mm may be voxels."""
     return np.array_equal(np.abs(affine), np.eye(4))
 
 
 def known_classes(labels: Path, cases: list[str]) -> dict[int, str]:
     """Names of label values: of a dataset.json (MSD, nnU-Net) by the labels, else of the layout the cases are named in.
 
-    Empty where nothing tells.
+    Empty where neither names them.
     """
     for folder in (labels, labels.parent):
         if (folder / "dataset.json").is_file():
