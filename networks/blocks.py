@@ -6,12 +6,21 @@ from torch import nn
 DECODER_TAPS = {"decoder4": "decoder4", "decoder3": "decoder3", "decoder2": "decoder2", "decoder1": "decoder1"}
 
 
-def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
-    """Convolution without bias, batch normalization, ReLU; "same" padding for odd kernels."""
+def conv_norm(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int = 3,
+    stride: int = 1,
+    *,
+    dilation: int = 1,
+    groups: int = 1,
+    activation: type[nn.Module] | None = nn.ReLU,
+) -> nn.Sequential:
+    """Convolution without bias, batch normalization, activation if there is one; "same" padding for odd kernels."""
+    padding = dilation * (kernel_size // 2)
+    convolution = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=False)
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
+        convolution, nn.BatchNorm2d(out_channels), *([activation(inplace=True)] if activation is not None else [])
     )
 
 

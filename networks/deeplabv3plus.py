@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .blocks import conv_norm_relu, initialize
+from .blocks import conv_norm, initialize
 from .xception import XceptionEncoder
 
 
@@ -15,17 +15,10 @@ class AtrousPyramid(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, dilations: tuple[int, ...] = (12, 24, 36)) -> None:
         super().__init__()
-        self.point = conv_norm_relu(in_channels, out_channels, 1)
-        self.dilated = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation, bias=False),
-                nn.BatchNorm2d(out_channels),
-                nn.ReLU(inplace=True),
-            )
-            for dilation in dilations
-        )
-        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv_norm_relu(in_channels, out_channels, 1))
-        self.fuse = conv_norm_relu(out_channels * (len(dilations) + 2), out_channels, 1)
+        self.point = conv_norm(in_channels, out_channels, 1)
+        self.dilated = nn.ModuleList(conv_norm(in_channels, out_channels, dilation=dilation) for dilation in dilations)
+        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv_norm(in_channels, out_channels, 1))
+        self.fuse = conv_norm(out_channels * (len(dilations) + 2), out_channels, 1)
 
     def forward(self, feature: torch.Tensor) -> torch.Tensor:
         pooled = F.interpolate(self.pooled(feature), size=feature.shape[-2:], mode="nearest")
@@ -69,10 +62,8 @@ class DeepLabV3Plus(nn.Module):
         self.encoder = XceptionEncoder(in_channels, as_published)
         self.pyramid = AtrousPyramid(2048, 256)
         self.pyramid_dropout = nn.Dropout(pyramid_dropout)
-        self.skip = conv_norm_relu(128, 48)
-        self.refine = nn.Sequential(
-            conv_norm_relu(256 + 48, 256), nn.Dropout(pyramid_dropout), conv_norm_relu(256, 256)
-        )
+        self.skip = conv_norm(128, 48)
+        self.refine = nn.Sequential(conv_norm(256 + 48, 256), nn.Dropout(pyramid_dropout), conv_norm(256, 256))
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Conv2d(256, num_classes, 1))
         initialize(self)
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from .blocks import initialize
+from .blocks import conv_norm, initialize
 from .classifier_blocks import drop_branch, global_pool, linear_classifier
 from .pretrained import load_pretrained
 
@@ -19,17 +19,6 @@ STAGES = (
     (6, 5, 2, 192, 4),
     (6, 3, 1, 320, 1),
 )
-
-
-def conv_norm(
-    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1, activation: bool = True
-) -> nn.Sequential:
-    """Convolution without bias, batch normalization, SiLU unless `activation` is off."""
-    layers = [
-        nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(out_channels),
-    ]
-    return nn.Sequential(*layers, *([nn.SiLU(inplace=True)] if activation else []))
 
 
 class SqueezeExcitation(nn.Module):
@@ -65,11 +54,11 @@ class MBConv(nn.Module):
         width = in_channels * expansion
         self.shortcut = stride == 1 and in_channels == out_channels
         self.drop_probability = drop_probability
-        layers = [conv_norm(in_channels, width, 1)] if expansion != 1 else []
+        layers = [conv_norm(in_channels, width, 1, activation=nn.SiLU)] if expansion != 1 else []
         layers += [
-            conv_norm(width, width, kernel_size, stride, groups=width),
+            conv_norm(width, width, kernel_size, stride, groups=width, activation=nn.SiLU),
             SqueezeExcitation(width, max(1, in_channels // 4)),
-            conv_norm(width, out_channels, 1, activation=False),
+            conv_norm(width, out_channels, 1, activation=None),
         ]
         self.block = nn.Sequential(*layers)
 
@@ -107,7 +96,7 @@ class EfficientNetB0(nn.Module):
         pretrained: str | None = None,
     ) -> None:
         super().__init__()
-        features = [conv_norm(in_channels, 32, 3, stride=2)]
+        features = [conv_norm(in_channels, 32, stride=2, activation=nn.SiLU)]
         channels = 32
         depth = sum(blocks for *_, blocks in STAGES)
         built = 0
@@ -119,7 +108,7 @@ class EfficientNetB0(nn.Module):
                 channels, stride = out_channels, 1
                 built += 1
             features.append(nn.Sequential(*stage))
-        self.features = nn.Sequential(*features, conv_norm(channels, 1280, 1))
+        self.features = nn.Sequential(*features, conv_norm(channels, 1280, 1, activation=nn.SiLU))
         self.pool = global_pool()
         self.dropout = nn.Dropout(dropout)
         self.classifier = linear_classifier(1280, num_classes)

@@ -7,18 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .blocks import initialize
+from .blocks import conv_norm, initialize
 from .pretrained import load_pretrained
-
-
-def conv_norm_relu6(
-    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1
-) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU6(inplace=True),
-    )
 
 
 class InvertedResidual(nn.Module):
@@ -28,9 +18,9 @@ class InvertedResidual(nn.Module):
         super().__init__()
         width = in_channels * expansion
         self.shortcut = stride == 1 and in_channels == out_channels
-        layers = [conv_norm_relu6(in_channels, width, 1)] if expansion != 1 else []
+        layers = [conv_norm(in_channels, width, 1, activation=nn.ReLU6)] if expansion != 1 else []
         layers += [
-            conv_norm_relu6(width, width, 3, stride, groups=width),
+            conv_norm(width, width, 3, stride, groups=width, activation=nn.ReLU6),
             nn.Conv2d(width, out_channels, 1, bias=False),
             nn.BatchNorm2d(out_channels),
         ]
@@ -46,7 +36,7 @@ def mobilenetv2_features(in_channels: int, strides: Sequence[int]) -> list[nn.Mo
     `strides`: of the seven stages of 16, 24, 32, 64, 96, 160 and 320 channels, after the stem's 2.
     They end at blocks 1, 3, 6, 10, 13, 16 and 17.
     """
-    blocks: list[nn.Module] = [conv_norm_relu6(in_channels, 32, 3, stride=2)]
+    blocks: list[nn.Module] = [conv_norm(in_channels, 32, stride=2, activation=nn.ReLU6)]
     channels = 32
     stages = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
     for (expansion, out_channels, repeats), stride in zip(stages, strides, strict=True):
@@ -79,7 +69,7 @@ class MobileNetV2(nn.Module):
         super().__init__()
         self.as_published = as_published
         blocks = mobilenetv2_features(in_channels, strides=(1, 1, 2, 1, 1, 2, 1))
-        self.features = nn.Sequential(*blocks, conv_norm_relu6(320, 1280, 1))
+        self.features = nn.Sequential(*blocks, conv_norm(320, 1280, 1, activation=nn.ReLU6))
         self.head = nn.Conv2d(1280, num_classes, 1)
         initialize(self)
         if pretrained is not None:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .blocks import conv_norm_relu, initialize
+from .blocks import conv_norm, initialize
 from .pretrained import load_pretrained
 from .resnet import ENCODER_TAPS, ResNetEncoder
 
@@ -19,9 +19,9 @@ class PyramidPooling(nn.Module):
         self.align_corners = align_corners
         width = in_channels // 4
         self.levels = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(size), conv_norm_relu(in_channels, width, 1)) for size in (1, 2, 3, 6)
+            nn.Sequential(nn.AdaptiveAvgPool2d(size), conv_norm(in_channels, width, 1)) for size in (1, 2, 3, 6)
         )
-        self.fuse = conv_norm_relu(in_channels + 4 * width, out_channels)
+        self.fuse = conv_norm(in_channels + 4 * width, out_channels)
 
     def forward(self, feature: torch.Tensor) -> torch.Tensor:
         levels = [

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from .blocks import conv_norm_relu
+from .blocks import conv_norm
 
 ENCODER_TAPS = {
     "encoder1": "encoder.relu",
@@ -91,7 +91,7 @@ class ResNetEncoder(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, 64, kernel_size, 2, kernel_size // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
-        deep = [conv_norm_relu(64, 64), conv_norm_relu(64, stem_channels)] if deep_stem else []
+        deep = [conv_norm(64, 64), conv_norm(64, stem_channels)] if deep_stem else []
         self.stem = nn.Sequential(*deep)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         self.layer1 = _stage(block, stem_channels, 64, repeats[0])

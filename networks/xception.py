@@ -3,14 +3,14 @@
 import torch
 from torch import nn
 
+from .blocks import conv_norm
+
 
 def _separable(in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
     """Depthwise 3x3 and pointwise 1x1 convolution, each normalized."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, in_channels, 3, stride, dilation, dilation, groups=in_channels, bias=False),
-        nn.BatchNorm2d(in_channels),
-        nn.Conv2d(in_channels, out_channels, 1, bias=False),
-        nn.BatchNorm2d(out_channels),
+        *conv_norm(in_channels, in_channels, 3, stride, dilation=dilation, groups=in_channels, activation=None),
+        *conv_norm(in_channels, out_channels, 1, activation=None),
     )
 
 
@@ -58,13 +58,9 @@ class XceptionEncoder(nn.Module):
 
     def __init__(self, in_channels: int = 1, as_published: bool = False) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True)
-        )
+        self.stem = conv_norm(in_channels, 32, stride=2)
         self.quarter = nn.Sequential(
-            nn.Conv2d(32, 64, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(64),
-            nn.ReLU(inplace=True),
+            *conv_norm(32, 64),
             XceptionBlock((64, 128, 128, 128), stride=2, first_relu=False),
             nn.ReLU(inplace=True),
         )

@@ -163,7 +163,8 @@ class Augmentation:
         cosine, sine = np.cos(angle) / magnification, np.sin(angle) / magnification
         reach = (abs(cosine) + abs(sine)) * (side / 2 + max(abs(across), abs(down)))
         margin = max(0, int(np.ceil(reach - side / 2))) + 1  # one more for the bilinear neighbor
-        picture = Image.fromarray(_reflect(image, margin)[..., 0] if image.shape[2] == 1 else _reflect(image, margin))
+        wide = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), "reflect")
+        picture = Image.fromarray(wide[..., 0] if image.shape[2] == 1 else wide)
         # Pillow wants, for a pixel of the result, where it comes from.
         center = side / 2 + margin
         column, row = side / 2 + across, side / 2 + down
@@ -176,15 +177,6 @@ class Augmentation:
 
 
 NO_AUGMENTATION = Augmentation()
-
-
-def _reflect(image: np.ndarray, margin: int) -> np.ndarray:
-    """Pad (S, S, C) by `margin` on each side, mirrored about the outermost pixel, as often as it takes."""
-    side = image.shape[0]
-    period = 2 * (side - 1)
-    around = np.arange(-margin, side + margin) % period
-    around = np.minimum(around, period - around)
-    return image[around].take(around, axis=1)
 
 
 def _turn_hue(picture: Image.Image, turn: float) -> Image.Image:

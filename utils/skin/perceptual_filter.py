@@ -8,10 +8,8 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
 LEAST_REAL = 20
-BLOCK = 256
 FLOOR = 0.1  # of the root mean square of all standard deviations: what a nearly constant feature is divided by
 SAME = 0.01  # of the real images' median distance: what another batch or rounding makes of one image
 
@@ -72,25 +70,23 @@ def judge(
     if not 1 <= neighbors < len(real):
         raise ValueError(f"neighbors {neighbors}: give 1 to {len(real) - 1} of {len(real)} real images")
     real, generated, held_out = standardized(real, (real, generated, held_out))
-    own = nearest(real, real, neighbors, leave_out=True)
-    closest = own.distance[:, 0]
+    own = _nearest(real, real, neighbors + 1)[0][:, 1:]  # the nearest one is the image itself
     limits = Limits(
-        low=max(float(np.quantile(closest, low)), SAME * float(np.median(closest))),
-        high=float(np.quantile(own.distance.mean(1), high)),
+        low=max(float(np.quantile(own[:, 0], low)), SAME * float(np.median(own[:, 0]))),
+        high=float(np.quantile(own.mean(1), high)),
     )
-    found = nearest(generated, real, neighbors)
-    held = nearest(generated, held_out, 1) if len(held_out) else None
+    found = _nearest(generated, real, neighbors)
+    held = _nearest(generated, held_out, 1) if len(held_out) else None
     verdicts = []
-    for number, distances in enumerate(found.distance):
+    for number, (distances, numbers) in enumerate(zip(*found, strict=True)):
         mean, first = float(distances.mean()), float(distances[0])
-        beyond = None if held is None else float(held.distance[number, 0])
+        beyond, other = (None, None) if held is None else (float(held[0][number, 0]), int(held[1][number, 0]))
         kind: Kind = "unlike" if mean > limits.high else "kept"
         if first <= limits.low:
             kind = "copy"
         if beyond is not None and beyond <= limits.low:
             kind = "held-out copy"
-        other = None if held is None else int(held.index[number])
-        verdicts.append(Verdict(kind, mean, int(found.index[number]), first, other, beyond))
+        verdicts.append(Verdict(kind, mean, int(numbers[0]), first, other, beyond))
     return verdicts, limits
 
 
@@ -107,24 +103,10 @@ def standardized(reference: NDArray[np.floating], parts: Sequence[NDArray[np.flo
     return [(part - mean) / deviation for part in parts]
 
 
-@dataclass(frozen=True)
-class Nearest:
-    """Distances to the nearest others (N, k), ascending, and the number of the nearest (N,)."""
+def _nearest(
+    points: NDArray[np.float64], others: NDArray[np.float64], neighbors: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Distances (N, k) from `points` (N, D) to the nearest of `others` (R, D), ascending, and their numbers (N, k)."""
+    from sklearn.neighbors import NearestNeighbors
 
-    distance: NDArray[np.float64]
-    index: NDArray[np.int64]
-
-
-def nearest(
-    points: NDArray[np.float64], others: NDArray[np.float64], neighbors: int, leave_out: bool = False
-) -> Nearest:
-    """The nearest of `others` (R, D) for each of `points` (N, D); `leave_out`: they are the same, none is its own."""
-    distance, index = np.empty((len(points), neighbors)), np.empty(len(points), np.int64)
-    for start in range(0, len(points), BLOCK):
-        block = cdist(points[start : start + BLOCK], others)
-        if leave_out:
-            rows = np.arange(len(block))
-            block[rows, start + rows] = np.inf
-        index[start : start + BLOCK] = block.argmin(1)
-        distance[start : start + BLOCK] = np.sort(np.partition(block, neighbors - 1, 1)[:, :neighbors], 1)
-    return Nearest(distance, index)
+    return NearestNeighbors(n_neighbors=neighbors, algorithm="brute").fit(others).kneighbors(points)

@@ -1,8 +1,8 @@
 """Predicted label files and the label files they belong to, matched by case and compared voxel grid by voxel grid."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from datasets.files import stem
 from datasets.findings import Finding, listed
 from datasets.volumes.checks import AFFINE_TOLERANCE, REORIENT, check_header
 from datasets.volumes.geometry import is_turned, largest_shift, voxel_ml
+from datasets.volumes.layouts.datalist import read_datalist
 from datasets.volumes.nifti import UnreadableVolumeError, read_header
 from datasets.volumes.reading import read_label
 from utils.evaluation.volumes.label_files import IN_CASE_FOLDER, find_labels, labels_folder
@@ -198,16 +199,12 @@ def known_classes(labels: Path, cases: list[str]) -> dict[int, str]:
 
     Empty where neither names them.
     """
-    for folder in (labels, labels.parent):
-        if (folder / "dataset.json").is_file():
-            try:
-                named = json.loads((folder / "dataset.json").read_text("utf-8-sig"))["labels"].items()
-                pairs = [(key, value) if str(key).isdigit() else (value, key) for key, value in named]
-                classes = {int(value): str(name) for value, name in pairs if int(value) > 0}
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-                break  # another kind of dataset.json, such as a slice store's
-            if len(set(classes.values())) == len(classes):
-                return classes
+    for file in (labels / "dataset.json", labels.parent / "dataset.json"):
+        if file.is_file():
+            with suppress(OSError, ValueError):  # another kind of dataset.json
+                classes = read_datalist(file).labels
+                if len(set(classes.values())) == len(classes):
+                    return classes
             break
     for pattern, names in CLASS_NAMES.items():
         if cases and all(re.fullmatch(pattern, case) for case in cases):
