@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from raw_cases import LITS, hounsfield, label_of, make, msd, save, volume_of
+from raw_cases import LITS, hounsfield, label_of, make, save, volume_of
 from test_files import touch
 from test_layouts import names, said
 
@@ -262,44 +262,6 @@ def test_regions_name_values_by_the_smallest_and_large_values_are_refused(tmp_pa
         "dataset.json: label 1010 (left) is above 255, the largest value that a store keeps: "
         "map the labels to 1..255, in the label files and here"
     ]
-
-
-def test_scans_of_one_patient_share_it_or_are_named(tmp_path):
-    def patients(cases: list[str]) -> dict[str, str]:
-        home = folder(tmp_path / str(len(list(tmp_path.iterdir()))), "imagesTr/{}.nii.gz", "labelsTr/{}.nii.gz", cases)
-        raw = find_cases("msd", home)
-        notes.extend(finding.what for finding in raw.findings)
-        return {case.case: case.patient for case in raw.cases}
-
-    notes: list[str] = []
-    assert patients(["patient001_frame01", "patient001_frame12", "patient002_frame01"]) == {
-        "patient001_frame01": "patient001",
-        "patient001_frame12": "patient001",
-        "patient002_frame01": "patient002",
-    }
-    assert set(patients(["sub-01_ses-1_ct", "sub-01_ses-2_ct", "sub-02"]).values()) == {"sub-01", "sub-02"}
-    assert set(patients(["case_01_t0", "case_01_t1", "case_02_t0"]).values()) == {"case_01", "case_02"}
-    for cases in (["liver_0", "liver_1"], ["s01", "hippocampus_001"], ["KiTS19_01", "KiTS19_02"]):
-        assert patients(cases) == dict(zip(cases, cases, strict=True))
-    assert notes == []
-    assert len(set(patients(["LiTS17_t01", "LiTS17_t02"]).values())) == 2
-    assert len(set(patients(["p01_left", "p01_right", "p02_left"]).values())) == 3
-    assert notes == [
-        "LiTS17_t01 and LiTS17_t02 may be scans of one patient, yet each counts as a patient",
-        "p01_left and p01_right may be scans of one patient, yet each counts as a patient",
-    ]
-
-
-def test_frames_of_a_patient_are_sliced_into_one_split(tmp_path):
-    frames = {
-        f"patient{patient:03d}_frame{frame}": hounsfield(10 * patient + frame)
-        for patient in range(3)
-        for frame in (1, 2)
-    }
-    msd(tmp_path / "raw", frames, {"0": "CT"})
-    assert make(tmp_path / "raw", tmp_path / "out", dataset="msd") == 0
-    split = json.loads((tmp_path / "out/split.json").read_text())
-    assert sorted(split[name][0] for name in ("train", "val", "test")) == ["patient000", "patient001", "patient002"]
 
 
 def test_the_modality_of_a_normalization_is_open_until_the_list_says_it(tmp_path):

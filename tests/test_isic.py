@@ -1,7 +1,6 @@
 """ISIC 2024 in its official format: who is in which split, which negatives are kept, and what is no feature."""
 
 import csv
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -13,10 +12,9 @@ from torch.utils.data import DataLoader
 
 from datasets.images.dataset import ImageOptions
 from datasets.images.isic import Lesion, deal, isic, read_index, read_lesions, write_index
-from datasets.images.isic_metadata import LEAKS, leak_reason, read_metadata
 from datasets.splits import SPLITS
 from scripts.skin.SampleISIC import main
-from tests.image_stores import LEAK_COLUMNS, write_isic
+from tests.image_stores import write_isic
 
 RATIOS = (0.6, 0.2, 0.2)
 
@@ -271,47 +269,3 @@ def test_an_index_says_it_all_and_its_images_must_be_there(root, tmp_path):
         isic(str(root), "train", index=str(file))
     with pytest.raises(ValueError, match="already says who is where"):
         isic(str(root), "train", index=str(file), negatives={"train": 5})
-
-
-# Features
-
-
-def test_all_columns_are_those_that_do_not_leak(root):
-    metadata = read_metadata(root)
-    assert metadata.columns == ["age_approx", "sex", "anatom_site_general", "tbp_lv_areaMM2"]
-    assert metadata.values.shape == (120, 4) and metadata.isic_ids[6] == "ISIC_0000006"
-    sites = ["head/neck", "lower extremity", "torso"]
-    assert metadata.categories == {"sex": ["female", "male"], "anatom_site_general": sites}
-    # row 6: patient 1 is 41 and female; 6 % 4 = 2 is the lower extremity; 6 / 8 mm2
-    assert metadata.values[6].tolist() == [41, 0, 1, 0.75]
-    assert metadata.values[4, 2] == 2  # the torso
-    assert np.isnan(metadata.values[3 * 6 : 4 * 6, 0]).all()  # the age NA of patient 3
-    assert np.isnan(metadata.values[3, 2])  # an empty site
-
-
-def test_rows_come_as_asked_and_mean_the_same(root):
-    whole = read_metadata(root)
-    part = read_metadata(root, ["sex", "age_approx"], ["ISIC_0000031", "ISIC_0000006"])
-    assert part.isic_ids == ["ISIC_0000031", "ISIC_0000006"]
-    assert np.array_equal(part.values, whole.values[[31, 6]][:, [1, 0]], equal_nan=True)
-    # both are women: the numbers still stand for all that the file holds
-    assert part.categories == {"sex": ["female", "male"]} and part.values[:, 0].tolist() == [0, 0]
-    with pytest.raises(ValueError, match="no row for 1 lesions, such as ISIC_x"):
-        read_metadata(root, ["sex"], ["ISIC_x"])
-
-
-@pytest.mark.parametrize("column", ["target", "isic_id", "patient_id", "iddx_5", "mel_thick_mm", *LEAK_COLUMNS])
-def test_a_column_that_leaks_is_refused_with_the_reason(root, column):
-    reason = leak_reason(column)
-    assert reason in LEAKS.values()
-    with pytest.raises(ValueError, match=re.escape(f"column {column} is refused as a feature: {reason}")):
-        read_metadata(root, ["sex", column])
-
-
-def test_an_unknown_column_and_a_cut_off_file_are_refused(root, tmp_path):
-    with pytest.raises(ValueError, match="has no column sax: choose from isic_id, target"):
-        read_metadata(root, ["sax"])
-    text = (root / "train-metadata.csv").read_text()
-    (tmp_path / "train-metadata.csv").write_text(text[: text.rindex("IP_")])
-    with pytest.raises(ValueError, match=r"line 121 has 3 of 13 columns"):
-        read_metadata(tmp_path)
