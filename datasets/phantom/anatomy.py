@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datasets.phantom.kidneys import Lesion
+from datasets.phantom.kidneys import Lesion, distance_to, draw_lesion
 from datasets.phantom.shapes import Canvas, Field, capsule, coverage, ellipsoid, oval, repeat, smooth_max, smooth_min
 
 SECONDS = (25, 40, 70, 100, 180)  # after the injection: arterial, corticomedullary, portal, nephrographic, excretory
@@ -100,7 +100,7 @@ class Abdomen:
         direction *= rng.random() ** (1 / 3) * 0.8 / np.linalg.norm(direction)
         lobe = self.liver[int(rng.random() < 0.25)]
         center = tuple(float(c + d * r) for c, d, r in zip(lobe.center, direction, lobe.radii, strict=True))
-        return Lesion(center, tuple(size * rng.uniform(0.8, 1.2, 3)), float(rng.uniform(0.10, 0.18)))
+        return draw_lesion(rng, center, size, 0.2, (0.10, 0.18))
 
     def canvas(self, axes: tuple[np.ndarray, np.ndarray, np.ndarray], pixel: float) -> Canvas:
         """A canvas of air over the grid spanned by `axes` (z, y, x; mm), its coordinates bent by some millimetres."""
@@ -207,12 +207,7 @@ class Abdomen:
         liver = self.phase["liver"] + 3 * small + 3 * fine
         vessels = coverage(self._tubes(canvas, self.bowel_a, self.vessel_b, 0.13), canvas.pixel)
         liver += vessels * (self.phase["vein"] - liver) * np.float32(0.8)
-        far = np.full(shape.shape, 60, np.float32)
-        tumor, cyst = far, far
-        for lesion in self.liver_tumors:
-            tumor = np.minimum(tumor, lesion.distance(canvas, small, fine))
-        for lesion in self.liver_cysts:
-            cyst = np.minimum(cyst, lesion.distance(canvas, small, fine))
+        tumor, cyst = (distance_to(lesions, canvas, small, fine) for lesions in (self.liver_tumors, self.liver_cysts))
         liver += coverage(cyst, canvas.pixel) * (8 - liver)
         part = coverage(tumor, canvas.pixel)
         liver += part * (self.liver_tumor_hu + 13 * fine + 6 * small - liver)

@@ -4,6 +4,7 @@ Both sources answer the same question for a block of the image, `KidneyMap`; `pa
 Tumors overlap cortex and medulla in HU on purpose: they differ in shape, texture and context.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy import ndimage
 from datasets.phantom.shapes import Canvas, Field, coverage, ellipsoid, smooth_max
 
 FAR = 60.0  # mm: the distance reported away from the kidneys, where its value no longer matters
+CYST_ROUGHNESS = (0.03, 0.09)
 
 
 @dataclass
@@ -42,6 +44,22 @@ class Lesion:
         """Signed distance in mm; `coarse` and `fine` are values of the two roughness fields on the canvas."""
         bump = np.float32(min(self.roughness * np.mean(self.radii), 2.4)) * (coarse + np.float32(0.3) * fine)
         return ellipsoid(canvas.z, canvas.y, canvas.x, self.center, self.radii) + bump
+
+
+def draw_lesion(
+    rng: np.random.Generator, center: tuple[float, float, float], size: float, spread: float, rough: tuple[float, float]
+) -> Lesion:
+    """A lesion with radii of `size` (mm) up to `spread` of it more or less, its roughness drawn from a range."""
+    radii = tuple(size * rng.uniform(1 - spread, 1 + spread, 3))
+    return Lesion(center, radii, float(rng.uniform(*rough)))
+
+
+def distance_to(lesions: Iterable[Lesion], canvas: Canvas, coarse: np.ndarray, fine: np.ndarray) -> np.ndarray:
+    """Signed distance in mm to the nearest of these lesions, at most `FAR`."""
+    nearest = np.full(canvas.hu.shape, FAR, np.float32)
+    for lesion in lesions:
+        nearest = np.minimum(nearest, lesion.distance(canvas, coarse, fine))
+    return nearest
 
 
 @dataclass
@@ -91,13 +109,12 @@ def draw_lesions(rng: np.random.Generator, kidneys: list[Kidney], tumor: bool) -
         size = float(np.exp(rng.uniform(np.log(13), np.log(28))))
         depth = size * (rng.uniform(-0.35, 0.15) if rng.random() < 0.6 else rng.uniform(0.5, 1.0))
         center = kidney.surface_point(_direction(rng), depth)
-        radii = tuple(size * rng.uniform(0.85, 1.15, 3))
-        kidney.tumors.append(Lesion(center, radii, float(rng.uniform(0.10, 0.17))))
+        kidney.tumors.append(draw_lesion(rng, center, size, 0.15, (0.10, 0.17)))
     for kidney in kidneys:
         for _ in range(int(rng.integers(0, 4))):
             size = float(np.exp(rng.uniform(np.log(3.5), np.log(14))))
             center = kidney.surface_point(_direction(rng), size * rng.uniform(-0.3, 1.0))
-            kidney.cysts.append(Lesion(center, tuple(size * rng.uniform(0.8, 1.2, 3)), float(rng.uniform(0.03, 0.09))))
+            kidney.cysts.append(draw_lesion(rng, center, size, 0.2, CYST_ROUGHNESS))
 
 
 def _direction(rng: np.random.Generator) -> np.ndarray:
@@ -125,18 +142,15 @@ class DrawnKidneys:
         """The kidneys on a block."""
         z, y, x = canvas.z, canvas.y, canvas.x
         coarse, fine = self.coarse(*canvas.axes), self.fine(*canvas.axes)
-        far = np.full(canvas.hu.shape, FAR, np.float32)
-        body, tumor, cyst = far, far, far
+        body = np.full(canvas.hu.shape, FAR, np.float32)
         for kidney in self.kidneys:
             u, v, w = kidney.local(z, y, x)
             outer = ellipsoid(u, v, w, (0, 0, 0), kidney.radii) + np.float32(1.3) * coarse
             notch_radii = (kidney.radii[0] * 0.42, kidney.radii[1] * 0.36, kidney.radii[2] * 0.75)
             notch = ellipsoid(u, v, w, (0, 0, kidney.radii[2] * 0.95), notch_radii) + np.float32(1.5) * fine
             body = np.minimum(body, smooth_max(outer, -notch, 5))
-            for lesion in kidney.tumors:
-                tumor = np.minimum(tumor, lesion.distance(canvas, coarse, fine))
-            for lesion in kidney.cysts:
-                cyst = np.minimum(cyst, lesion.distance(canvas, coarse, fine))
+        tumor = distance_to([lesion for kidney in self.kidneys for lesion in kidney.tumors], canvas, coarse, fine)
+        cyst = distance_to([lesion for kidney in self.kidneys for lesion in kidney.cysts], canvas, coarse, fine)
         union = np.minimum(np.minimum(body, tumor), cyst)
         tumor_part = coverage(tumor, canvas.pixel)
         cyst_part = coverage(cyst, canvas.pixel) * (1 - tumor_part)
@@ -173,7 +187,7 @@ class LabelKidneys:
             place = kidney[int(rng.integers(len(kidney)))]
             center = tuple(float(axis[i]) for axis, i in zip(self.coarse_axes, place, strict=True))
             size = float(np.exp(rng.uniform(np.log(3), np.log(11))))
-            self.cysts.append(Lesion(center, tuple(size * rng.uniform(0.8, 1.2, 3)), float(rng.uniform(0.03, 0.09))))
+            self.cysts.append(draw_lesion(rng, center, size, 0.2, CYST_ROUGHNESS))
         self.rough_coarse, self.rough_fine = (Field(rng, self.low, self.high, pitch) for pitch in (13.0, 6.0))
 
     def map(self, canvas: Canvas) -> KidneyMap:
@@ -192,8 +206,7 @@ class LabelKidneys:
             straight = Canvas(
                 canvas.hu, z[:, None, None], y[None, :, None], x[None, None], canvas.axes, canvas.pixel, 0.0
             )
-            for lesion in self.cysts:
-                cyst = np.minimum(cyst, lesion.distance(straight, coarse, fine))
+            cyst = distance_to(self.cysts, straight, coarse, fine)
         added = np.minimum(coverage(cyst, canvas.pixel), fractions[0] / safe)
         depth = [self._interpolate(values, canvas.axes) for values in (self.depth, self.tumor_depth)]
         return KidneyMap(union, fractions[1] / safe, np.maximum(added, fractions[2] / safe), depth[0], depth[1])
