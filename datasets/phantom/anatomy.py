@@ -60,10 +60,10 @@ class Abdomen:
 
     def __init__(self, rng: np.random.Generator, phase: dict[str, float], trunk: Trunk, low, high, tumors: int) -> None:
         self.phase, self.trunk = phase, trunk
-        fields = [("bend_y", 60), ("bend_x", 60), ("bend_z", 70), ("large", 40), ("bowel_a", 24), ("bowel_b", 24)]
-        fields += [("vessel_a", 16), ("vessel_b", 16), ("content", 30), ("small", 9), ("fine", 5)]
-        for name, pitch in fields:
-            setattr(self, name, Field(rng, low, high, pitch))
+        self.bend_y, self.bend_x, self.bend_z = (Field(rng, low, high, pitch) for pitch in (60, 60, 70))
+        self.large, self.bowel_a, self.bowel_b = (Field(rng, low, high, pitch) for pitch in (40, 24, 24))
+        self.vessel_a, self.vessel_b, self.content = (Field(rng, low, high, pitch) for pitch in (16, 16, 30))
+        self.small, self.fine = (Field(rng, low, high, pitch) for pitch in (9, 5))
         wall = rng.uniform(9, 12)
         front = trunk.front + trunk.fat * 0.9
         rear = trunk.back - trunk.fat * 0.6 - rng.uniform(28, 34)

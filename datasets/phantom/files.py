@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import from_matvec, voxel_sizes
 
 from datasets.files import replacing, write_text
 from datasets.phantom.drawing import Phantom, render_around
@@ -109,7 +110,7 @@ def render_label_file(
         raise ValueError("the affine is singular: correct the file's sform or qform")
     transform = nib.orientations.ornt_transform(nib.io_orientation(affine), _KITS_AXES)
     label = nib.apply_orientation(np.asanyarray(source.dataobj), transform)
-    steps = nib.affines.voxel_sizes(affine)
+    steps = voxel_sizes(affine)
     spacing = tuple(float(steps[np.flatnonzero(transform[:, 0] == axis)[0]]) for axis in range(3))
     if slice_spacing is not None:
         every = max(round(slice_spacing / spacing[0]), 1)
@@ -124,7 +125,7 @@ def render_label_file(
     last = (np.array(phantom.image.shape) - 0.5) * factors - 0.5
     order = transform[:, 0].astype(int)  # axis of the phantom for each axis of the file
     start = np.where(transform[:, 1] > 0, first[order], shape[order] - 1 - last[order])
-    reduced = affine @ nib.affines.from_matvec(np.diag(factors[order]), start)
+    reduced = affine @ from_matvec(np.diag(factors[order]), start)
     header = source.header.copy()
     if not np.allclose(reduced, affine, atol=1e-6):
         header.set_sform(reduced, int(header["sform_code"]) or 1)

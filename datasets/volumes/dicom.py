@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import nibabel
 import numpy as np
+from nibabel.affines import from_matvec
 
 from datasets.volumes.dicom_files import SeriesFiles
 from datasets.volumes.nifti import Header, UnreadableVolumeError, grid_header
@@ -60,7 +60,7 @@ class Series:
     def header(self) -> Header:
         """The grid as NIfTI has it: shape (columns, rows, slices), affine to RAS."""
         to_ras = np.diag([-1.0, -1.0, 1.0])
-        affine = nibabel.affines.from_matvec(to_ras @ self.direction * self.spacing, to_ras @ self.origin)
+        affine = from_matvec(to_ras @ self.direction * self.spacing, to_ras @ self.origin)
         return grid_header(self.size, affine)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 from isal import igzip
+from nibabel.spatialimages import HeaderDataError
 
 from datasets.files import ending
 from datasets.volumes.geometry import spacing_of
@@ -84,7 +85,7 @@ def parse_header(stream: VolumeStream) -> Header:
             if affine is None:
                 affine = header.get_base_affine() if qform_code <= 0 else np.full((4, 4), np.nan)
         offset = int(header["vox_offset"])
-    except (ValueError, KeyError, OverflowError, nibabel.spatialimages.HeaderDataError) as error:
+    except (ValueError, KeyError, OverflowError, HeaderDataError) as error:
         raise UnreadableVolumeError(stream.path, f"damaged NIfTI header ({error})", "give the original file") from None
     if dtype.kind not in "iuf":
         what = f"voxels are colors ({''.join(dtype.names)})" if dtype.names else f"voxels of type {dtype}"

@@ -82,7 +82,8 @@ def _spacings(found: Scan, homes: set[Path]) -> dict[str, tuple[float, float, fl
             for entry in content:
                 spacing = entry.get("voxel_spacing")
                 if spacing:
-                    spacings[entry["case_id"]] = tuple(float(spacing[f"{axis}_spacing"]) for axis in "xyz")
+                    x, y, z = (float(spacing[f"{axis}_spacing"]) for axis in "xyz")
+                    spacings[entry["case_id"]] = (x, y, z)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{file}: not a {file.name} ({error!r}): download it again or move it away") from None
     return spacings
