@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
-# The tests from nothing: makes .venv once, then runs pytest. Arguments go to pytest: bash scripts/test.sh -k losses
+# The tests from nothing: makes .venv once, then runs pytest on all cores. Arguments go to pytest, after these, so that
+# the last one counts: bash scripts/test.sh -k losses, bash scripts/test.sh -n 0 tests/test_losses.py
 source "$(dirname "$0")/environment.sh"
-exec python -m pytest "$@"
+exec python -m pytest -n logical --maxprocesses 8 --dist worksteal "$@"

@@ -3,6 +3,7 @@
 import csv
 import json
 import locale
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import numpy as np
 import pytest
 
 from datasets.splits import split_sha256
+
+# One thread for a process, and for those that tests start: pytest-xdist has a worker on every core (scripts/test.sh).
+os.environ["OMP_NUM_THREADS"] = "1"
 
 SPLIT = {
     "train": ["case_00000", "case_00001", "case_00002"],
