@@ -145,7 +145,7 @@ class TwoLayers(torch.nn.Module):
 
 
 def test_compiled_and_plain_objectives_agree():
-    objective = Distiller(TwoLayers(4), TwoLayers(6), Task(TASK_LOSSES["dice_ce"]()), read_terms([LOGITS, HINT]))
+    objective = Distiller(TwoLayers(4), Task(TASK_LOSSES["dice_ce"]()), TwoLayers(6), read_terms([LOGITS, HINT]))
     trial(objective.eval(), IMAGE, TARGET)
     compiled = torch.compile(objective, backend="aot_eager")(IMAGE, TARGET)
     for name, loss in objective(IMAGE, TARGET).items():

@@ -1,20 +1,18 @@
-"""A run that is killed anywhere and resumed equals the one that was not; a run stands on its data."""
+"""A run that is killed anywhere and resumed equals the one that was not."""
 
 import csv
-import json
-import shutil
+import os
+import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import slice_store as make_slice_store
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_runs import assert_same_weights, run_student, taught
 
-from datasets.files import alone_in
-from datasets.splits import split_sha256
-from tests.conftest import slice_store as make_slice_store
-from tests.run_folders import dice_rows, write_run
+from datasets.slices.dataset import SliceDataset
 from utils import experiment
 from utils.experiment.run import main
 from utils.recipe.command_line import parse
@@ -34,8 +32,10 @@ FLAGS = [
     "--training.checkpoint_minutes=0",
     "--training.pictures=0",
 ]
-WIDER = '--network={"name": "unet", "widths": [4, 4, 6, 6, 16]}'
 TERM = '--distillation=[{"name": "hint", "student": "encoder2", "teacher": "encoder2", "weight": 0.5}]'
+
+
+__all__ = ["taught"]  # a fixture
 
 
 class Killed(BaseException):
@@ -120,6 +120,47 @@ def test_killed_anywhere_and_resumed_equals_uninterrupted(whole, tmp_path, monke
     assert not list((tmp_path / "run").glob(".*"))
 
 
+def signal_at(monkeypatch, sample: int, number: int):
+    """Send this process a signal before it reads a sample of the second epoch."""
+    read, count = SliceDataset.__getitem__, [0]
+
+    def read_and_signal(self, index):
+        if self.split == "train" and self.epoch == 1:
+            count[0] += 1
+            if count[0] == sample:
+                os.kill(os.getpid(), number)
+        return read(self, index)
+
+    monkeypatch.setattr(SliceDataset, "__getitem__", read_and_signal)
+
+
+def test_killed_in_the_middle_of_an_epoch_and_resumed_equals_uninterrupted(taught, tmp_path, monkeypatch):
+    child = os.fork()
+    if child == 0:
+        try:
+            signal_at(monkeypatch, 10, signal.SIGKILL)  # in the third of four steps
+            run_student(taught, tmp_path / "killed")
+        finally:
+            os._exit(1)  # it was not killed
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert checkpoints.load(tmp_path / "killed" / "last.ckpt")["epoch"] == 1
+    assert run_student(taught, tmp_path / "killed", "--resume") == 0
+    assert_same_weights(taught.parent / "student", tmp_path / "killed")
+    assert (taught.parent / "student/history.csv").read_text() == (tmp_path / "killed/history.csv").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_within_the_epoch_and_resume_is_exact(taught, tmp_path, monkeypatch, capsys, number):
+    with monkeypatch.context() as patch:
+        signal_at(patch, 6, number)
+        assert run_student(taught, tmp_path / "stopped") == 128 + number
+    assert "continue with --resume" in capsys.readouterr().out
+    training = checkpoints.load(tmp_path / "stopped" / "last.ckpt")["training"]
+    assert (training["progress"]["epoch"], training["progress"]["position"]) == (1, 2)
+    assert run_student(taught, tmp_path / "stopped", "--resume") == 0
+    assert_same_weights(taught.parent / "student", tmp_path / "stopped")
+
+
 def test_a_signal_between_reports_changes_no_mean(whole, tmp_path, monkeypatch):
     store, uninterrupted = whole
     with monkeypatch.context() as patch:
@@ -192,67 +233,6 @@ def test_events_on_a_full_disk_name_their_file(tmp_path):
     assert "events.out.tfevents" in caught.value.filename
 
 
-def refused(capsys) -> str:
-    error = capsys.readouterr().err.strip()
-    assert error.startswith("error:")
-    assert "\n" not in error
-    return error
-
-
-def test_what_there_is_nothing_to_resume_from_is_refused(whole, tmp_path, capsys):
-    store, _ = whole
-    assert run(store, tmp_path / "none", "--resume") == 1
-    assert "last.ckpt: not found, so there is no run to resume" in refused(capsys)
-    assert not (tmp_path / "none").exists()
-    folder = tmp_path / "only_best"
-    folder.mkdir()
-    (folder / "best.ckpt").write_bytes(b"weights")
-    for flags in (["--resume"], [], ["--mode=both"]):
-        assert run(store, folder, *flags) == 1
-        assert "best.ckpt" in refused(capsys)
-    assert [path.name for path in folder.iterdir()] == ["best.ckpt"]
-    assert (folder / "best.ckpt").read_bytes() == b"weights"
-
-
-def test_a_finished_run_is_resumed_as_it_is_or_not_at_all(whole, tmp_path, capsys):
-    store, uninterrupted = whole
-    folder = tmp_path / "run"
-    shutil.copytree(uninterrupted, folder)
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
-
-    def refuses(words: str, *flags: str) -> None:
-        assert run(store, folder, "--resume", *flags) == 1
-        assert words in refused(capsys)
-
-    refuses("data.crop (32 then, 64 now), network.widths ([4, 4, 6, 6, 8] then,", "--data.crop=64", WIDER)
-    refuses("2 epochs are done, more than training.epochs 1", "--training.epochs=1")
-    (folder / "best.ckpt").rename(tmp_path / "best.ckpt")
-    refuses("best.ckpt: is gone, which held the best weights so far", "--training.epochs=3")
-    (tmp_path / "best.ckpt").rename(folder / "best.ckpt")
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
-
-
-@pytest.mark.parametrize("content", [b"hello\n1,2\n", b"epoch,loss\nx,2\n", b"epoch,loss\n1,2,3\n", b"\xff\xfee\0"])
-def test_a_damaged_history_is_named_before_any_work(tmp_path, content):
-    (tmp_path / "history.csv").write_bytes(content)
-    with pytest.raises(ValueError, match=r"history\.csv: does not hold a line an epoch"):
-        Tracker(tmp_path, active=True)
-    assert (tmp_path / "history.csv").read_bytes() == content
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-@pytest.mark.parametrize("broken", ["scores", "rows", "cases", "data", "empty_mask_rule"])
-def test_a_stored_result_that_is_not_whole_is_not_shown(tmp_path, broken):
-    folder = write_run(tmp_path / "run", dice_rows({"a": 0.5, "b": 0.6}))
-    stored = json.loads((folder / "test.json").read_text())
-    for value in (None, [{"case": "a"}]):
-        text = json.dumps(stored | {broken: value})
-        (folder / "test.json").write_text(text)
-        with pytest.raises(ValueError, match=r"test\.json: is not what --mode test writes"):
-            experiment.test.test(Recipe(output=str(folder)))
-        assert (folder / "test.json").read_text() == text
-
-
 def test_what_was_stopped_before_its_first_checkpoint_starts_over(whole, tmp_path, monkeypatch):
     store, uninterrupted = whole
     with monkeypatch.context() as patch:
@@ -262,80 +242,6 @@ def test_what_was_stopped_before_its_first_checkpoint_starts_over(whole, tmp_pat
     assert not (tmp_path / "run/last.ckpt").exists()
     assert run(store, tmp_path / "run", "--resume") == 0
     assert_equal(uninterrupted, tmp_path / "run")
-
-
-def test_two_trainings_do_not_share_a_folder(whole, tmp_path, capsys):
-    store, _ = whole
-    with alone_in(tmp_path / "run"):
-        for flags in ([], ["--mode=test"]):
-            assert run(store, tmp_path / "run", *flags) == 1
-            assert "another command is writing to it" in refused(capsys)
-    assert not (tmp_path / "run").exists()
-
-
-def resplit(store):
-    lines = (store / "index.csv").read_text().splitlines(keepends=True)
-    moved = [line.replace(",test,", ",train,") if line.startswith("case_00004") else line for line in lines]
-    (store / "index.csv").write_text("".join(moved))
-    split = json.loads((store / "split.json").read_text())
-    split["train"], split["test"] = [*split["train"], "case_00004"], ["case_00005"]
-    (store / "split.json").write_text(json.dumps(split))
-    manifest = json.loads((store / "dataset.json").read_text())
-    (store / "dataset.json").write_text(json.dumps(manifest | {"split_sha256": split_sha256(split)}))
-    manifest = json.loads((store / "dataset.json").read_text())
-    (store / "dataset.json").write_text(json.dumps(manifest | {"split_sha256": split_sha256(split)}))
-
-
-def relabel(store):
-    with np.load(store / "case_00001/0002.npz") as content:
-        image, label = content["image"], content["label"]
-    np.savez(store / "case_00001/0002.npz", image=image, label=np.minimum(label, 1))
-
-
-def reimage(store):
-    with np.load(store / "case_00003/0002.npz") as content:
-        image, label = content["image"], content["label"]
-    np.savez(store / "case_00003/0002.npz", image=image + 1, label=label)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (resplit, "1 patients moved: case_00004 from test to train"),
-        (relabel, "labels of 1 cases changed (case_00001)"),
-        (reimage, "images of 1 cases changed (case_00003)"),
-    ],
-)
-def test_a_run_is_not_resumed_on_other_data(slice_store, tmp_path, capsys, change, words):
-    assert run(slice_store, tmp_path / "run", "--training.epochs=1") == 0
-    before = (tmp_path / "run/last.ckpt").read_bytes()
-    capsys.readouterr()
-    change(slice_store)
-    assert run(slice_store, tmp_path / "run", "--resume") == 1
-    error = refused(capsys)
-    assert words in error
-    assert "start a new --output" in error
-    assert (tmp_path / "run/last.ckpt").read_bytes() == before
-
-
-def test_data_may_move_and_old_checkpoints_are_resumed_with_a_note(slice_store, tmp_path, capsys):
-    assert run(slice_store, tmp_path / "run", "--training.epochs=1") == 0
-    moved = slice_store.rename(tmp_path / "moved")
-    assert run(moved, tmp_path / "run", "--resume") == 0
-    file = tmp_path / "run/last.ckpt"
-    content = checkpoints.load(file)
-    for key in ("data", "teacher_sha256", "balance"):
-        del content[key]
-    for key in ("window", "logged"):
-        del content["training"]["progress"][key]
-    checkpoints.save(content, file)
-    capsys.readouterr()
-    moved.rename(slice_store)
-    content["recipe"]["data"]["root"] = str(slice_store)
-    checkpoints.save(content, file)
-    relabel(slice_store)
-    assert run(slice_store, tmp_path / "run", "--resume", "--training.epochs=3") == 0
-    assert "whether images or labels have changed since the run began cannot be checked" in capsys.readouterr().out
 
 
 def test_a_share_is_measured_once_and_kept(whole, tmp_path, monkeypatch, capsys):
@@ -363,38 +269,3 @@ def test_a_share_is_measured_once_and_kept(whole, tmp_path, monkeypatch, capsys)
     longer = parse(DistillationRecipe, "test", [config, "--resume=true", "--training.epochs=3"])
     assert main(longer) == 0
     assert f"weights of the terms times {factor:.4g}" in capsys.readouterr().out
-
-
-def test_a_teacher_is_checked_before_the_warm_up(whole, tmp_path, monkeypatch, capsys):
-    store, teacher = whole
-    content = checkpoints.load(teacher)
-    for row in content["scores"]["cases"]:
-        row["dice"] = abs(row["dice"] - 0.5)
-    checkpoints.save(content, tmp_path / "other.ckpt")
-    monkeypatch.setattr("utils.experiment.teacher.balance", lambda *_: pytest.fail("measured too early"))
-    assert distil(store, tmp_path / "run", "--distillation_share=1", f"--teacher={tmp_path / 'other.ckpt'}") == 1
-    assert "its checkpoint says" in refused(capsys)
-
-
-def test_a_teacher_of_other_content_or_another_file_is_refused(slice_store, tmp_path, capsys):
-    assert run(slice_store, tmp_path / "teacher", "--training.epochs=1") == 0
-    flags = (f"--teacher={tmp_path / 'teacher/best.ckpt'}", "--training.epochs=1")
-    assert distil(slice_store, tmp_path / "run", *flags) == 0
-    student = checkpoints.load(tmp_path / "run/best.ckpt")
-    assert experiment.test._teacher(student) is not None
-    content = checkpoints.load(tmp_path / "teacher/best.ckpt")
-    (tmp_path / "teacher/best.ckpt").unlink()
-    capsys.readouterr()
-    assert distil(slice_store, tmp_path / "run", *flags, "--training.epochs=2", "--resume") == 1
-    assert "teacher/best.ckpt is not there any more" in refused(capsys)
-    assert experiment.test._teacher(student) is None
-    checkpoints.save(content | {"epoch": 7}, tmp_path / "teacher/best.ckpt")
-    assert distil(slice_store, tmp_path / "run", *flags, "--training.epochs=2", "--resume") == 1
-    assert "teacher/best.ckpt has changed since the run began" in refused(capsys)
-    (tmp_path / "teacher/best.ckpt").write_bytes(b"damaged")  # a picture must not cost the scores
-    assert experiment.test._teacher(student) is None
-    assert "its answers are left out of the pictures" in capsys.readouterr().out
-    checkpoints.save(content | {"epoch": 7}, tmp_path / "teacher/best.ckpt")
-    relabel(slice_store)
-    assert distil(slice_store, tmp_path / "new", *flags) == 1
-    assert "the teacher was trained on other data: labels of 1 cases changed (case_00001)" in refused(capsys)
