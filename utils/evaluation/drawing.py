@@ -127,7 +127,7 @@ def outlined(base: Pixels, labels: NDArray[np.integer], frame: Frame) -> Pixels:
 def with_heat(base: Pixels, attention: NDArray[np.floating], frame: Frame) -> Pixels:
     """Attention (H, W) in 0..1 over a picture, the more opaque the higher."""
     enlarged = _resized(frame.cut(attention).astype(np.float32), frame.size, Image.Resampling.BILINEAR)
-    places, shades = zip(*HEAT, strict=True)
+    places, shades = [place for place, _ in HEAT], [shade for _, shade in HEAT]
     heat = np.stack([np.interp(enlarged, places, [shade[channel] for shade in shades]) for channel in range(3)], -1)
     opacity = (0.1 + 0.6 * np.clip(enlarged, 0, 1))[..., None]
     return ((1 - opacity) * base + opacity * heat).astype(np.uint8)

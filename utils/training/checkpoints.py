@@ -93,7 +93,7 @@ def random_states() -> dict[str, Any]:
     states = {
         "torch": torch.get_rng_state(),
         "python": [version, list(state), gauss],
-        "numpy": [name, keys.tolist(), position, has_gauss, cached],
+        "numpy": [name, np.asarray(keys).tolist(), position, has_gauss, cached],
     }
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state_all()
