@@ -17,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from utils.command import make_parser, run_command
 from utils.evaluation.statistics import BETTER, LEVEL, WORSE, compare, critical, jackknife, p_value, variance_terms
-from utils.runs.comparison import auroc
 from utils.tables import table
 
 SEEDS, CASES, RATIOS, RESTS = (3, 5), (6, 9, 40), (0.0, 0.25, 1.0, 4.0, np.inf), (0.05, 0.5, 5.0)
@@ -97,6 +96,8 @@ def own_seeds(random: np.random.Generator, trials: int, cases: int = 9) -> list[
 
 def of_auroc(random: np.random.Generator, trials: int, negative: int = 30, positive: int = 10) -> dict[str, str]:
     """Two answers that rank the same images equally well, and apart."""
+    from utils.runs.comparison import auroc  # loads torch
+
     target = np.repeat([0, 1], [negative, positive])
     values = np.empty((2, trials, 1, len(target)))
     for trial in range(trials):

@@ -39,7 +39,6 @@ RULE = (
     f"{DIFFERENCE_COUNTS} (the methods of one student); {INTERVAL}; gap closed: gain over the gap between teacher and "
     "plain student, where the interval of that gap excludes 0"
 )
-Interval = tuple[float, float, float]  # mean, and the ends of the 95 % interval
 
 
 def read_result(file: Path) -> dict[str, Any]:
@@ -83,7 +82,7 @@ def paired(
     theirs: NDArray[np.floating],
     teacher: NDArray[np.floating],
     patients: Sequence[str] | None = None,
-) -> tuple[Comparison, Interval]:
+) -> tuple[Comparison, tuple[float, float, float]]:
     """Gain, and share of the gap closed, of scores by seed and case; NaN where there is no gap to close.
 
     ours, theirs: (seeds, cases), the same seed and case in the same place; teacher: (cases,). The share is a ratio of
@@ -154,8 +153,7 @@ def rows(plan: Plan, shares: Mapping[tuple[str, str], float]) -> list[dict[str, 
                 line |= dict(zip(("closed", "closed_low", "closed_high"), closed, strict=True))
             lines.append(line)
         for place, gain in zip(gains, correct(list(gains.values())), strict=True):
-            figures = {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high, "verdict": gain.verdict}
-            lines[place] |= figures
+            lines[place] |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high, "verdict": gain.verdict}
         table += sorted(lines, key=lambda line: -line.get("gain", float("-inf")))
     return table
 
@@ -168,12 +166,10 @@ def read_scores(
     A control of other classes than the teacher's has none: its mean would say nothing.
     """
     cases = [case for case, _ in _cases(teacher)]
-    dice = case_dice([teacher["rows"]])
+    classes, dice = {row["class"] for row in teacher["rows"]}, case_dice([teacher["rows"]])
     scores = {("teacher", ""): {0: [dice[case] for case in cases]}}
     for (student, method), folders in finished.items():
-        other = method in plan.controls and any(
-            _classes(folder) != _classes(plan.teacher_checkpoint.parent) for folder in folders.values()
-        )
+        other = method in plan.controls and any(_classes(folder) != classes for folder in folders.values())
         scores[student, method] = {} if other else _by_seed(folders, cases, teacher)
     return scores
 
