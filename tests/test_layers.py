@@ -14,7 +14,7 @@ ALONE = ("utils/distillation/losses", "utils/evaluation/metrics", "networks")
 OPTIONAL = {"torchvision": None, "timm": "timm_model.py"}
 NOT_YET = {"utils/evaluation imports utils/runs"}
 RUNS_ONE = {"latency.py"}
-SLOW = {"scripts/compare.py", "scripts/leaderboard.py", "scripts/skin/BoostMetadata.py"}
+SLOW = {"scripts/compare.py"}
 
 
 def test_every_room_has_its_place():
