@@ -1,12 +1,9 @@
 """Makes a seeded CT phantom of the abdomen in the KiTS or LiTS layout, ready for SliceMaker.py."""
 
 import argparse
-import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +30,8 @@ from datasets.splits import split_patients
 from datasets.volumes.layouts.cases import repeated
 from datasets.volumes.layouts.kits import LABEL, case_folders, case_name
 from utils.command import run_command
+from utils.machine import cores
+from utils.workers import explain, run
 
 EXAMPLES = """examples:
   python scripts/MakePhantom.py --outpath raw/phantom --cases 16
@@ -155,19 +154,13 @@ def rerender(jobs: list[Job], repeats: int, ratios: list[float], seed: int) -> t
     return jobs, split
 
 
-def run(jobs: list[Job], processes: int) -> Iterator[Outcome]:
-    """Makes the cases in `processes` processes, with a progress bar; yields each as it is finished."""
-    with tqdm(total=len(jobs), unit="case", desc="phantom", file=sys.stderr) as bar:
-        if processes == 1:
-            for job in jobs:
-                yield make(job)
-                bar.update()
-        else:
-            # A fresh interpreter for each worker: a forked one would inherit the threads' locks of its parent.
-            with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-                for future in as_completed([pool.submit(make, job) for job in jobs]):
-                    yield future.result()
-                    bar.update()
+def run_jobs(jobs: list[Job], processes: int) -> Iterator[Outcome]:
+    """Make the cases in `processes` processes, with a progress bar; yields each as it is finished."""
+
+    def failed(job: Job, error: Exception) -> Outcome:
+        return Outcome(job.name, error=": ".join(explain(error)))
+
+    return tqdm(run(make, jobs, failed, processes), total=len(jobs), unit="case", desc="phantom")
 
 
 def summarize(outcomes: list[Outcome], arguments: argparse.Namespace, seconds: float) -> str:
@@ -206,7 +199,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--size", type=_positive, help="rows and columns (default 128; with --labels: those of the label file)")
     add("--slices", type=_positive, default=32, help="slices of a drawn case (default 32)")
     add("--seed", type=int, default=0, help="default 0")
-    add("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    add("--jobs", type=_positive, default=cores(), help="processes (default: one per core)")
     add("--labels", type=Path, metavar="DIR", help="render around the KiTS labels DIR/case_*/segmentation.nii.gz")
     add("--repeats", type=_positive, default=1, help="with --labels: renderings of each training label (default 1)")
     add(
@@ -259,7 +252,7 @@ def make_phantom(arguments: argparse.Namespace) -> int:
         check_output(arguments.outpath, arguments.layout, split)
         if split is not None:
             write_json(arguments.outpath / "split.json", split)
-        for outcome in run(jobs, min(arguments.jobs, len(jobs))):
+        for outcome in run_jobs(jobs, min(arguments.jobs, len(jobs))):
             outcomes.append(outcome)
             if arguments.layout == "kits" and outcome.record:
                 update_kits_json(arguments.outpath, [outcome.record])

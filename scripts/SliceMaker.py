@@ -27,16 +27,17 @@ from datasets.findings import Finding
 from datasets.publishing import NotOursError, left_behind
 from datasets.slices.catalog import SplitWish, check_store, choose_split, describe_store, list_cases
 from datasets.slices.shards import hold_index, hold_store, read_shard, remove_leftovers
-from datasets.slices.slicing import Job, Outcome, duplicates, settings_of
+from datasets.slices.slicing import Job, Outcome, duplicates, settings_of, slice_case
 from datasets.slices.store import CASES, index_rows, write_catalog
-from datasets.slices.workers import run
 from datasets.splits import SPLITS, split_as_asked, split_sha256
 from datasets.volumes.layouts import LAYOUTS, RawCase, RawDataset, find_cases
-from utils.command import run_command
+from utils.command import check_numbers, make_parser, run_command
+from utils.machine import cores
+from utils.workers import explain, run
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add("--inpath", "--in_path", required=True, type=Path, help="folder of the raw volumes")
     add("--outpath", "--out_path", type=Path, help="folder of the slice store (not needed with --check)")
@@ -55,17 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--channel", type=int, help="which channel of a multi-channel image, counted from 0")
     add("--check", action="store_true", help="only inspect: print `file: what: remedy`, exit 1 if a line was printed")
     add("--jobs", "--process_num", type=int, help="worker processes (default: one per core)")
-    add(
-        "--shard",
-        default="0/1",
-        metavar="I/N",
-        help="every N-th case from the I-th on (0 <= I < N): array jobs",
-    )
-    add(
-        "--scheduler",
-        metavar="ADDRESS",
-        help="Dask scheduler (tcp://host:8786) to run the cases on",
-    )
+    add("--shard", default="0/1", metavar="I/N", help="every N-th case from the I-th on (0 <= I < N): array jobs")
+    add("--scheduler", metavar="ADDRESS", help="Dask scheduler (tcp://host:8786) whose workers slice the cases")
     add("--overwrite", action="store_true", help="slice cases again that are published, and allow another split")
     return parser
 
@@ -78,8 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def slice_or_check(args: argparse.Namespace) -> int:
     """Find the cases, then look at them or slice them."""
-    if args.jobs is not None and args.jobs < 1:
-        raise ValueError(f"--jobs {args.jobs}: give 1 or more")
+    check_numbers(args, jobs=1)
     raw = find_cases(args.dataset, args.inpath, args.channel)
     if raw.passed_over:
         print(raw.passed_over, file=sys.stderr)
@@ -94,7 +85,7 @@ def check(args: argparse.Namespace, raw: RawDataset) -> int:
     for finding in findings:
         print(finding)
     records = []
-    for outcome in progress(run(jobs, args.jobs, args.scheduler), len(jobs)):
+    for outcome in outcomes_of(args, jobs):
         for finding in outcome.findings:
             tqdm.write(str(finding))
         findings += outcome.findings
@@ -141,7 +132,7 @@ def fill_store(
     findings = recover(root, cases, alone)
     jobs = [Job(case, raw, root, args.format, args.compress, args.channel, args.overwrite) for case in cases]
     outcomes = {}
-    for outcome in progress(run(jobs, args.jobs, args.scheduler), len(jobs)):
+    for outcome in outcomes_of(args, jobs):
         for finding in outcome.findings:
             if finding.bad:
                 tqdm.write(str(finding))
@@ -193,8 +184,21 @@ def recover(root: Path, cases: list[RawCase], alone: bool) -> list[Finding]:
     return findings
 
 
-def progress(outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:
-    return tqdm(outcomes, total=total, unit="case", desc="slicing", disable=None)  # None: only on a terminal
+def outcomes_of(args: argparse.Namespace, jobs: list[Job]) -> Iterator[Outcome]:
+    """Run the cases, with a progress bar; the largest files first, so that the workers finish together."""
+
+    def size(job: Job) -> int:
+        try:
+            return job.case.image.stat().st_size
+        except OSError:  # a finding, once it is its turn
+            return 0
+
+    def failed(job: Job, error: Exception) -> Outcome:
+        return Outcome(job.case.case, findings=[Finding(job.case.image, *explain(error))])
+
+    largest_first = sorted(jobs, key=size, reverse=True)
+    outcomes = run(slice_case, largest_first, failed, min(args.jobs or cores(), len(jobs)), args.scheduler)
+    return tqdm(outcomes, total=len(jobs), unit="case", desc="slicing", disable=None)  # None: only on a terminal
 
 
 def summarize(

@@ -14,7 +14,6 @@ shows what the first one wrote, unless --again is given. At --output nothing is 
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 # Worker processes import this file again: what needs torch, MONAI or scipy.stats is imported where it is used.
-from utils.command import run_command
+from utils.command import check_numbers, make_parser, run_command
 from utils.evaluation.volumes.cases import Classes
 from utils.evaluation.volumes.challenges import OFFICIAL
 from utils.evaluation.volumes.evaluation import evaluate_cases, settings_of
@@ -40,12 +39,13 @@ from utils.evaluation.volumes.files import (
 )
 from utils.evaluation.volumes.pairs import find_pairs, known_classes
 from utils.evaluation.volumes.scores import HIGHER_IS_BETTER, LesionRule, Region
+from utils.machine import cores
 
 COMPARED = ("dice", "surface_dice", "hd95_mm", "assd_mm", "abs_rvd", "lesion_f1")  # VOE orders cases as Dice does
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     what = parser.add_argument_group("what is evaluated (one of the three)")
     what.add_argument("--predictions", type=Path, help="folder of predicted NIfTI labels, or one file; with --labels")
     what.add_argument("--labels", type=Path, help="folder of their targets in the dataset's own layout, or one file")
@@ -62,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--lesion_iou", type=float, default=0.1, help="overlap that detects a lesion; 0: any voxel (default: 0.1)")
     add("--lesion_ml", type=float, default=0.0, help="smaller components are no lesions (default: 0)")
     add("--jobs", type=int, help="worker processes (default: one per core)")
+    add("--scheduler", metavar="ADDRESS", help="Dask scheduler (tcp://host:8786) whose workers score the cases")
     add("--data", metavar="ROOT", help="slice store, where it is no longer at the recipe's place")
     add("--again", action="store_true", help="read the test split again")
     add("--scores", nargs="+", choices=tuple(HIGHER_IS_BETTER), default=COMPARED, help="what --compare compares")
@@ -88,11 +89,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def check_flags(arguments: argparse.Namespace) -> None:
-    for name in ("tolerance_mm", "lesion_ml"):
-        if not 0 <= getattr(arguments, name) < float("inf"):
-            raise ValueError(f"--{name} {getattr(arguments, name)}: give a number of at least 0")
-    if arguments.jobs is not None and arguments.jobs < 1:
-        raise ValueError(f"--jobs {arguments.jobs}: give 1 or more")
+    check_numbers(arguments, tolerance_mm=0, lesion_ml=0, jobs=1)
     if arguments.official and arguments.class_names:
         raise ValueError(
             f"--class_names: --official {arguments.official} has its own classes: leave one of the two out"
@@ -110,15 +107,10 @@ def evaluate_files(arguments: argparse.Namespace) -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
     source = {"predictions": str(arguments.predictions), "labels": str(arguments.labels)}
-    workers = workers_of(arguments)
     check_place(place)
-    content = evaluate_cases(pairs, len(pairs), classes, arguments.official, workers, source, problems, notes)
+    how = (arguments.official, arguments.jobs or cores(), source, problems, notes, arguments.scheduler)
+    content = evaluate_cases(pairs, len(pairs), classes, *how)
     return finish(content, [place])
-
-
-def workers_of(arguments: argparse.Namespace) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return arguments.jobs or cores
 
 
 def choose_classes(arguments: argparse.Namespace, known: Mapping[int, str], fixed: bool = False) -> Classes:
@@ -182,7 +174,8 @@ def evaluate_checkpoint(arguments: argparse.Namespace) -> int:
         check_place(place)
     cases = predict_cases(checkpoint, dataset, network=network)
     classes = choose_classes(arguments, names, fixed=True)
-    content = evaluate_cases(cases, len(dataset.cases), classes, arguments.official, workers_of(arguments), source)
+    how = (arguments.official, arguments.jobs or cores(), source)
+    content = evaluate_cases(cases, len(dataset.cases), classes, *how, scheduler=arguments.scheduler)
     return finish(content, places)
 
 

@@ -3,7 +3,6 @@
 import csv
 import gzip
 import json
-import os
 import re
 
 import numpy as np
@@ -11,9 +10,7 @@ import pytest
 
 from scripts.evaluate import main
 from tests.raw_cases import KITS, LITS, label_of, save
-from utils.evaluation.volumes import cases as case_scoring
-from utils.evaluation.volumes.cases import Classes, Volumes, score_cases
-from utils.evaluation.volumes.scores import EMPTY_MASK_RULES, LesionRule
+from utils.evaluation.volumes.scores import EMPTY_MASK_RULES
 
 NO_TUMOR = np.minimum(label_of(), 1)
 
@@ -213,48 +210,6 @@ def test_worker_processes_change_nothing(tmp_path):
     alone = content(tmp_path)
     assert run(tmp_path, "--jobs", "2") == 0
     assert content(tmp_path) == alone
-
-
-class Deadly:
-    """What ends the process that unpickles it, as running out of memory does."""
-
-    def __reduce__(self):
-        return os._exit, (1,)
-
-
-def test_a_killed_worker_costs_one_case():
-    volumes = {"a": label_of(), "deadly": Deadly(), "b": label_of(), "c": label_of()}
-    cases = [
-        Volumes(name, name, volume, label_of(), frozenset({1, 2}), (1.0,) * 3, False, 0.001)
-        for name, volume in volumes.items()
-    ]
-    outcomes = list(score_cases(cases, Classes(None, {}, 1.0, LesionRule()), workers=2))
-    assert [outcome.case for outcome in outcomes] == ["a", "deadly", "b", "c"]
-    assert [outcome.problem is None for outcome in outcomes] == [True, False, True, True]
-    assert "worker was killed" in outcomes[1].problem
-
-
-def test_few_cases_are_in_memory_at_a_time(monkeypatch):
-    drawn, finished = [], []
-
-    class Pool:
-        def submit(self, work, job):
-            return job
-
-        def shutdown(self, **_):
-            pass
-
-    def cases():
-        for number in range(10):
-            drawn.append(number)
-            yield Volumes(str(number), "p", NO_TUMOR, NO_TUMOR, frozenset({1}), (1.0,) * 3, False, 0.001)
-
-    monkeypatch.setattr(case_scoring, "_pool", lambda workers: Pool())
-    monkeypatch.setattr(case_scoring, "_result", lambda job, future: job.case.case)
-    for outcome in score_cases(cases(), Classes(None, {}, 1.0, LesionRule()), workers=3):
-        finished.append(outcome)
-        assert len(drawn) - len(finished) <= 3
-    assert finished == [str(number) for number in range(10)]
 
 
 def test_two_files_are_compared_and_other_settings_refused(tmp_path, capsys):

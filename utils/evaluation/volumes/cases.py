@@ -1,11 +1,8 @@
-"""Scores many cases, in worker processes, with a bounded number of them in memory."""
+"""Scores many cases side by side, with a bounded number of them in memory."""
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -14,6 +11,7 @@ from numpy.typing import NDArray
 from utils.evaluation.volumes.pairs import Pair
 from utils.evaluation.volumes.scores import EMPTY_MASKS, CaseScores, LesionRule, Region, score_volumes
 from utils.evaluation.volumes.surfaces import surfel_areas
+from utils.workers import explain, run
 
 
 @dataclass(frozen=True)
@@ -89,49 +87,18 @@ def score_case(job: Job) -> Outcome:
     return Outcome(*known, scores, frozenset(values))
 
 
-def score_cases(cases: Iterable[Pair | Volumes], classes: Classes, workers: int) -> Iterator[Outcome]:
-    """Score the cases in their order, in this process or in `workers` others.
-
-    No more than one case beyond the workers is drawn ahead. A worker that is killed loses its pool: the cases in it
-    then run one at a time in a process each, so that only the one that kills it is lost.
-    """
+def score_cases(
+    cases: Iterable[Pair | Volumes], classes: Classes, workers: int, scheduler: str | None = None
+) -> Iterator[Outcome]:
+    """Score the cases as `utils.workers.run` does; no more than one beyond the workers is in memory."""
     jobs = (Job(case, classes, surfel_areas(case.spacing)) for case in cases)
-    if workers <= 1:
-        yield from map(score_case, jobs)
-        return
-    pool = _pool(workers)
-    waiting: deque[tuple[Job, Future[Outcome]]] = deque()
-    try:
-        for job in jobs:
-            try:
-                waiting.append((job, pool.submit(score_case, job)))
-            except BrokenProcessPool:
-                pool.shutdown()
-                pool = _pool(workers)
-                waiting.append((job, pool.submit(score_case, job)))
-            if len(waiting) > workers:
-                yield _result(*waiting.popleft())
-        while waiting:
-            yield _result(*waiting.popleft())
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    return run(score_case, jobs, _failed, workers, scheduler)
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-
-
-def _result(job: Job, future: Future[Outcome]) -> Outcome:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        case = job.case
-    try:
-        with _pool(1) as alone:
-            return alone.submit(score_case, job).result()
-    except BrokenProcessPool:
-        problem = f"{case.case}: its worker was killed (out of memory?): free memory, or use fewer --jobs"
-        return Outcome(case.case, case.patient, case.spacing, case.spacing_lost, problem=problem)
+def _failed(job: Job, error: Exception) -> Outcome:
+    case = job.case
+    problem = f"{case.case}: {': '.join(explain(error))}"
+    return Outcome(case.case, case.patient, case.spacing, case.spacing_lost, problem=problem)
 
 
 def rows_of(outcomes: Sequence[Outcome], classes: Classes) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """An evaluation of many cases: their rows, what they sum up to, and the rules that they were made by."""
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -33,6 +33,7 @@ def evaluate_cases(
     source: Mapping[str, str],
     problems: Sequence[str] = (),
     notes: Sequence[str] = (),
+    scheduler: str | None = None,
 ) -> dict[str, Any]:
     """Score `count` cases, and return the content of an evaluation's JSON.
 
@@ -41,11 +42,20 @@ def evaluate_cases(
     """
     problems, notes = list(problems), list(notes)
     outcomes: list[Outcome] = []
-    for outcome in tqdm(score_cases(cases, classes, min(workers, count)), "scoring", count, unit="case", disable=None):
+    order: dict[str, int] = {}
+
+    def drawn() -> Iterator[Pair | Volumes]:
+        for number, case in enumerate(cases):
+            order[case.case] = number
+            yield case
+
+    scored = score_cases(drawn(), classes, min(workers, count), scheduler)
+    for outcome in tqdm(scored, "scoring", count, unit="case", disable=None):
         outcomes.append(outcome)
         if outcome.problem:
             tqdm.write(outcome.problem, sys.stderr)
             problems.append(outcome.problem)
+    outcomes.sort(key=lambda outcome: order[outcome.case])  # they come as they finish
     rows = rows_of(outcomes, classes)
     if not rows:
         raise ValueError(
