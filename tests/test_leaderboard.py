@@ -234,7 +234,20 @@ def test_a_recipe_that_is_no_yaml_ends_no_other_run(tmp_path):
     assert "broken.yaml: not valid YAML" in ended[0].problem
 
 
-def test_from_a_plan_to_a_table_and_a_second_call_runs_nothing(slice_store, tmp_path, capsys):
+class InThisProcess:
+    """A training that `execute` starts, without the seconds that a process takes to import torch."""
+
+    def __init__(self, command, **_):
+        recipe_class = Recipe if "train.py" in command[1] else DistillationRecipe
+        self.returncode = main(parse(recipe_class, "test", command[2:]))
+
+    def poll(self):
+        return self.returncode
+
+
+def test_from_a_plan_to_a_table_and_a_second_call_runs_nothing(slice_store, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("utils.leaderboard.execution.subprocess.Popen", InThisProcess)
+    monkeypatch.setattr("utils.leaderboard.execution.POLL_S", 0)
     shared = ["--training.epochs=1", "--training.batch_size=6", "--training.precision=32-true", "--data.crop=32"]
     flags = [f"--data.root={slice_store}", *shared]
     small = '--network={"name": "unet", "widths": [4, 4, 6, 6, 8]}'
