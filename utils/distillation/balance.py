@@ -7,9 +7,10 @@ import statistics
 
 import torch
 from lightning_fabric import Fabric
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import default_collate
 
 from utils.distillation.objective import Distiller
+from utils.recipe.contracts import Samples
 from utils.recipe.schema import Training
 from utils.training.loading import epoch_batches
 from utils.training.optimization import gradient_shares, make_optimizer
@@ -18,7 +19,7 @@ WARM_UP, MEASURED = 32, 4  # steps on the task alone, then batches
 
 
 def balance(
-    fabric: Fabric, distiller: Distiller, dataset: Dataset, settings: Training, seed: int, share: float
+    fabric: Fabric, distiller: Distiller, dataset: Samples, settings: Training, seed: int, share: float
 ) -> float:
     """Scale all terms alike so that their gradient norms add up to `share` times the task loss's; returns the factor.
 

@@ -1,4 +1,4 @@
-"""The task loss and distillation terms: a loss, the taps it reads, its weight; and how a recipe becomes them."""
+"""The task loss and distillation terms (a loss, the taps that it reads, its weight), and how a recipe names them."""
 
 from __future__ import annotations
 

@@ -8,18 +8,18 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from datasets.slices.transforms import unpad
 from utils.evaluation.kind import kind_of
 from utils.evaluation.metrics import METRICS
+from utils.recipe.contracts import Metric, Samples
 from utils.recipe.registry import build
 from utils.training.launch import all_processes, quiet
 from utils.training.loading import load_batches
 
 
-def case_batches(dataset: Dataset, cases: Sequence[str], batch_size: int) -> list[list[int]]:
+def case_batches(dataset: Samples, cases: Sequence[str], batch_size: int) -> list[list[int]]:
     """Sample indices in batches; cases are mixed only where all samples have one size, as the slices of a case do."""
     indices = dataset.case_indices()
     groups = [indices[case] for case in cases]
@@ -28,7 +28,7 @@ def case_batches(dataset: Dataset, cases: Sequence[str], batch_size: int) -> lis
     return [group[start : start + batch_size] for group in groups for start in range(0, len(group), batch_size)]
 
 
-def make_metrics(section: dict[str, Any], class_names: Sequence[str]) -> list[Any]:
+def make_metrics(section: dict[str, Any], class_names: Sequence[str]) -> list[Metric]:
     """Fresh metrics: the recipe's first, then those computed beside it under names of their own."""
     first = build(METRICS, section, "metric", class_names=class_names)
     return [first, *(METRICS[name](class_names=class_names) for name in first.beside)]
@@ -47,8 +47,8 @@ def predict(fabric: Fabric, network: nn.Module, image: Tensor, channels_last: bo
 def evaluate(
     fabric: Fabric,
     network: nn.Module,
-    dataset: Dataset,
-    metrics: Sequence[Any],
+    dataset: Samples,
+    metrics: Sequence[Metric],
     *,
     batch_size: int,
     workers: int = 0,
@@ -81,7 +81,7 @@ def evaluate(
     return scores, metrics[0].per_case()
 
 
-def _gather(fabric: Fabric, metrics: Sequence[Any]) -> None:
+def _gather(fabric: Fabric, metrics: Sequence[Metric]) -> None:
     """Adds the counts of the other processes to those of this one."""
     states = all_processes(fabric, [metric.state() for metric in metrics])
     for other, state in enumerate(states):

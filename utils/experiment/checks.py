@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from utils.distillation.taps import tap
 from utils.distillation.terms import Task
 from utils.evaluation.kind import IMAGES, kind_of
+from utils.recipe.contracts import Metric, Samples
 
 
-def refuse_misfit(network: nn.Module, task: Task, metric: Any, sample: dict[str, Any]) -> None:
+def refuse_misfit(network: nn.Module, task: Task, metric: Metric, sample: dict[str, Any]) -> None:
     """Raises ValueError when network, task loss, metric and data do not agree: maps here, one answer an image there.
 
     Only shapes pass through the network.
@@ -55,7 +55,7 @@ def refuse_lonely(network: nn.Module, image: Tensor, batch_size: int, count: int
             ) from None
 
 
-def refuse_val_without(metric: Any, val: Dataset) -> str | None:
+def refuse_val_without(metric: Metric, val: Samples) -> str | None:
     """Raises ValueError when val lacks the classes that the selecting score is taken over.
 
     Returns a line to print when val lacks only some of them.

@@ -10,7 +10,6 @@ from typing import Any
 
 from lightning_fabric import Fabric, seed_everything
 from torch import nn
-from torch.utils.data import Dataset
 
 from datasets import DATASETS
 from datasets.fingerprints import fingerprint
@@ -22,6 +21,7 @@ from utils.evaluation.metrics import METRICS
 from utils.experiment.checks import refuse_lonely, refuse_misfit, refuse_val_without
 from utils.experiment.resuming import refuse_other_data, start_or_resume
 from utils.recipe import schema
+from utils.recipe.contracts import Metric, Samples
 from utils.recipe.registry import build, check
 from utils.recipe.schema import DistillationRecipe, Recipe
 from utils.training import checkpoints
@@ -41,8 +41,8 @@ class Experiment:
 
     recipe: Recipe
     fabric: Fabric
-    train: Dataset
-    val: Dataset
+    train: Samples
+    val: Samples
     network: nn.Module
     network_section: dict[str, Any]
     task: Task
@@ -85,7 +85,7 @@ class Experiment:
         terms = scaled(self.recipe.distillation, factor)
         self.recipe = replace(self.recipe, distillation=terms, distillation_share=None)
 
-    def metrics(self) -> list[Any]:
+    def metrics(self) -> list[Metric]:
         """Fresh metrics of the recipe."""
         return make_metrics(self.recipe.metric, self.train.class_names)
 

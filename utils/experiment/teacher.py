@@ -18,6 +18,7 @@ from utils.distillation.teacher_cache import TeacherCache
 from utils.distillation.terms import asks_teacher, read_terms
 from utils.experiment.prepare import Experiment
 from utils.experiment.resuming import changed_cases
+from utils.recipe.contracts import Metric
 from utils.tables import table
 from utils.training import checkpoints
 from utils.training.launch import resolve_precision
@@ -141,7 +142,7 @@ def check_scores(
     rows: Sequence[dict[str, Any]],
     score_cases: Callable[[list[str]], list[dict[str, Any]]],
     cases: Sequence[str],
-    metric: Any,
+    metric: Metric,
     path: str,
 ) -> str:
     """Scores the teacher on a few val cases that its checkpoint has scores for, and compares.

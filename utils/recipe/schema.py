@@ -33,7 +33,7 @@ class Training:
         precision: auto is bf16-mixed where the hardware has bf16, else 32-true.
         accelerator: auto, cpu or cuda.
         devices: processes on this machine; under torchrun its number is taken.
-        channels_last: memory format; `scripts/benchmarks/benchmark.py kd_step` tells which is faster for your networks.
+        channels_last: memory format; `scripts/benchmarks/benchmark.py kd_step` shows which is faster for your networks.
         compile: torch.compile the objective.
         workers: processes that load images; 0 loads in the main process.
         log_every: steps between scalars in TensorBoard.

@@ -1,4 +1,4 @@
-"""Checkpoints that rebuild their network and preprocessing by themselves, and are there whole or not at all."""
+"""Checkpoints: each rebuilds its network and preprocessing by itself, and is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def file_of(path: str | Path) -> Path:
-    """The checkpoint that is meant: of a run's folder its best.ckpt."""
+    """The checkpoint that is meant: a run's folder stands for its best.ckpt."""
     path = Path(path)
     return path / "best.ckpt" if path.is_dir() else path
 

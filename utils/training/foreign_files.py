@@ -1,4 +1,4 @@
-"""What a file is that was given as a checkpoint and is not one of this program's. Nothing in it is executed."""
+"""Describes a file that was given as a checkpoint and is not one of this program's. Nothing in it is executed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class _StandIn:
 
 
 def read_inert(path: Path) -> Any:
-    """What torch.save wrote to a file, with `weights_only`; of the classes of INERT nothing is imported or called.
+    """What torch.save wrote to a file, read with `weights_only`: no class of INERT is imported or called.
 
     Raises OSError, and for all else ValueError that says what the file is.
     """

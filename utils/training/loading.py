@@ -7,7 +7,9 @@ from collections import Counter
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+
+from utils.recipe.contracts import Samples
 
 
 def epoch_batches(
@@ -41,7 +43,7 @@ def epoch_batches(
     return [batch[rank::world] for batch in batches]
 
 
-def load_batches(dataset: Dataset, batches: list[list[int]], workers: int, pin_memory: bool = False) -> DataLoader:
+def load_batches(dataset: Samples, batches: list[list[int]], workers: int, pin_memory: bool = False) -> DataLoader:
     """Loads `batches` in their order. Its own generator keeps the global one as it is, for an exact resume."""
     return DataLoader(
         dataset,

@@ -12,9 +12,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from utils.recipe.contracts import Samples
 from utils.recipe.schema import Training
 from utils.training import checkpoints
 from utils.training.interruption import Interruption
@@ -41,7 +42,7 @@ class Job:
 
     fabric: Fabric
     objective: nn.Module
-    dataset: Dataset
+    dataset: Samples
     settings: Training
     seed: int
     validate: Validate

@@ -10,9 +10,10 @@ from torch import Tensor
 
 
 class TermWatch:
-    """Keeps each step's terms on the device and looks at them a window at a time, so that steps need not wait.
+    """Keeps each step's terms on the device and reads them a window at a time, so that steps need not wait.
 
-    The total of every step is appended to `losses`. `window` are the terms of steps before, as `checked` returned them.
+    The total of every step is appended to `losses`. `window` holds the terms of earlier steps, as `checked` returned
+    them.
     """
 
     def __init__(self, weights: dict[str, float], losses: list[float], window: Sequence[Sequence[float]] = ()) -> None:

@@ -11,7 +11,7 @@ from utils.distillation.losses.resize import check_maps, match_size
 def edge_band(labels: Tensor, width: int) -> Tensor:
     """Pixels (B, 1, H, W) with another label within `width` rows and columns: dilations minus erosions of all classes.
 
-    The border of the image is no edge.
+    The border of the image does not count as an edge.
     """
     labels = labels.float()
     side = 2 * width + 1
@@ -25,9 +25,10 @@ class BodyEdgeLoss(nn.Module):
 
     Edge: the mean of KL(teacher || student) over the pixels of the band along all borders of the target. Body: the mean
     over the pixels of a class beyond the band, averaged over the classes that have some. In one mean over all pixels
-    both would drown: a tumor 20 pixels across is 1 pixel in 500 of a 384x384 slice, its border fewer. 0 when the two
-    are equal, and for a part that no image of the batch has; an image without labels (-1) has neither. A region less
-    than 2 edge_width + 1 pixels across is all edge. The edge is one mean for all borders: with an organ and a tumor the
+    both would drown: a tumor 20 pixels across is 1 pixel in 500 of a 384x384 slice, its border fewer. It is 0 when the
+    two are equal, and for a part that no image of the batch has; an image without labels (-1) has neither. A region
+    less than 2 edge_width + 1 pixels across is all edge. The edge
+    is one mean for all borders: with an organ and a tumor the
     longer border of the organ weighs more.
 
     BPKD-style (Liu et al., WACV 2024: boundary-privileged knowledge distillation), a re-derivation: their training code
@@ -35,8 +36,8 @@ class BodyEdgeLoss(nn.Module):
     like the edge.
 
     Args:
-        temperature: Of both parts.
-        edge_width: Pixels of the band on either side of a border.
+        temperature: It softens both parts.
+        edge_width: Width of the band on either side of a border, in pixels.
     """
 
     def __init__(self, temperature: float = 4.0, edge_width: int = 2) -> None:

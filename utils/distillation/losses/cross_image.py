@@ -28,7 +28,7 @@ class CrossImageLoss(nn.Module):
         if temperature <= 0:
             raise ValueError(f"temperature {temperature} must be above 0; 0.1 is the published value")
         if grid < 2:
-            raise ValueError(f"grid {grid} leaves one node an image, nothing to tell apart: give 2 or more per side")
+            raise ValueError(f"grid {grid} leaves one node per image, and nothing to compare: give 2 or more per side")
         self.temperature = temperature
         self.grid = grid
 
@@ -37,7 +37,7 @@ class CrossImageLoss(nn.Module):
         check_maps(student, teacher)
         grid = [min(self.grid, *sides) for sides in zip(student.shape[2:], teacher.shape[2:], strict=True)]
         if grid == [1, 1]:
-            raise ValueError("features of one pixel have nothing to tell apart: tap an earlier place")
+            raise ValueError("features of one pixel have nothing to compare: tap an earlier place")
         log_student, log_teacher = (self._log_rows(side, grid) for side in (student, teacher.detach()))
         rows = log_student.shape[0] * log_student.shape[1]
         return F.kl_div(log_student, log_teacher, reduction="sum", log_target=True) / rows

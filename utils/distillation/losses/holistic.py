@@ -35,7 +35,7 @@ class HolisticLoss(nn.Module):
     SKD's holistic term (Liu et al., CVPR 2019). The discriminator is part of this loss and lowers it; the gradient that
     reaches the student is reversed, so the student raises it (Ganin and Lempitsky, ICML 2015). One optimizer and one
     loop train both. At least 0, and no measure of distance: at least log 2 when student equals teacher, log 2 = 0.69
-    where it settles when the discriminator can tell nothing, less while it can.
+    where it settles when the discriminator cannot separate the two, and less while it can.
 
     The published code differs: a Wasserstein critic with gradient penalty, an optimizer of its own at 4e-4, and
     logits as its input. Here it is the cross-entropy, whose gradient is bounded; spectral normalization alone; and

@@ -1,4 +1,4 @@
-"""Bring feature maps to one size and several maps into one; refuse what is no map."""
+"""Brings feature maps to one size and several maps into one; refuses features that are not maps."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ def check_maps(student: Tensor, teacher: Tensor) -> None:
     if student.ndim != 4 or teacher.ndim != 4:
         raise ValueError(
             f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must both be maps (B, C, H, W): "
-            "tap features before they are pooled; for one answer an image use soft_target"
+            "tap features before they are pooled; for one answer per image use soft_target"
         )
 
 

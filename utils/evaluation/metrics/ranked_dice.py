@@ -14,7 +14,7 @@ from utils.evaluation.metrics.ranking import rank_labels
 class RankedDice:
     """Volume Dice where each slice's labels are those of the highest expected Dice, not the most probable ones.
 
-    A decoding of the same probabilities (see `ranking.py`), slice by slice: what it gains is no gain of the training.
+    A decoding of the same probabilities (see `ranking.py`), slice by slice: training does not gain by it.
 
     Args:
         class_names: Names of the foreground classes 1, 2, ...

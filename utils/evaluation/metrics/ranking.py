@@ -46,7 +46,7 @@ def rank_labels(probabilities: NDArray[np.floating], pruned: float = 0.5) -> NDA
 
 
 def best_set(probability: NDArray[np.floating]) -> tuple[NDArray[np.bool_], float, float]:
-    """Of one class (...), not 0 everywhere: the voxels to keep, their expected Dice, their number + the sum of all p.
+    """The voxels of a class (...) to keep, their expected Dice, and their number + the sum of all p, which is not 0.
 
     Only voxels above half of a Dice that is reached are sorted: no other is ever kept. Equal voxels stay together: one
     more of them raises the score as long as it is below twice their probability, and never beyond.

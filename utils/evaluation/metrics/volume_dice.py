@@ -13,7 +13,7 @@ class VolumeDice:
     """Dice of the argmax prediction per case and class over all slices; mean over cases, then over classes.
 
     Empty masks: prediction and target both empty scores 1, one of them empty scores 0 (the KiTS rule); VOE likewise 0
-    and 1. Cases without the class are therefore in the mean; they are counted and their false positives told apart.
+    and 1. Cases without the class are therefore in the mean; their false positives are also counted apart.
 
     Args:
         class_names: Names of the foreground classes 1, 2, ...
