@@ -83,6 +83,8 @@ def evaluate(
 
 def _gather(fabric: Fabric, metrics: Sequence[Metric]) -> None:
     """Adds the counts of the other processes to those of this one."""
+    if fabric.world_size == 1:  # what is scored in one process only need not know how to be merged
+        return
     states = all_processes(fabric, [metric.state() for metric in metrics])
     for other, state in enumerate(states):
         if other != fabric.global_rank:
