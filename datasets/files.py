@@ -176,7 +176,7 @@ def keep_apart(output: Path, inputs: Iterable[Path]) -> None:
 
 
 def identity(path: Path) -> tuple[int, int]:
-    """What a file or folder is, under whatever name or link it is reached."""
+    """Device and inode of a file or folder, the same under every name and link."""
     status = path.stat()
     return status.st_dev, status.st_ino
 

@@ -10,7 +10,7 @@ MOVE_IT = "move it away, or choose another folder to write to"
 
 
 class NotOursError(ValueError):
-    """Something of another program lies where a folder is to be published; nothing was touched."""
+    """Files of another program lie where a folder is to be published; nothing was changed."""
 
     def __init__(self, path: Path, what: str) -> None:
         super().__init__(f"{path}: {what}: {MOVE_IT}")
@@ -19,7 +19,7 @@ class NotOursError(ValueError):
 
 @dataclass(frozen=True)
 class Kind:
-    """How folders of one kind are known as ours: the names of their files, and `marked(folder, name)`.
+    """How folders that this program made are recognized: the names of their files, and `marked(folder, name)`.
 
     A folder without a file needs no mark yet. record: the file that marks it, removed last.
     """
@@ -87,6 +87,6 @@ def _beside(place: Path) -> tuple[Path, Path]:
 
 
 def left_behind(root: Path) -> list[Path]:
-    """The places of the folders of which a killed run left something in `root`."""
+    """Where a killed run left parts of folders in `root`."""
     names = {match[2] for path in root.iterdir() if (match := re.fullmatch(r"\.(partial|old)-(.+)", path.name))}
     return [root / name for name in sorted(names)]

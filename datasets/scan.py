@@ -13,7 +13,7 @@ NO_FILE = "kind (no regular file)"
 
 
 def hidden(name: str) -> bool:
-    """Whether a file or folder is there for its system only: a dot first, a Mac's zip, thumbnails of a NAS."""
+    """Whether a file or folder serves the system only: a leading dot, a Mac's zip, thumbnails of a NAS."""
     return name.startswith(".") or name in ("__MACOSX", "@eaDir")
 
 

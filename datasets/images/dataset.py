@@ -179,7 +179,7 @@ class LabeledImages(Dataset):
         return len(self.records)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Each image once; by index alone there would be no end, see below."""
+        """Each image once; without this, iterating by index would never end, see `__getitem__`."""
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> dict[str, Any]:

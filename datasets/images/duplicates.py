@@ -15,7 +15,7 @@ DECODED_MB = 64  # files of more are compared by their bytes: it is much faster
 
 
 def groups(keys: Iterable[Hashable]) -> list[list[int]]:
-    """The positions of equal keys, of those that are there more than once."""
+    """The positions of each key that occurs more than once."""
     found: dict[Hashable, list[int]] = defaultdict(list)
     for position, key in enumerate(keys):
         found[key].append(position)

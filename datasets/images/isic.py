@@ -46,7 +46,7 @@ def isic(
 ) -> LabeledImages:
     """One split of ISIC 2024 as classes benign and malignant; for `options` see `ImageOptions`.
 
-    Which lesion is in which split is decided by `deal`, or was, when scripts/skin/SampleISIC.py wrote `index`.
+    `deal` decides which lesion is in which split, unless `index`, written by scripts/skin/SampleISIC.py, gives it.
 
     Args:
         root: Folder with `train-metadata.csv` (not needed with `index`) and the images, either `train-image.hdf5`
@@ -120,7 +120,7 @@ def write_index(file: Path, lesions: Sequence[Lesion]) -> None:
 
 
 def is_index(file: Path) -> bool:
-    """Whether a file has the columns of an index that was written here, and no others."""
+    """Whether a file has the columns of an index as `write_index` writes it, and no others."""
     with file.open(encoding="utf-8", errors="replace") as lines:
         return lines.readline().strip() == ",".join(COLUMNS)
 

@@ -1,4 +1,4 @@
-"""Encoded images before any training data is made of them: those of a folder, or those in ISIC 2024's HDF5."""
+"""Encoded images, of a folder or of ISIC 2024's HDF5 file."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ IMAGES = "train-image.hdf5"
 
 
 def image_files(folder: Path) -> Scan:
-    """The images below a folder, and what was passed over. Raises ValueError where there is none."""
+    """The images below a folder, and what was passed over. Raises ValueError if there are none."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}: give a folder of images")
     found = scan_images(folder)
@@ -59,7 +59,7 @@ class RawImages:
 
 
 def open_store(file: Path) -> Any:
-    """The HDF5 of ISIC 2024. Raises ValueError for what is none."""
+    """Open the HDF5 file of ISIC 2024. Raises ValueError for any other file."""
     import h5py
 
     try:
@@ -72,7 +72,7 @@ def open_store(file: Path) -> Any:
 
 
 def read_stored(store: Any, file: Path, key: str) -> bytes:
-    """The encoded image of one lesion. Raises ValueError where there is none, or it is damaged."""
+    """The encoded image of one lesion. Raises ValueError if it is missing or damaged."""
     try:
         return np.asarray(store[key][()]).tobytes()
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:

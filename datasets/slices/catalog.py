@@ -56,7 +56,7 @@ def check_store(root: Path, raw: RawDataset, inpath: Path, file_format: str) -> 
     for key, value in (("dataset", raw.name), ("format", file_format), ("modality", raw.modality)):
         if manifest.get(key) != value:
             raise ValueError(f"{root} holds {key} {manifest.get(key)}, not {value}: choose another --outpath")
-    if _elsewhere(root, raw, inpath):
+    if _elsewhere(published_cases(root), raw, inpath):
         for value, name in manifest["labels"].items():
             if raw.labels.get(int(value), name) != name:
                 raise ValueError(
@@ -86,11 +86,11 @@ def _json(text: str) -> Any:
         return None
 
 
-def _elsewhere(root: Path, raw: RawDataset, inpath: Path) -> dict[str, dict[str, Any]]:
-    """The published cases that were sliced from other folders than IN."""
+def _elsewhere(published: list[dict[str, Any]], raw: RawDataset, inpath: Path) -> list[dict[str, Any]]:
+    """Those of the published cases that were sliced from other folders than IN."""
     found = {case.case for case in raw.cases}
-    records = [record for record in published_cases(root) if record["case"] not in found]
-    return {record["case"]: record for record in records if not is_below(_image_of(record), inpath)}
+    records = [record for record in published if record["case"] not in found]
+    return [record for record in records if not is_below(_image_of(record), inpath)]
 
 
 def _image_of(record: dict[str, Any]) -> Path:
@@ -102,10 +102,11 @@ def choose_split(wish: SplitWish, raw: RawDataset, root: Path, inpath: Path) -> 
 
     Raises ValueError where a patient of the store would change its split and may not.
     """
-    elsewhere = {record["patient"] for record in _elsewhere(root, raw, inpath).values()}
+    published = published_cases(root)
+    elsewhere = {record["patient"] for record in _elsewhere(published, raw, inpath)}
     patients = sorted({case.patient for case in raw.cases})
     file = root / "split.json"
-    existing = _existing(root, raw, wish.move)
+    existing = _existing(root, published, raw, wish.move)
     before = {patient: name for name in SPLITS for patient in existing[name]}
     if wish.move:
         existing = {name: [patient for patient in existing[name] if patient not in patients] for name in SPLITS}
@@ -133,7 +134,7 @@ def choose_split(wish: SplitWish, raw: RawDataset, root: Path, inpath: Path) -> 
     return {"seed": seed, "ratios": None if ratios is None else list(ratios), **split}
 
 
-def _existing(root: Path, raw: RawDataset, move: bool) -> dict[str, list[str]]:
+def _existing(root: Path, published: list[dict[str, Any]], raw: RawDataset, move: bool) -> dict[str, list[str]]:
     """The split of the store. A patient that was known by other names, one for each case, stays where those are."""
     file = root / "split.json"
     try:
@@ -153,7 +154,7 @@ def _existing(root: Path, raw: RawDataset, move: bool) -> dict[str, list[str]]:
             f"{file}: puts {other[0]} in {where}: put split.json back as it was, or give the edited one with "
             "--split_file and --overwrite"
         )
-    names = {record["case"]: record["patient"] for record in published_cases(root)}
+    names = {record["case"]: record["patient"] for record in published}
     for patient in {case.patient for case in raw.cases} - before.keys():
         earlier = {names[case.case] for case in raw.cases if case.patient == patient and case.case in names}
         places = {before[name] for name in earlier if name in before}
@@ -243,7 +244,7 @@ def describe_store(
     cyst_free = raw.name == "kits" and 3 not in present  # KiTS19 knows no cysts
     labels = {str(value): name for value, name in raw.labels.items() if not (cyst_free and value == 3)}
     tumor_labels = set(raw.tumor_labels)
-    if (root / "dataset.json").is_file() and _elsewhere(root, raw, inpath):
+    if (root / "dataset.json").is_file() and _elsewhere(published_cases(root), raw, inpath):
         earlier = read_manifest(root)
         labels = dict(sorted({**earlier["labels"], **labels}.items(), key=lambda label: int(label[0])))
         tumor_labels |= set(earlier["tumor_labels"])

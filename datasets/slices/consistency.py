@@ -13,8 +13,8 @@ SLICE_AGAIN = "slice again, and give a split.json that was edited with --split_f
 def check_consistent(root: Path, index: list[SliceRecord], manifest: dict[str, Any]) -> None:
     """Raise ValueError for a store that contradicts itself: one edited by hand, or left by a killed run.
 
-    Every patient is in one split, that of split.json, whose hash dataset.json has; dataset.json names every label; a
-    case is as its record (case.json) says, where there is one.
+    Every patient must be in one split, that of split.json, whose hash dataset.json holds; dataset.json must name every
+    label; a case must agree with its record (case.json), if it has one.
     """
     split = read_split(root / "split.json")
     split_of = {patient: name for name in SPLITS for patient in split[name]}

@@ -186,7 +186,7 @@ class SliceDataset(Dataset):
         return len(self.records)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Each slice once; by index alone there would be no end, see below."""
+        """Each slice once; without this, iterating by index would never end, see `__getitem__`."""
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> dict[str, Any]:

@@ -197,7 +197,7 @@ def _read_record(folder: Path) -> Any:
 
 
 def _is_of(record: Any, case: str) -> bool:
-    """Whether this is what SliceMaker wrote about a case, and not another program's file."""
+    """Whether SliceMaker wrote this record, and not another program."""
     return isinstance(record, dict) and record.get("case") == case and isinstance(record.get("settings"), dict)
 
 
@@ -218,7 +218,7 @@ CASES = Kind(re.compile(_FILES), _is_case, RECORD)
 
 
 def published_cases(root: Path) -> list[dict[str, Any]]:
-    """The records of every published case, in order of name; whoever sliced it, on whatever machine."""
+    """The records of every published case, in order of name, whichever run or machine sliced it."""
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     return [record for folder in folders if (record := read_case(folder)) is not None]
 

@@ -73,7 +73,7 @@ def check_header(file: Path, header: Header) -> list[Finding]:
 
 
 def _units(header: Header) -> list[tuple[str, str, bool]]:
-    """Units other than mm; bad where the affine may well be in them."""
+    """Findings about units other than mm; bad where the affine is likely to be in them."""
     code = int(header.source["xyzt_units"]) & 7
     if code in (0, 2):
         return []

@@ -73,7 +73,7 @@ def read_image(path: Path, modality: str, channel: int = 0) -> Image:
     """Read one channel of an image as int16 HU (modality "CT") or float32 ("MR"), with statistics of the whole case.
 
     HU that are not whole numbers are rounded, those beyond int16 (metal, padding) clipped. Raises UnreadableVolumeError
-    for a damaged file; of values that cannot be used, `Image.problem` says why.
+    for a damaged file; `Image.problem` says why values cannot be used.
     """
     with VolumeStream(path) as stream:
         header = parse_header(stream)
@@ -173,7 +173,7 @@ def read_label(path: Path) -> Label:
 
 
 def _take(label: Label, part: np.ndarray, values: np.ndarray, tolerance: float) -> None:
-    """Put values, rounded, into their part of a label volume, and see whether they can be labels."""
+    """Put values, rounded, into their part of a label volume, and check whether they can be labels."""
     low, high = float(values.min()), float(values.max())
     whole = values
     if not np.isfinite([low, high]).all():

@@ -1,4 +1,4 @@
-"""A file as a stream of bytes, plain or gzip, hashed as it is read; and what often lies in a volume's place."""
+"""A file as a stream of bytes, plain or gzip, hashed as it is read; files of other kinds are named."""
 
 import hashlib
 from pathlib import Path
@@ -12,7 +12,7 @@ from datasets.files import NIFTI_ENDINGS, ending
 DEFLATE_RATIO = 1032  # one byte of a gzip file holds no more
 TRAILING_BYTES = 1 << 20  # what may follow the voxels
 GZIP = b"\x1f\x8b"
-STAND_INS = (  # what lies in the place of a file, by how it begins
+STAND_INS = (  # files of other kinds, recognized by how they begin
     (b"version https://git-lfs", "is a git-lfs pointer, the volume was not fetched", "fetch it with git lfs pull"),
     (b"/annex/objects/", "is a git-annex pointer, the volume was not fetched", "fetch it with git annex get"),
     (b"<!doctype html", "is a web page, not a volume", "download the file again; a login may be needed"),
@@ -101,7 +101,7 @@ class VolumeStream:
             raise self._damaged(f"{missing} bytes missing")
 
     def begin(self, size: int) -> np.ndarray:
-        """The first bytes; raise where there are fewer, or they are those of what often lies in a volume's place."""
+        """The first bytes; raise where there are fewer, and for a file of another kind."""
         start = np.zeros(size, np.uint8)
         count = self._fill(start)
         text = start[:64].tobytes().lower()

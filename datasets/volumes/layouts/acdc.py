@@ -44,7 +44,7 @@ def find_acdc(found: Scan, _channel: int | None) -> RawDataset:
 def _compare_with_info(
     found: Scan, folder: Path, patient: str, info: Path | None, frames: set[tuple[str, int]]
 ) -> list[Finding]:
-    """Findings about a patient's Info.cfg, and about the frames that it names and nobody has."""
+    """Findings about a patient's Info.cfg, and about frames that it names and that are missing."""
     if info is None:
         if any(file.parent == folder and file.name.lower() == "info.cfg" for file in found.unusable):
             return []

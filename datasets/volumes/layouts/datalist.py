@@ -31,7 +31,7 @@ class Datalist:
 
 
 def read_datalist(file: Path) -> Datalist:
-    """Read a dataset.json. Raises ValueError where it cannot be used at all; an entry that cannot is a finding."""
+    """Read a dataset.json. Raises ValueError where it cannot be used at all; an unusable entry is a finding."""
     content = read_json(file)
     if not isinstance(content, dict):
         kind = type(content).__name__

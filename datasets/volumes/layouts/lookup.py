@@ -30,7 +30,7 @@ class Volumes:
                 self._channels[match[1]][int(match[2])].append(file)
 
     def find(self, listed: str) -> list[Path]:
-        """The file that a listed path means; several where that is open, none where it is not there."""
+        """The file that a listed path names; several where it is ambiguous, none where it is missing."""
         exact = self.root / listed
         if exact in self.unusable or os.path.isfile(exact):  # noqa: PTH113 (Path.is_file raises in a closed folder)
             return [exact]

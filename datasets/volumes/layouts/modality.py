@@ -17,7 +17,7 @@ OTHER_PHRASES = re.compile(r"\b(emission (computed )?|optical coherence )tomogra
 
 
 def modality_of(text: str) -> Literal["CT", "MR"] | None:
-    """CT by the word, MR for everything that is known not to be CT (MRI, PET, SPECT, ...), None where it is open.
+    """CT if a word names it, MR for everything known not to be CT (MRI, PET, SPECT, ...), None if neither is known.
 
     A whole word counts: "subtraction" and "SPECT" are not CT. Words of both kinds ("PET/CT") leave it open.
     """
@@ -36,7 +36,7 @@ def modality_of_channel(
 ) -> tuple[Literal["CT", "MR"], list[Finding]]:
     """The modality of the channel asked for (the first one by default), and a note where it had to be assumed.
 
-    file: the dataset.json that names the `channels`. What is open is MR, as its values are then kept as they are.
+    file: the dataset.json that names the `channels`. An unknown modality counts as MR, whose values stay as they are.
     """
     name = channels.get(channel or 0)
     modality = None if name is None else modality_of(name)

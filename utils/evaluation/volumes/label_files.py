@@ -17,7 +17,7 @@ IMAGES_BESIDE_LABELS = re.compile(r"volume-\d+|patient\d+_frame\d+")  # LiTS, AC
 
 @dataclass
 class Labels:
-    """The label files of one side by case; what the search could not read, and its cases; what it passed over."""
+    """The label files of one side by case; findings of the search and the cases they concern; what was passed over."""
 
     cases: dict[str, list[Path]]
     findings: list[Finding]

@@ -185,7 +185,7 @@ def _are_one(first: Path, second: Path) -> bool:
     """Whether two paths lead to one file or folder."""
     try:
         return first.samefile(second)
-    except OSError:  # who reads them says what is wrong
+    except OSError:  # reading them will name the problem
         return False
 
 
