@@ -157,6 +157,8 @@ def test_a_dataset_can_be_sent_to_another_process(make):
 @pytest.mark.parametrize(
     ("section", "said"),
     [
+        ({"image_sizes": 32}, "has no argument 'image_sizes'; did you mean 'image_size'"),
+        ({"options": {"image_size": 32}}, "has no argument 'options'"),
         ({"augment": {"flop": True}}, "flop"),
         ({"augment": {"rotation": 300}}, "augment.rotation 300"),
         ({"normalization": "imagenett"}, "imagenett"),
