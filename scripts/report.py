@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     timing.add_argument("--no_latency", action="store_true", help="time nothing")
     add("--repeats", type=int, default=3, help="timings of which the median is taken (default: 3)")
     add("--cases", type=int, default=3, help="cases shown, from the worst to the best (default: 3; 0: none)")
-    add("--title", help="title of the page (default: the name of the data)")
+    add("--title", help="title of the page (default: what was compared)")
     return parser
 
 
@@ -62,7 +62,7 @@ def report(args: argparse.Namespace, command: list[str]) -> int:
         title=args.title,
         command=command,
     )
-    notes = make_report(wanted, tell=lambda line: print(f"report: {line}", file=sys.stderr))
+    notes = make_report(wanted, warn=lambda line: print(f"report: {line}", file=sys.stderr))
     print(args.output)
     return 1 if notes else 0
 

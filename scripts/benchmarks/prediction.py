@@ -29,7 +29,9 @@ def run(args: argparse.Namespace) -> None:
             make_input(Path(folder), 1, args.slices)
         volume = args.volume or Path(folder, "case_00000/imaging.nii.gz")
         with tqdm(total=args.rounds * len(candidates), unit="prediction", disable=None) as bar:
-            timings = measure(candidates, volume, args.rounds, args.threads, advance=bar.update)
+            timings, problems = measure(candidates, volume, args.rounds, args.threads, advance=bar.update)
+    if problems:
+        raise ValueError("; ".join(problems))
     teacher = timings[0]
     print(f"one volume of {teacher.slices} slices, CPU, {args.threads} threads, torch {torch.__version__}")
     print(f"teacher {args.teacher}, student {args.student}; seconds, medians of {args.rounds}\n")

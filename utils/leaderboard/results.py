@@ -29,7 +29,7 @@ from utils.leaderboard.plan import (
     plain_runs,
     run_folder,
 )
-from utils.report.curves import read_curves
+from utils.report.learning import read_curves
 from utils.runs.comparison import case_dice
 from utils.runs.results import fault_of, other_data
 from utils.training import checkpoints

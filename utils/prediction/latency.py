@@ -53,18 +53,24 @@ def measure(
     threads: int | None = None,
     device: str = "cpu",
     advance: Callable[[int], Any] = lambda count: None,
-) -> list[Timing]:
+) -> tuple[list[Timing], list[str]]:
     """Predict `volume` with each candidate in turn, `repeats` times, each time in a process of its own.
 
+    Returns the timings, and a line for each candidate that could not be timed.
+
     threads: of PyTorch and ONNX Runtime (default: one a core).
-    Raises ValueError with what predict.py says when it fails.
     """
-    entries: list[list[dict[str, Any]]] = [[] for _ in candidates]
+    entries: dict[Candidate, list[dict[str, Any]]] = {candidate: [] for candidate in candidates}
+    problems: list[str] = []
     for _ in range(repeats):
-        for candidate, mine in zip(candidates, entries, strict=True):
-            mine.append(_predict(candidate, volume, threads, device))
+        for candidate in list(entries):
+            try:
+                entries[candidate].append(_predict(candidate, volume, threads, device))
+            except ValueError as error:
+                problems.append(str(error))
+                del entries[candidate]
             advance(1)
-    return [_timing(candidate, mine) for candidate, mine in zip(candidates, entries, strict=True)]
+    return [_timing(candidate, mine) for candidate, mine in entries.items()], problems
 
 
 def _predict(candidate: Candidate, volume: Path, threads: int | None, device: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where a network looks: Grad-CAM of its deepest feature map, teacher and student side by side."""
+"""Where a network looks: Grad-CAM of its deepest feature map."""
 
 from __future__ import annotations
 
@@ -9,22 +9,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from datasets.slices.transforms import unpad
 from utils.distillation.taps import submodule_paths, tap
-from utils.evaluation import drawing
-from utils.report.cases import Shown, open_cases
-from utils.report.markup import figure, picture, text
-from utils.runs.groups import Group
-from utils.training import checkpoints
 
 DEEPEST = "bottleneck"
-SIDE = 4  # cells of a map at least, where there is a choice: fewer tell nothing of where
+SIDE = 4  # cells of a map at least, where there is a choice: with fewer the place cannot be seen
 
 
 class RegionScore(nn.Module):
     """The mean logit of each class over the pixels predicted as it: (B, C, H, W) -> (B, K).
 
-    Of a class that is predicted nowhere, over the whole slice. Logits (B, K) stay as they are.
+    The mean of a class that is predicted nowhere is over the whole slice. Logits (B, K) stay as they are.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -56,10 +50,10 @@ def deepest_tap(network: nn.Module, image: Tensor) -> str:
     }
     if not sides:
         raise ValueError(f"{type(network).__name__}: has no tap that is a map, so no attention to show")
-    telling = {name: side for name, side in sides.items() if side >= SIDE}
-    if DEEPEST in telling:
+    large = {name: side for name, side in sides.items() if side >= SIDE}
+    if DEEPEST in large:
         return DEEPEST
-    return min(telling, key=lambda name: telling[name]) if telling else max(sides, key=lambda name: sides[name])
+    return min(large, key=lambda name: large[name]) if large else max(sides, key=lambda name: sides[name])
 
 
 def attention_maps(network: nn.Module, image: Tensor, classes: Sequence[int]) -> NDArray[np.float32]:
@@ -84,42 +78,3 @@ def attention_maps(network: nn.Module, image: Tensor, classes: Sequence[int]) ->
 def _relative(attention: Tensor) -> Tensor:
     attention = attention.detach()
     return attention / attention.amax().clamp_min(1e-12)
-
-
-def show_attention(
-    shown: Sequence[Shown], groups: Sequence[Group], class_names: Sequence[str], split: str, root: str | None
-) -> str:
-    """For each slice and class in it: the attention of each group's first seed."""
-    opened = [
-        (group, open_cases(group.first, split, root), checkpoints.rebuild(group.first.checkpoint)) for group in groups
-    ]
-    blocks = []
-    for each in shown:
-        classes = [number for number in range(1, len(class_names) + 1) if (each.target == number).any()]
-        if not classes:
-            continue
-        found = []
-        for _, dataset, network in opened:
-            sample = dataset[dataset.case_indices()[each.case][each.number]]
-            found.append(unpad(attention_maps(network, sample["image"], classes), sample["size"]))
-        frame, base = each.frame, each.gray
-        for place, number in enumerate(classes):
-            name = class_names[number - 1]
-            outline = np.where(each.target == number, 1, 0)
-            tiles = [
-                figure(
-                    picture(drawing.outlined(base, outline, frame), f"{each.case}: {name}, target"), "Target", "tile"
-                )
-            ]
-            for (group, _, _), maps in zip(opened, found, strict=True):
-                found_here = (each.predictions[group.name] == number).any()
-                heat = drawing.with_heat(base, maps[place], frame) if found_here else base
-                alt = f"{each.case}: attention of {group.name} for {name}"
-                absent = "" if found_here else "<span>predicts none here</span>"
-                below = f"<b>{text(group.name)}</b>{absent}"
-                tiles.append(figure(picture(drawing.outlined(heat, outline, frame), alt), below, "tile"))
-            blocks.append(
-                f'<div class="strip"><h3>{text(name)} <small>{text(each.place.lower())}, {text(each.case)}</small></h3>'
-                f'<div class="tiles single" style="--count:{len(tiles)}">{"".join(tiles)}</div></div>'
-            )
-    return f'<div class="strips">{"".join(blocks)}</div>'

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils.exporting.summary import FORM_OF
-from utils.report.markup import MISSING, TIMES, Column, table, text
 from utils.runs.artifact import DESCRIPTION, INT8, ONNX, WEIGHTS, read_description
 from utils.runs.groups import Group
 
+TIMES = "\u00d7"  # a multiplication sign
 TIMED = {ONNX: "ONNX", INT8: "ONNX int8"}
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """One file of an export; what was not measured is None.
+
+    Args:
+        smaller: How many times smaller it is than the fp32 weights.
+        apart: The largest difference of its logits from PyTorch's, as a share of the largest logit.
+        differing: The share of labels that differ from PyTorch's.
+        lost: What its score loses against PyTorch's.
+        speed: How many times as fast as PyTorch fp32 it is.
+    """
+
+    name: str
+    file: str
+    form: str
+    size: int
+    smaller: float | None = None
+    apart: float | None = None
+    differing: float | None = None
+    score: float | None = None
+    lost: float | None = None
+    milliseconds: float | None = None
+    speed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -29,9 +54,44 @@ class Export:
             f"{self.name} {form}": self.folder / file for file, form in TIMED.items() if (self.folder / file).is_file()
         }
 
+    def files(self) -> list[ExportedFile]:
+        return [self._described(file, facts["bytes"]) for file, facts in self.description["files"].items()]
+
+    def measured(self) -> str:
+        """How its figures were found."""
+        measured = self.description["measured"]
+        if not measured:
+            return f"{self.description['name']}: neither scored nor timed when it was exported."
+        shape = TIMES.join(str(extent) for extent in measured["timed_shape"])
+        return (
+            f"Measured by scripts/export.py: {measured['score']} of {measured['cases']} val cases; ms at {shape}, "
+            f"{measured['threads']} CPU threads."
+        )
+
+    def _described(self, file: str, size: int) -> ExportedFile:
+        form, reference = FORM_OF.get(file, "ExportedProgram"), FORM_OF[WEIGHTS]
+        facts: dict[str, Any] = {}
+        if weights := self.description["files"].get(WEIGHTS):
+            facts["smaller"] = weights["bytes"] / size
+        key = {ONNX: "onnx", INT8: "int8"}.get(file, "exported_program")
+        parity = self.description.get(key, {}).get("parity", []) if file != WEIGHTS else []
+        if parity:
+            facts["apart"] = max(row["relative"] for row in parity)
+            facts["differing"] = max(row["labels_differing"] for row in parity)
+        elif file == INT8:
+            facts["differing"] = self.description["int8"]["labels_differing"]
+        measured = self.description["measured"]
+        if measured and form in measured["scores"]:
+            score, times = measured["score"], measured["milliseconds"]
+            facts["score"] = measured["scores"][form][score]
+            facts["milliseconds"], facts["speed"] = times[form], times[reference] / times[form]
+            if form != reference:
+                facts["lost"] = measured["scores"][reference][score] - facts["score"]
+        return ExportedFile(self.name, file, form, size, **facts)
+
 
 def read_exports(folders: Sequence[Path], groups: Sequence[Group]) -> tuple[list[Export], list[str]]:
-    """The exports of these runs, and a line for each folder that is none, or of a checkpoint that is not among them."""
+    """The exports of these runs, and a line for each folder that is not an export of one of them."""
     names = {run.sha256: group.name for group in groups for run in group.runs}
     exports, notes = [], []
     for folder in folders:
@@ -44,62 +104,7 @@ def read_exports(folders: Sequence[Path], groups: Sequence[Group]) -> tuple[list
         if name is None:
             notes.append(f"{folder}: was exported from a checkpoint that is none of these runs; left out, export again")
         elif not {"files", "measured"} <= description.keys():
-            notes.append(f"{folder}: its {DESCRIPTION} does not tell of its files; left out, export again")
+            notes.append(f"{folder}: its {DESCRIPTION} does not list its files; left out, export again")
         else:
             exports.append(Export(folder, name, description))
     return exports, notes
-
-
-def show_exports(exports: Sequence[Export]) -> str:
-    """A table of every exported file, and how its figures were found."""
-    columns = [
-        Column("file"),
-        Column("form"),
-        Column("size", True),
-        Column("smaller", True, "than the fp32 weights"),
-        Column("largest difference", True, "of its logits from PyTorch's, as a share of the largest logit"),
-        Column("labels that differ", True, "of pixels or images, from PyTorch's"),
-        Column("score on val", True),
-        Column("lost", True, "against PyTorch fp32"),
-        Column("ms/image", True),
-        Column("speed", True, "times as fast as PyTorch fp32"),
-    ]
-    rows = []
-    for export in exports:
-        for file, facts in export.description["files"].items():
-            rows.append([f"{text(export.name)} <small>{text(file)}</small>", *_cells(export.description, file, facts)])
-    return table(columns, rows, " ".join(dict.fromkeys(_measured_how(export.description) for export in exports)))
-
-
-def _cells(description: Mapping[str, Any], file: str, facts: Mapping[str, Any]) -> list[str]:
-    form, files = FORM_OF.get(file, "ExportedProgram"), description["files"]
-    smaller = f"{files[WEIGHTS]['bytes'] / facts['bytes']:.2f}{TIMES}" if WEIGHTS in files else MISSING
-    key = {ONNX: "onnx", INT8: "int8"}.get(file, "exported_program")
-    parity = description.get(key, {}).get("parity", []) if file != WEIGHTS else []
-    largest = max((row["relative"] for row in parity), default=None)
-    apart = MISSING if largest is None else f"{largest:.1e}" if largest else "0"
-    differ = MISSING
-    if parity:
-        differ = f"{max(row['labels_differing'] for row in parity):.2%}"
-    elif file == INT8:
-        differ = f"{description['int8']['labels_differing']:.2%}"
-    cells = [text(form), f"{facts['bytes'] / 1e6:.2f} MB", smaller, apart, differ]
-    measured = description["measured"]
-    if not measured or form not in measured["scores"]:
-        return [*cells, *([MISSING] * 4)]
-    reference, score, times = FORM_OF[WEIGHTS], measured["score"], measured["milliseconds"]
-    ours, theirs = measured["scores"][form][score], measured["scores"][reference][score]
-    speed = f"<b>{times[reference] / times[form]:.2f}{TIMES}</b>"
-    lost = MISSING if form == reference else f"{theirs - ours:+.4f}"
-    return [*cells, f"{ours:.4f}", lost, f"{times[form]:.2f}", speed]
-
-
-def _measured_how(description: Mapping[str, Any]) -> str:
-    measured = description["measured"]
-    if not measured:
-        return f"{text(description['name'])}: neither scored nor timed when it was exported."
-    shape = TIMES.join(str(extent) for extent in measured["timed_shape"])
-    return (
-        f"Measured by scripts/export.py: {text(measured['score'])} of {measured['cases']} val cases; ms at {shape}, "
-        f"{measured['threads']} CPU threads."
-    )

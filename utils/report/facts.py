@@ -1,4 +1,7 @@
-"""What is known about a set of runs before the page is made: groups, scores, gains, costs, and what is missing."""
+"""What is known about a set of runs before the page is made: groups, scores, gains, costs, pictures, what is missing.
+
+What cannot be made is noted, and the rest goes on.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ from pathlib import Path
 import torch
 
 from datasets.files import describe
-from utils.evaluation.complexity import Complexity, complexity, latency
+from utils.evaluation.complexity import Complexity, complexity
+from utils.evaluation.complexity import latency as network_latency
 from utils.prediction.latency import Timing
-from utils.report import machine, timings
-from utils.report.colors import Style, group_styles
+from utils.report import latency, learning, pictures
+from utils.report.charts import Style, group_styles
 from utils.report.exports import Export, read_exports
 from utils.report.gains import Estimate, Gain, correct_gains, estimate, gain, score_names
 from utils.report.page import refuse_foreign
@@ -43,7 +47,7 @@ class Report:
     """What is known once runs are read; `notes` grow while parts are made."""
 
     wanted: Wanted
-    tell: Callable[[str], None]
+    warn: Callable[[str], None]
     groups: list[Group]
     styles: dict[str, Style]
     names: list[str]
@@ -55,15 +59,24 @@ class Report:
     timed: dict[str, list[Timing]] = field(default_factory=dict)
     timed_what: str = ""
     exports: list[Export] = field(default_factory=list)
+    learning: learning.Charts | None = None
+    terms: list[learning.Charts] = field(default_factory=list)
+    cases: list[pictures.Block] = field(default_factory=list)
+    attention: list[pictures.Block] = field(default_factory=list)
 
     def note(self, line: str) -> None:
         line = " ".join(line.split())
         if line not in self.notes:
             self.notes.append(line)
-            self.tell(line)
+            self.warn(line)
 
     def by_name(self, name: str | None) -> Group | None:
         return next((group for group in self.groups if group.name == name), None)
+
+    @property
+    def firsts(self) -> list[Gain]:
+        """The gains in the first score, which is what conclusions are about."""
+        return [gain for gain in self.gains if gain.score == self.names[0]]
 
     @property
     def first(self) -> Run:
@@ -101,7 +114,7 @@ class Report:
         return trio or self.groups[:3]
 
 
-def gather(wanted: Wanted, tell: Callable[[str], None]) -> Report:
+def gather(wanted: Wanted, warn: Callable[[str], None]) -> Report:
     """Read and measure the runs. Raises ValueError where none can be read at all, or the page is somebody else's."""
     runs, notes = [], []
     for folder in dict.fromkeys(wanted.runs):
@@ -121,7 +134,7 @@ def gather(wanted: Wanted, tell: Callable[[str], None]) -> Report:
     runs, repeated = once_each(runs)
     runs, left_out = of_one_dataset(runs)
     groups = group_runs(runs)
-    report = Report(wanted, tell, groups, group_styles(groups), score_names(runs[0]), [])
+    report = Report(wanted, warn, groups, group_styles(groups), score_names(runs[0]), [])
     for line in (*notes, *repeated, *left_out, *_same_seeds(groups)):
         report.note(line)
     _measure(report)
@@ -130,6 +143,9 @@ def gather(wanted: Wanted, tell: Callable[[str], None]) -> Report:
         report.note(line)
     if wanted.latency and not report.first.classifies:
         _time(report)
+    _draw_curves(report)
+    if wanted.cases:
+        (_show_images if report.first.classifies else _show_cases)(report)
     return report
 
 
@@ -145,7 +161,7 @@ def _same_seeds(groups: Sequence[Group]) -> list[str]:
 
 def _measure(report: Report) -> None:
     """Scores and their intervals, gains, work and time of every group."""
-    names, timed = timings.timed_names(report.groups), {}
+    names, timed = latency.timed_names(report.groups), {}
     for group in report.groups:
         for score in report.names:
             report.estimates[group.name, score] = estimate(group, score)
@@ -154,7 +170,7 @@ def _measure(report: Report) -> None:
         report.works[group.name] = complexity(network, channels, size)
         if report.wanted.latency:
             if names[group.name] not in timed:
-                timed[names[group.name]] = latency(network, (1, channels, size, size))
+                timed[names[group.name]] = network_latency(network, (1, channels, size, size))
             report.milliseconds[group.name] = timed[names[group.name]]
     for group in report.groups:
         control = report.by_name(group.control)
@@ -174,16 +190,56 @@ def _measure(report: Report) -> None:
 def _time(report: Report) -> None:
     """Every network and exported file on one volume, on the CPU and, where there is one, the GPU."""
     wanted, student = report.wanted, report.student or report.groups[-1]
-    candidates = timings.candidates_of(report.groups, report.exports)
-    busy = machine.other_work()
+    candidates = latency.candidates_of(report.groups, report.exports)
+    busy = latency.other_work()
     try:
-        with timings.volume_of(student, student.first.split, wanted.data, wanted.volume) as (volume, what):
+        with latency.volume_of(student, student.first.split, wanted.data, wanted.volume) as (volume, what):
             for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
                 able = [each for each in candidates if device == "cpu" or each.file.suffix != ".onnx"]
-                report.timed[device], notes = timings.measure_all(able, volume, wanted.repeats, device)
+                report.timed[device], notes = latency.measure_all(able, volume, wanted.repeats, device)
                 for line in notes:
                     report.note(line)
         if slices := [timing.slices for timed in report.timed.values() for timing in timed]:
             report.timed_what = f"{what}; {slices[0]} slices{busy}"
     except (ValueError, OSError) as error:
         report.note(f"nothing was timed: {error}")
+
+
+def _draw_curves(report: Report) -> None:
+    curves = {}
+    for run in (run for group in report.groups for run in group.runs):
+        try:
+            curves[run.folder] = learning.read_curves(run.folder)
+        except (ValueError, OSError) as error:
+            report.note(f"{run.folder}: no learning curves: {error}")
+    if curves:
+        report.learning = learning.learning_charts(report.groups, curves, report.styles)
+        report.terms = learning.term_charts(report.groups, curves)
+
+
+def _show_cases(report: Report) -> None:
+    """Slices of the worst, a median and the best case of the student, and the attention on them."""
+    student, root = report.student or report.groups[-1], report.wanted.data
+    split, names = student.first.split, student.first.class_names
+    try:
+        chosen = pictures.choose_cases(student.first, report.wanted.cases)
+        shown = pictures.predict_shown(report.groups, chosen, split, root)
+    except (ValueError, OSError) as error:
+        report.note(f"no pictures of cases: {error}")
+        return
+    report.cases = [pictures.case_block(each, report.groups, names) for each in shown]
+    try:
+        report.attention = pictures.case_attention(shown, report.compared, names, split, root)
+    except (ValueError, RuntimeError) as error:
+        report.note(f"no attention maps: {error}")
+
+
+def _show_images(report: Report) -> None:
+    """Images with their answers, and the attention on some."""
+    student = report.student or report.groups[-1]
+    try:
+        dataset = pictures.open_images(student.first, report.wanted.data)
+        report.cases = pictures.answer_grids(report.groups, student, dataset)
+        report.attention = pictures.image_attention(report.compared, dataset, 2 * report.wanted.cases)
+    except (ValueError, OSError, RuntimeError) as error:
+        report.note(f"no pictures of images: {error}")

@@ -1,69 +1,119 @@
-"""Learning curves of all runs, and the terms of each distilled run's loss."""
+"""Learning curves from TensorBoard's event files: scores and losses of all runs, and the terms of distilled ones."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from utils.report.charts import Line, line_chart
-from utils.report.colors import Style, term_styles
-from utils.report.curves import Curve, term_names
-from utils.report.markup import details, legend, swatch, text
+import numpy as np
+from markupsafe import Markup
+
+from utils.report.charts import Line, Style, line_chart, term_styles
 from utils.runs.groups import Group
 
-Curves = Mapping[Path, Mapping[str, Curve]]
+POINTS = 160  # of a curve at most: more cannot be told apart on a page
 
 
-def show_learning(groups: Sequence[Group], curves: Curves, styles: Mapping[str, Style]) -> str:
+@dataclass(frozen=True)
+class Curve:
+    """Values by training step."""
+
+    steps: list[float]
+    values: list[float]
+
+
+@dataclass(frozen=True)
+class Charts:
+    """Charts with one legend; `group` and `run` name whose they are, where they are of one run."""
+
+    charts: list[Markup]
+    legend: dict[str, Style]
+    group: str = ""
+    run: str = ""
+    folded: bool = False
+
+
+def read_curves(folder: Path) -> dict[str, Curve]:
+    """Every scalar of a run by its tag. Raises ValueError where the folder (or one in it) holds no event file."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every run that was resumed
+    folders = sorted({file.parent for file in folder.rglob("events.out.tfevents.*")})
+    if not folders:
+        raise ValueError(f"{folder}: has no TensorBoard event file, so no curves")
+    curves: dict[str, Curve] = {}
+    for place in folders:
+        events = EventAccumulator(str(place), size_guidance={"scalars": 0, "images": 1})
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            points = [(event.step, event.value) for event in events.Scalars(tag) if np.isfinite(event.value)]
+            if points:
+                curves[tag] = thinned(*zip(*points, strict=True))
+    return curves
+
+
+def thinned(steps: tuple[float, ...], values: tuple[float, ...], points: int = POINTS) -> Curve:
+    """At most `points` points: means of as many neighbors as that needs; the last point is kept as it is."""
+    share = -(-len(steps) // points)
+    if share == 1:
+        return Curve(list(steps), list(values))
+    parts = [slice(start, start + share) for start in range(0, len(steps) - 1, share)]
+    return Curve(
+        [*(float(np.mean(steps[part])) for part in parts), steps[-1]],
+        [*(float(np.mean(values[part])) for part in parts), values[-1]],
+    )
+
+
+def learning_charts(
+    groups: Sequence[Group], curves: Mapping[Path, Mapping[str, Curve]], styles: Mapping[str, Style]
+) -> Charts:
     """Task loss on train and the selecting score on val; every seed is a line."""
     score = groups[0].first.selects
-    charts = []
-    for title, tag, logarithmic in (
-        ("Task loss on train", "terms/task", True),
-        (f"{score.replace('_', ' ').capitalize()} on val", f"val/{score}", False),
-    ):
-        lines = [
-            Line(f"{group.name}, seed {run.recipe.get('seed', 0)}", curve.steps, curve.values, styles[group.name])
+
+    def lines(tag: str) -> list[Line]:
+        return [
+            Line(f"{group.name}, seed {run.seed}", curve.steps, curve.values, styles[group.name])
             for group in groups
             for run in group.runs
             if (curve := curves.get(run.folder, {}).get(tag))
         ]
-        charts.append(line_chart(title, lines, "training step", logarithmic, late=not logarithmic))
-    shown = {group.name: styles[group.name] for group in groups if any(run.folder in curves for run in group.runs)}
-    entries = [(swatch(style.color, style.dash), name) for name, style in shown.items()]
-    return f'<div class="charts">{"".join(charts)}</div>{legend(entries)}'
+
+    charts = [
+        line_chart("Task loss on train", lines("terms/task"), logarithmic=True),
+        line_chart(f"{score.replace('_', ' ').capitalize()} on val", lines(f"val/{score}"), late=True),
+    ]
+    shown = [group.name for group in groups if any(run.folder in curves for run in group.runs)]
+    return Charts(charts, {name: styles[name] for name in shown})
 
 
-def show_terms(groups: Sequence[Group], curves: Curves) -> str:
+def term_charts(groups: Sequence[Group], curves: Mapping[Path, Mapping[str, Curve]]) -> list[Charts]:
     """For each distilled run: its terms raw, as they are weighed, and their shares of the gradient; seeds folded."""
-    blocks = []
+    found = []
     for group in groups:
         for number, run in enumerate(group.runs):
             mine = curves.get(run.folder, {})
-            names = term_names(mine)
+            names = [tag.removeprefix("terms/") for tag in mine if tag.startswith("terms/")]
+            names.sort(key=lambda name: name != "task")
             if group.role != "distilled" or len(names) < 2:
                 continue
-            title = f"{text(group.name)} <small>{text(run.folder.name)}</small>"
-            block = _terms(mine, names)
-            blocks.append(f"<h3>{title}</h3>{block}" if number == 0 else details(title, block))
-    return "".join(blocks)
+            styles = term_styles(names)
+            charts = [
+                line_chart(title, _term_lines(mine, styles, kind), logarithmic=kind != "gradient_share")
+                for title, kind in (
+                    ("Terms as computed", "terms"),
+                    ("Terms as weighed", "weighted"),
+                    ("Share of the gradient's norm", "gradient_share"),
+                )
+            ]
+            found.append(Charts(charts, styles, group.name, run.folder.name, folded=number > 0))
+    return found
 
 
-def _terms(curves: Mapping[str, Curve], names: Sequence[str]) -> str:
-    styles = term_styles(names)
-
-    def lines(kind: str) -> list[Line]:
-        tags = {name: f"{kind}/{name}" for name in names}
-        return [
-            Line(name, curves[tag].steps, curves[tag].values, styles[name])
-            for name, tag in tags.items()
-            if tag in curves
-        ]
-
-    charts = [
-        line_chart("Terms as computed", lines("terms"), "training step", logarithmic=True),
-        line_chart("Terms as weighed", lines("weighted"), "training step", logarithmic=True),
-        line_chart("Share of the gradient's norm", lines("gradient_share"), "training step"),
+def _term_lines(curves: Mapping[str, Curve], styles: Mapping[str, Style], kind: str) -> list[Line]:
+    return [
+        Line(name, curve.steps, curve.values, style)
+        for name, style in styles.items()
+        if (curve := curves.get(f"{kind}/{name}"))
     ]
-    entries = [(swatch(styles[name].color, styles[name].dash), name) for name in names]
-    return f'<div class="charts three">{"".join(charts)}</div>{legend(entries)}'

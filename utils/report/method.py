@@ -1,41 +1,42 @@
-"""How everything on the page was measured, and the commands that make it again."""
+"""What was trained on what, how everything on the page was measured, and the commands that make it again."""
 
 from __future__ import annotations
 
+import platform
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
+import torch
+
+from datasets.slices.store import read_index
+from utils.evaluation.statistics import INTERVAL, RULE
 from utils.evaluation.volumes.scores import DEFINITIONS, EMPTY_MASK_RULES
-from utils.report.markup import text
-from utils.report.provenance import definitions
-from utils.runs.groups import Group
+from utils.report.exports import TIMES
+from utils.report.facts import Report
+from utils.runs.run import Run
 
+Facts = list[tuple[str, str]]
+GAIN = (
+    "Gain",
+    f"distilled minus the same network trained alone, paired case by case. {RULE[0].upper()}{RULE[1:]}; "
+    "otherwise there is no measurable difference.",
+)
 DICE_FACTS = (
     (
         "Dice",
         "2 |prediction and target| / (|prediction| + |target|) of a whole case, all slices, per class; then the "
         "mean over cases, and over classes (mean Dice).",
     ),
-    (
-        "95 % interval",
-        "of a mean over test cases: Student's t, the seeds of a recipe averaged first. It tells the spread of "
-        "cases, not of training again.",
-    ),
-    (
-        "Gain",
-        "distilled minus the same network trained alone, paired case by case. It counts when the interval excludes "
-        "zero and every seed agrees in sign; otherwise there is no measurable difference.",
-    ),
+    ("95 % interval", f"{INTERVAL}."),
+    GAIN,
 )
 CLASS_FACTS = (
     ("Accuracy", "share of test images whose most probable class is the target; balanced: mean recall of the classes."),
     ("AUROC", "area under the ROC curve, one class against the rest, mean over classes."),
-    ("95 % interval", "bootstrap over test images with the trained networks fixed; seeds of a recipe are averaged."),
-    (
-        "Gain",
-        "distilled minus the same network trained alone on the same resampled images. It counts when the interval "
-        "excludes zero and every seed agrees in sign; otherwise there is no measurable difference.",
-    ),
+    ("95 % interval", f"{INTERVAL}."),
+    GAIN,
 )
 COMMON_FACTS = (
     (
@@ -54,45 +55,105 @@ TIME_FACTS = (
         "Seconds",
         "scripts/predict.py in a process of its own for each run, in turn, medians of the repeats: read (and "
         "unpack) the volume, preprocess slices, network, postprocess labels, write (and pack) them. Loading the "
-        "program and the weights is not in it. Read + write alone is the floor.",
+        "program and the weights is not counted. Read + write alone is the floor.",
     ),
     ("Memory", "the highest resident memory of that process, Python and PyTorch included."),
 )
 ATTENTION_FACT = (
     "Attention",
     "Grad-CAM (Selvaraju et al. 2017; MONAI's) of the deepest feature map: the gradient of the class's mean logit over "
-    "the pixels predicted as it. Each map is scaled to its own maximum, so colors tell where, not how much. What skip "
+    "the pixels predicted as it. Each map is scaled to its own maximum, so colors show where, not how much. What skip "
     "connections carry past that map does not show.",
 )
 
 
-def show_method(
-    groups: Sequence[Group], machine: Mapping[str, str], date: str, command: Sequence[str], timed: str, attention: bool
-) -> str:
-    """Definitions, machine, date and commands. timed: what was timed and how often, empty for nothing."""
-    first = groups[0].first
-    kind = "Empty classes" if first.classifies else "Empty masks"
+def data_facts(run: Run) -> Facts:
+    """Where the data lay, and what networks were given."""
+    preprocessing = run.checkpoint["preprocessing"]
+    if run.classifies:
+        images = f"{preprocessing['image_size']}{TIMES}{preprocessing['image_size']}"
+    else:
+        window = preprocessing["window"]
+        scaled = f"window {window[0]:g} to {window[1]:g} HU" if window else "z-score of each case"
+        images = f"{preprocessing['modality']}, {scaled}"
+    split = f"{run.split_sha256[:16]} (SHA-256), the same for all runs"
+    return [("Data", run.data), ("Classes", ", ".join(run.class_names)), ("Images", images), ("Split", split)]
+
+
+def split_rows(run: Run, root: str | None) -> list[tuple[str, ...]]:
+    """Each split with its patients and, where the slice store is there, its cases and slices."""
+    index = None
+    if not run.classifies:
+        with suppress(ValueError, OSError):  # where it is gone, only the checkpoint's patients are known
+            index = read_index(Path(root or run.data))
+    rows = []
+    for split in ("train", "val", "test"):
+        patients = run.checkpoint["split"].get(split)  # converted weights have no patients
+        row = [split, "not known" if patients is None else str(len(patients))]
+        if index is not None:
+            records = [record for record in index if record.split == split]
+            row += [str(len({record.case for record in records})), str(len(records))]
+        rows.append(tuple(row))
+    return rows
+
+
+def definitions(report: Report) -> Facts:
+    """What every figure on the page means."""
+    first = report.first
     facts = [
         *(CLASS_FACTS if first.classifies else DICE_FACTS),
-        (kind, f"{first.rule}."),
+        ("Empty classes" if first.classifies else "Empty masks", f"{first.rule}."),
     ]
-    if any(run.surfaces for group in groups for run in group.runs):
+    if any(run.surfaces for group in report.groups for run in group.runs):
         facts += [(key, f"{value}.") for key, value in DEFINITIONS.items()]
         facts += [(f"{key}, empty masks", f"{value}.") for key, value in EMPTY_MASK_RULES.items() if key != "dice"]
-    facts += [*COMMON_FACTS, *(TIME_FACTS if timed else ()), *([ATTENTION_FACT] if attention else [])]
-    if timed:
-        facts.append(("Timed volume", timed))
-    told = definitions([(name, text(value)) for name, value in facts])
-    here = definitions([("Date", text(date)), *((name, text(value)) for name, value in machine.items())])
-    lines = ["# this page", f"python {shlex.join(command)}"]
+    facts += COMMON_FACTS
+    if report.timed_what:
+        facts += TIME_FACTS
+    if report.wanted.cases:
+        facts.append(ATTENTION_FACT)
+    if report.timed_what:
+        facts.append(("Timed volume", report.timed_what))
+    return facts
+
+
+def machine(date: str) -> Facts:
+    """When and where it was measured, and the versions that matter."""
+    found = [
+        ("Date", date),
+        ("CPU", _processor()),
+        ("threads", str(torch.get_num_threads())),
+        ("PyTorch", torch.__version__),
+        ("Python", platform.python_version()),
+        ("system", f"{platform.system()} {platform.machine()}"),
+    ]
+    return [*found, *([("GPU", torch.cuda.get_device_name())] if torch.cuda.is_available() else [])]
+
+
+def _processor() -> str:
+    """The CPU's model, and whether it computes in bf16."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # not Linux, or a CPU without a name
+    capabilities = torch.cpu.get_capabilities()
+    has_bf16 = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return f"{model} ({'with' if has_bf16 else 'without'} bf16 instructions)"
+
+
+def commands(report: Report) -> Sequence[str]:
+    """Lines of a shell: this page, surface distances, and each run again."""
+    first = report.first
+    lines = ["# this page", f"python {shlex.join(report.wanted.command)}"]
     if not first.classifies:
         lines += ["", "# surface distances and lesions of a run, shown here once they are there"]
         lines.append(f"python scripts/evaluate.py --checkpoint {shlex.quote(str(first.folder))} --split test")
     lines += ["", "# a run again, from its recipe"]
-    for group in groups:
+    for group in report.groups:
+        script = "train_kd.py" if group.role == "distilled" else "train.py"
         for run in group.runs:
-            script = "train_kd.py" if group.role == "distilled" else "train.py"
-            lines.append(
-                f"python {script} --config {shlex.quote(str(run.folder / 'config.yaml'))} --mode both --output FOLDER"
-            )
-    return f'{told}<h3>Machine</h3>{here}<h3>Commands</h3><pre class="commands">{text(chr(10).join(lines))}</pre>'
+            recipe = shlex.quote(str(run.folder / "config.yaml"))
+            lines.append(f"python {script} --config {recipe} --mode both --output FOLDER")
+    return lines

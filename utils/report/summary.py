@@ -1,24 +1,36 @@
-"""The verdict in a sentence, and the numbers beside it."""
+"""The title, the verdict in a sentence, and the key numbers beside it; all plain text."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
-from utils.evaluation.complexity import Complexity
 from utils.evaluation.statistics import NOTHING, UNDEFINED
-from utils.prediction.latency import Timing
-from utils.report.exports import TIMED
+from utils.report.exports import TIMED, TIMES
+from utils.report.facts import Report
 from utils.report.gains import Estimate, Gain
-from utils.report.markup import TIMES, text
-from utils.report.timings import precision_of, reference, timed_names
+from utils.report.latency import precision_of, reference, timed_names
 from utils.runs.groups import Group
 
 
-def headline(gains: Sequence[Gain], groups: Sequence[Group]) -> str:
-    """What distillation did, of all distilled students together. Plain text."""
-    distilled = [group for group in groups if group.role == "distilled"]
+def title(report: Report) -> str:
+    """What was compared: methods, students, data."""
+    distilled = [group for group in report.groups if group.role == "distilled"]
+    data = Path(report.first.data).stem.replace("_", " ")
     if not distilled:
+        return f"{_listed(dict.fromkeys(group.first.network for group in report.groups))} on {data}"
+    students = _listed(dict.fromkeys(group.first.network for group in distilled))
+    methods = dict.fromkeys(group.name.removeprefix(f"{group.first.network} ").split(" (")[0] for group in distilled)
+    how = "distilled" if list(methods) == ["distilled"] else f"distilled by {_listed(methods)}"
+    if any(group.control for group in distilled):
+        return f"{students} {how}, against the same network alone, on {data}"
+    return f"{students} {how}, on {data}"
+
+
+def headline(gains: Sequence[Gain], groups: Sequence[Group]) -> str:
+    """What distillation did, of all distilled students together."""
+    if all(group.role != "distilled" for group in groups):
         return "No distilled student is among these runs: nothing to conclude about distillation."
     if not gains:
         return "No distilled student can be compared with the same network trained alone: its run is missing."
@@ -42,88 +54,56 @@ def headline(gains: Sequence[Gain], groups: Sequence[Group]) -> str:
     )
 
 
-def sentence(
-    teacher: tuple[Group, Estimate] | None,
-    control: tuple[Group, Estimate] | None,
-    student: tuple[Group, Estimate],
-    gain: Gain | None,
-    score: str,
-) -> str:
-    """Teacher, plain and distilled student in one sentence. Plain text."""
-    split = student[0].first.split
-    parts = [f"{name} {_mean(value)}" for name, value in _scored(teacher, control, student)]
-    where = "" if split == "test" else " (val: not tested)"
+def sentence(report: Report) -> str:
+    """Teacher, plain and distilled student in one sentence; empty where nothing was distilled."""
+    student, score = report.student, report.names[0]
+    if student is None:
+        return ""
+    trio = [group for group in (report.teacher, report.by_name(student.control), student) if group is not None]
+    parts = [f"{group.name} {mean_text(report.estimates[group.name, score])}" for group in trio]
+    where = "" if student.first.split == "test" else " (val: not tested)"
     conclusion = ""
-    if gain is not None:
+    if gain := _gain_of(report, student):
         verdict = gain.verdict if gain.verdict == NOTHING else f"{gain.group} is {gain.verdict}"
         conclusion = f"; the gain is {interval_text(gain.estimate, signed=True)}: {verdict}"
-    return f"{score[0].upper()}{score[1:]}{where}: {', '.join(parts)}{conclusion}."
+    several = sum(group.role == "distilled" for group in report.groups) > 1
+    chosen = " This is the distilled student with the best score on val." if several else ""
+    return f"{score[0].upper()}{score[1:]}{where}: {', '.join(parts)}{conclusion}.{chosen}"
 
 
-def _scored(*pairs: tuple[Group, Estimate] | None) -> list[tuple[str, Estimate]]:
-    return [(pair[0].name, pair[1]) for pair in pairs if pair is not None]
-
-
-def verdicts(gains: Sequence[Gain]) -> str:
-    """A line for each distilled student, in HTML."""
-    kinds = {1: "good", -1: "bad", 0: "none"}
-    items = "".join(
-        f'<li><span class="verdict {kinds[gain.sign]}">{text(gain.verdict)}</span> <b>{text(gain.group)}</b> against '
-        f"{text(gain.control)}: {interval_text(gain.estimate, signed=True)}{_seeds(gain)}{why(gain)}</li>"
-        for gain in gains
-    )
-    return f'<ul class="verdicts">{items}</ul>' if gains else ""
-
-
-def tiles(
-    teacher: tuple[Group, Estimate] | None,
-    student: tuple[Group, Estimate] | None,
-    gain: Gain | None,
-    works: Mapping[str, Complexity],
-    timings: Sequence[Timing],
-    groups: Sequence[Group],
-    score: str,
-) -> str:
-    """Key numbers, in HTML."""
+def tiles(report: Report) -> list[tuple[str, str, str]]:
+    """Key numbers, each with its description and a remark."""
+    score, teacher, student = report.names[0], report.teacher, report.student
     found = []
     if teacher:
-        found.append((_mean(teacher[1]), f"{score} of the teacher", teacher[0].name))
+        found.append((mean_text(report.estimates[teacher.name, score]), f"{score} of the teacher", teacher.name))
     if student:
-        found.append((_mean(student[1]), f"{score} of the distilled student", student[0].name))
-    if gain:
-        low, high = f"{gain.estimate.low:+.3f}", f"{gain.estimate.high:+.3f}"
-        found.append(
-            (f"{gain.estimate.mean:+.3f}", "gain over the same network alone", f"95 % interval {low} to {high}")
-        )
+        mean = mean_text(report.estimates[student.name, score])
+        found.append((mean, f"{score} of the distilled student", student.name))
+        if gain := _gain_of(report, student):
+            low, high = f"{gain.estimate.low:+.3f}", f"{gain.estimate.high:+.3f}"
+            how = f"95 % interval {low} to {high}"
+            found.append((f"{gain.estimate.mean:+.3f}", "gain over the same network alone", how))
     if teacher and student:
-        ours, theirs = works[student[0].name], works[teacher[0].name]
+        ours, theirs = report.works[student.name], report.works[teacher.name]
         sizes = f"{ours.parameters / 1e6:.2f} M of {theirs.parameters / 1e6:.2f} M"
         found.append((*_ratio(theirs.parameters / ours.parameters, "fewer parameters", "more parameters"), sizes))
         work = f"{ours.macs / 1e9:.2f} of {theirs.macs / 1e9:.2f} GMACs"
         found.append((*_ratio(theirs.macs / ours.macs, "less arithmetic", "more arithmetic"), work))
-    if timings and teacher and student:
-        base = reference(timings, groups)
-        name = timed_names(groups)[student[0].name]
-        forms = {name, *(f"{student[0].name} {form}" for form in TIMED.values())}
-        mine = [timing for timing in timings if timing.name in forms]
-        best = min(mine, key=lambda timing: timing.total_s, default=None)
-        if best is not None:
-            value, word = _ratio(base.total_s / best.total_s, "faster from file to file", "slower from file to file")
-            what = precision_of(best) if best.name == name else best.name.removeprefix(f"{student[0].name} ")
-            found.append((value, word, f"{what}, the teacher in PyTorch fp32"))
-    items = "".join(
-        f"<li><b>{text(value)}</b><span>{text(what)}</span><small>{text(how)}</small></li>"
-        for value, what, how in found
-    )
-    return f'<ul class="numbers">{items}</ul>'
-
-
-def _ratio(value: float, above: str, below: str) -> tuple[str, str]:
-    """How many times, and the word for it: `above` for 1 and more, `below` for the inverse of less."""
-    return f"{max(value, 1 / value):.1f}{TIMES}", f"{above if value >= 1 else below} than the teacher"
+        if timings := report.timed.get("cpu"):
+            name = timed_names(report.groups)[student.name]
+            forms = {name, *(f"{student.name} {form}" for form in TIMED.values())}
+            mine = [timing for timing in timings if timing.name in forms]
+            if best := min(mine, key=lambda timing: timing.total_s, default=None):
+                speed = reference(timings, report.groups).total_s / best.total_s
+                what = precision_of(best) if best.name == name else best.name.removeprefix(f"{student.name} ")
+                ratio = _ratio(speed, "faster from file to file", "slower from file to file")
+                found.append((*ratio, f"{what}, the teacher in PyTorch fp32"))
+    return found
 
 
 def interval_text(estimate: Estimate, signed: bool = False) -> str:
+    """A mean with its interval: 0.812 [0.790, 0.834]."""
     sign = "+" if signed else ""
     if math.isnan(estimate.mean):
         return UNDEFINED
@@ -132,20 +112,29 @@ def interval_text(estimate: Estimate, signed: bool = False) -> str:
     return f"{estimate.mean:{sign}.3f} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"
 
 
-def why(gain: Gain) -> str:
-    """Why no more can be claimed, in HTML; often nothing."""
-    return f" <small>{text(gain.why)}</small>" if gain.why else ""
+def mean_text(estimate: Estimate, signed: bool = False) -> str:
+    return UNDEFINED if math.isnan(estimate.mean) else format(estimate.mean, "+.3f" if signed else ".3f")
 
 
-def _mean(estimate: Estimate) -> str:
-    return UNDEFINED if math.isnan(estimate.mean) else f"{estimate.mean:.3f}"
+def ends_text(estimate: Estimate, signed: bool = False) -> str:
+    """The ends of an interval: 0.790 … 0.834; empty where there is no mean either."""
+    if math.isnan(estimate.mean):
+        return ""
+    form = "+.3f" if signed else ".3f"
+    if math.isnan(estimate.low):
+        return f"interval {UNDEFINED}"
+    return f"{estimate.low:{form}} … {estimate.high:{form}}"
 
 
-def _seeds(gain: Gain) -> str:
-    if len(gain.estimate.seeds) == 1:
-        return ", one seed"
-    return f"; by seed {', '.join(f'{seed:+.3f}' for seed in gain.estimate.seeds)}"
+def _gain_of(report: Report, student: Group) -> Gain | None:
+    return next((gain for gain in report.firsts if gain.group == student.name), None)
 
 
-def _listed(parts: Sequence[str]) -> str:
+def _ratio(value: float, above: str, below: str) -> tuple[str, str]:
+    """How many times, and the word for it: `above` for 1 and more, `below` for the inverse of less."""
+    return f"{max(value, 1 / value):.1f}{TIMES}", f"{above if value >= 1 else below} than the teacher"
+
+
+def _listed(parts: Sequence[str] | dict[str, None]) -> str:
+    parts = list(parts)
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

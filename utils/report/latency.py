@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,17 +16,16 @@ from tqdm import tqdm
 
 from datasets.slices.store import read_slice
 from datasets.volumes.geometry import restore
-from utils.prediction.latency import STAGES, Candidate, Timing, measure
-from utils.report.bars import Part, stacked_bars
-from utils.report.cases import open_cases
+from utils.prediction.latency import Candidate, Timing, measure
 from utils.report.exports import TIMED, Export
-from utils.report.markup import TIMES, Column, legend, swatch, table, text
+from utils.report.pictures import open_cases
 from utils.runs.artifact import INT8
 from utils.runs.groups import Group
 from utils.training.launch import resolve_precision
 
 PRECISIONS = {"32-true": "fp32", "bf16-mixed": "bf16", "16-mixed": "fp16"}
-COLORS = {stage: f"var(--stage-{stage})" for stage in STAGES}
+BUSY = 0.2  # share of the cores' time taken by others from which times cannot be trusted
+LOOK_S = 0.5  # seconds to look at that
 
 
 def timed_names(groups: Sequence[Group]) -> dict[str, str]:
@@ -56,23 +56,14 @@ def measure_all(
     candidates: Sequence[Candidate], volume: Path, repeats: int, device: str = "cpu"
 ) -> tuple[list[Timing], list[str]]:
     """The timings of those that could be timed, and a line for each that could not."""
-    left, notes = list(candidates), []
-    while left:
-        with tqdm(total=repeats * len(left), desc=f"latency, {device}", unit="run", leave=False, disable=None) as bar:
-            try:
-                return measure(left, volume, repeats, device=device, advance=bar.update), notes
-            except ValueError as error:
-                failed = [candidate for candidate in left if str(error).startswith(f"{candidate.file}:")]
-                if not failed:
-                    raise
-                notes.append(str(error))
-                left = [candidate for candidate in left if candidate not in failed]
-    return [], notes
+    total = repeats * len(candidates)
+    with tqdm(total=total, desc=f"latency, {device}", unit="run", leave=False, disable=None) as bar:
+        return measure(candidates, volume, repeats, device=device, advance=bar.update)
 
 
 @contextmanager
 def volume_of(group: Group, split: str, root: str | None, given: Path | None) -> Iterator[tuple[Path, str]]:
-    """The volume to predict and what it is: the given file, else the largest case of the split as a NIfTI.
+    """The volume to predict and its description: the given file, else the largest case of the split as a NIfTI.
 
     Raises ValueError where the slices are not there.
     """
@@ -97,45 +88,6 @@ def volume_of(group: Group, split: str, root: str | None, given: Path | None) ->
         yield file, f"{case}, {shape} voxels, the largest of the {split} split, written as .nii.gz from the slice store"
 
 
-def show_timings(timings: Sequence[Timing], groups: Sequence[Group]) -> str:
-    """A table of seconds by stage and stacked bars; ratios are to the first teacher in fp32."""
-    base = reference(timings, groups)
-    columns = [
-        Column("what"),
-        Column("precision"),
-        *(Column(stage, True, f"seconds to {stage}") for stage in STAGES),
-        Column("total s", True),
-        Column("read + write", True, "the floor: no network can be faster"),
-        Column("ms/slice", True),
-        Column("speed", True, "times as fast as the teacher in PyTorch fp32, end to end"),
-        Column("network alone", True, "times as fast as the teacher's network in PyTorch fp32"),
-        Column("peak memory", True),
-        Column("file", True),
-    ]
-    rows, bars = [], []
-    for timing in timings:
-        precision = precision_of(timing)
-        rows.append(
-            [
-                text(timing.name),
-                precision,
-                *(f"{timing.seconds[stage]:.3f}" for stage in STAGES),
-                f"<b>{timing.total_s:.3f}</b>",
-                f"{timing.floor_s:.3f}",
-                f"{1e3 * timing.total_s / timing.slices:.1f}",
-                f"<b>{base.total_s / timing.total_s:.2f}{TIMES}</b>",
-                f"{base.seconds['network'] / max(timing.seconds['network'], 1e-9):.2f}{TIMES}",
-                f"{timing.peak_memory_mb:.0f} MB",
-                f"{timing.file_bytes / 1e6:.1f} MB",
-            ]
-        )
-        parts = [Part(stage, timing.seconds[stage], COLORS[stage]) for stage in STAGES]
-        small = "" if timing.name.endswith(tuple(TIMED.values())) else f" <small>{precision}</small>"
-        bars.append((text(timing.name) + small, parts, f"{timing.total_s:.2f} s"))
-    stages = [(swatch(COLORS[stage], kind="square"), stage) for stage in STAGES]
-    return f'<figure class="wide">{legend(stages)}{stacked_bars(bars)}</figure>{table(columns, rows)}'
-
-
 def reference(timings: Sequence[Timing], groups: Sequence[Group]) -> Timing:
     """The teacher in PyTorch fp32, else the first."""
     names = timed_names(groups)
@@ -144,6 +96,30 @@ def reference(timings: Sequence[Timing], groups: Sequence[Group]) -> Timing:
 
 
 def precision_of(timing: Timing) -> str:
-    if timing.name.endswith(TIMED[INT8]):
-        return "int8"
-    return PRECISIONS.get(timing.precision, timing.precision)
+    """The precision of a timing as the page writes it."""
+    return "int8" if timing.name.endswith(TIMED[INT8]) else PRECISIONS.get(timing.precision, timing.precision)
+
+
+def is_exported(timing: Timing) -> bool:
+    return timing.name.endswith(tuple(TIMED.values()))
+
+
+def other_work() -> str:
+    """A clause about other programs that keep this machine busy now; empty where none do, or it cannot be seen."""
+    try:
+        before = _ticks()
+        time.sleep(LOOK_S)
+        after = _ticks()
+    except (OSError, ValueError, IndexError):
+        return ""  # not Linux
+    idle, whole = (later - earlier for earlier, later in zip(before, after, strict=True))
+    busy = 1 - idle / max(whole, 1)
+    if busy < BUSY:
+        return ""
+    return f"; this machine had other work ({busy:.0%} of its cores' time): the times may be too long"
+
+
+def _ticks() -> tuple[int, int]:
+    """Clock ticks that all cores have idled, and all ticks, since the start."""
+    fields = [int(value) for value in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return fields[3] + fields[4], sum(fields)
