@@ -1,6 +1,8 @@
 """Run folders that were never trained: a tiny checkpoint, and a test result with the scores that a test needs."""
 
+import csv
 import json
+from pathlib import Path
 
 import torch
 
@@ -86,3 +88,11 @@ def write_run(folder, rows, seed=0, weights_seed=None, scores=None, split="split
     }
     (folder / "test.json").write_text(json.dumps(content))
     return folder
+
+
+def history(folder: Path) -> list[dict[str, str]]:
+    """The lines of a run's history.csv without the speed, which differs from run to run."""
+    with (folder / "history.csv").open(newline="") as file:
+        return [
+            {key: value for key, value in row.items() if key != "images_per_second"} for row in csv.DictReader(file)
+        ]

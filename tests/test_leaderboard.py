@@ -3,7 +3,6 @@
 import csv
 import fcntl
 import json
-import sys
 from dataclasses import asdict
 
 import pytest
@@ -148,8 +147,11 @@ def test_a_plan_of_wrong_keys_is_one_line(tmp_path):
 
 def counting(tmp_path, name, code="pass"):
     """A run that notes that it ran, then does `code`."""
-    program = f"import sys; open({str(tmp_path / 'ran')!r}, 'a').write({name!r} + ' '.join(sys.argv[1:]) + ';'); {code}"
-    return Run(name, tmp_path / name, (sys.executable, "-c", program))
+    given = "' '.join(flag for flag in sys.argv[1:] if not flag.startswith('--output='))"
+    program = f"import sys; open({str(tmp_path / 'ran')!r}, 'a').write({name!r} + {given} + ';'); {code}"
+    script = tmp_path / f"{name}.py"
+    script.write_text(program)
+    return Run(name, tmp_path / name, str(script), (), ())
 
 
 def ran(tmp_path):

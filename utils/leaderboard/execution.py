@@ -99,7 +99,7 @@ def _start(run: Run, identity: dict[str, Any], environment: dict[str, str]) -> s
     Raises ValueError where its folder holds another run, or where another process trains this one.
     """
     record = run.folder / RECORD
-    command = list(run.command)
+    command = run.command
     if record.is_file():
         known = read_record(record)
         if changed := difference(known["identity"], identity):

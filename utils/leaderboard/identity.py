@@ -21,11 +21,11 @@ NAMES = {"command": "command", "recipes_sha256": "recipe", "data_fingerprint": "
 
 
 def fingerprint(plan: Plan, run: Run) -> dict[str, Any]:
-    """A run's command, what its recipe files say, its slices where they are there, and its teacher where it has one."""
+    """A run's command, the content of its recipe files, its slices where they are there, and its teacher, if any."""
     command = [part.removeprefix(f"{ROOT}/") for part in run.command[1:]]  # the repository may move
-    recipes = [_said(Path(file)) for flag, file in pairwise(run.command) if flag == "--config"]
-    index = _data_root(recipes, command) / "index.csv"
-    taught, teacher = any(part.startswith("--teacher=") for part in command), plan.teacher_checkpoint
+    recipes = [_content(Path(file)) for file in run.configs]
+    index = _data_root(recipes, run.flags) / "index.csv"
+    taught, teacher = any(flag.startswith("--teacher=") for flag in run.flags), plan.teacher_checkpoint
     return {
         "command": command,
         "recipes_sha256": hashlib.sha256(json.dumps(recipes, sort_keys=True).encode()).hexdigest(),
@@ -56,15 +56,15 @@ def _data_root(recipes: Sequence[Any], flags: Sequence[str]) -> Path:
 
 @cache
 def _data(index: Path, _modified: int) -> str:
-    """Of the slices of an index; of damaged ones, which no run can be trained on, what is wrong with them."""
+    """The fingerprint of an index's slices; of damaged slices, which no run can be trained on, what is wrong."""
     try:
         return store_fingerprint(index.parent)
     except ValueError as error:
         return str(error)
 
 
-def _said(recipe: Path) -> Any:
-    """What a recipe says; comments may change. Raises ValueError where it is no YAML."""
+def _content(recipe: Path) -> Any:
+    """A recipe without its comments, which may change. Raises ValueError where it is not YAML."""
     try:
         return yaml.safe_load(recipe.read_text())
     except yaml.YAMLError as error:

@@ -125,11 +125,18 @@ class Plan:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: its name, its folder, its command."""
+    """One training: its name, its folder, and the script, recipe files and flags that make it."""
 
     name: str
     folder: Path
-    command: tuple[str, ...]
+    script: str
+    configs: tuple[str, ...]
+    flags: tuple[str, ...]
+
+    @property
+    def command(self) -> list[str]:
+        named = [part for config in self.configs for part in ("--config", config)]
+        return [sys.executable, str(ROOT / self.script), *named, *self.flags, f"--output={self.folder}"]
 
 
 def read_plan(file: Path) -> Plan:
@@ -153,8 +160,7 @@ def teacher_runs(plan: Plan) -> list[Run]:
     if plan.teacher:
         return []
     folder = plan.folder / "teacher"
-    command = _command("train.py", [plan.teacher_config], [*plan.teacher_flags, "--mode=both"], folder)
-    return [Run("teacher", folder, command)]
+    return [Run("teacher", folder, "train.py", (plan.teacher_config,), (*plan.teacher_flags, "--mode=both"))]
 
 
 def plain_runs(plan: Plan) -> list[Run]:
@@ -164,9 +170,9 @@ def plain_runs(plan: Plan) -> list[Run]:
         for control, further in {PLAIN: [], **plan.controls}.items():
             for seed in plan.seeds:
                 folder = run_folder(plan, student, control, seed)
-                flags = [*_student_flags(plan, student, seed), *further, "--mode=both"]
-                command = _command("train.py", [plan.student_config], flags, folder)
-                runs.append(Run(f"{student}/{control}/{seed}", folder, command))
+                flags = (*_student_flags(plan, student, seed), *further, "--mode=both")
+                name = f"{student}/{control}/{seed}"
+                runs.append(Run(name, folder, "train.py", (plan.student_config,), flags))
     return runs
 
 
@@ -179,8 +185,8 @@ def calibration_runs(plan: Plan) -> list[Run]:
                 folder = calibration_folder(plan, student, method, share)
                 flags = [*_distillation_flags(plan, student, plan.calibration.seed), *plan.calibration.flags]
                 flags += [f"--distillation_share={share:g}", "--mode=train"]
-                command = _command("train_kd.py", [plan.student_config, str(method_file(method))], flags, folder)
-                runs.append(Run(f"{student}/{name_of(method)}/share {share:g}", folder, command))
+                name = f"{student}/{name_of(method)}/share {share:g}"
+                runs.append(_distillation(plan, name, folder, method, flags))
     return runs
 
 
@@ -200,9 +206,8 @@ def method_runs(plan: Plan, shares: dict[tuple[str, str], float] | None = None) 
                 flags = _distillation_flags(plan, student, seed)
                 if share is not None:
                     flags.append(f"--distillation_share={share:g}")
-                configs = [plan.student_config, str(method_file(method))]
-                command = _command("train_kd.py", configs, [*flags, "--mode=both"], folder)
-                runs.append(Run(f"{student}/{name_of(method)}/{seed}", folder, command))
+                name = f"{student}/{name_of(method)}/{seed}"
+                runs.append(_distillation(plan, name, folder, method, [*flags, "--mode=both"]))
     return runs
 
 
@@ -230,6 +235,5 @@ def _distillation_flags(plan: Plan, student: str, seed: int) -> list[str]:
     return flags
 
 
-def _command(script: str, configs: Sequence[str], flags: Sequence[str], folder: Path) -> tuple[str, ...]:
-    named = [part for config in configs for part in ("--config", config)]
-    return (sys.executable, str(ROOT / script), *named, *flags, f"--output={folder}")
+def _distillation(plan: Plan, name: str, folder: Path, method: str, flags: Sequence[str]) -> Run:
+    return Run(name, folder, "train_kd.py", (plan.student_config, str(method_file(method))), tuple(flags))

@@ -104,7 +104,7 @@ def choose_shares(plan: Plan) -> dict[tuple[str, str], float]:
             scores = {}
             for share in plan.calibration.shares:
                 folder = calibration_folder(plan, student, method, share)
-                if _is_of(plan, runs[folder], done=True) and (values := _val_scores(folder / "history.csv")):
+                if _is_of(plan, runs[folder], done=True) and (values := _history(folder, "dice")):
                     scores[share] = max(values)
             if len(scores) == len(plan.calibration.shares):
                 best = max(scores, key=scores.__getitem__)
@@ -113,12 +113,14 @@ def choose_shares(plan: Plan) -> dict[tuple[str, str], float]:
     return chosen
 
 
-def _val_scores(history: Path) -> list[float]:
+def _history(folder: Path, column: str) -> list[float]:
+    """A column of a run's history.csv, epoch by epoch; empty where the file or the column is not there."""
+    history = folder / "history.csv"
     if not history.is_file():
         return []
     try:
         with history.open(newline="") as file:
-            return [float(row["dice"]) for row in csv.DictReader(file) if row.get("dice")]
+            return [float(row[column]) for row in csv.DictReader(file) if row.get(column)]
     except (ValueError, csv.Error):
         raise ValueError(f"{history}: is damaged: delete its folder, and the run is made again") from None
 
@@ -236,7 +238,7 @@ def _line(
     milliseconds: float | None,
 ) -> dict[str, Any]:
     means = [float(np.mean(dice)) for dice in scores.values()]
-    validated = [max(values) for folder in folders if scores and (values := _val_scores(folder / "history.csv"))]
+    validated = [max(values) for folder in folders if scores and (values := _history(folder, "dice"))]
     return {
         "student": student,
         "method": method,
@@ -260,11 +262,15 @@ def _beside(folders: Sequence[Path]) -> dict[str, float]:
 
 def _milliseconds(folders: Iterable[Path]) -> float | None:
     """Median milliseconds of training an image took: teacher, student, losses, backward, optimizer and loading."""
-    rates: list[float] = []
-    for folder in folders:
-        with suppress(ValueError):  # only its scores are here
-            rates += read_curves(folder)["train/images_per_second"].values
+    rates = [rate for folder in folders for rate in _history(folder, "images_per_second") or _older_rates(folder)]
     return 1000 / statistics.median(rates) if rates else None
+
+
+def _older_rates(folder: Path) -> list[float]:
+    """Images per second of a run whose history.csv does not have them yet, from its event files."""
+    with suppress(ValueError):  # only its scores are here
+        return read_curves(folder)["train/images_per_second"].values
+    return []
 
 
 COLUMNS = [

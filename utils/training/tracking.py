@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import socket
+import statistics
 import time
 from io import StringIO
 from pathlib import Path
@@ -18,6 +19,8 @@ from torch.utils.tensorboard.summary import image, scalar
 
 from datasets.files import write_text
 
+RATE = "train/images_per_second"
+
 
 class Tracker:
     """Writes TensorBoard events and history.csv into OUTPUT; silent on every process but the first.
@@ -30,6 +33,7 @@ class Tracker:
     def __init__(self, output: Path, active: bool, first_step: int = 0) -> None:
         self.history = output / "history.csv"
         self._file = None
+        self._rates: list[float] = []  # images per second since the last epoch
         if active:
             self._rows = _read_history(self.history)
             name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
@@ -40,6 +44,7 @@ class Tracker:
             self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
     def scalars(self, values: dict[str, float], step: int) -> None:
+        self._rates += [values[RATE]] if RATE in values else []
         for name, value in values.items():
             self._summary(scalar(name, value), step)
 
@@ -47,9 +52,12 @@ class Tracker:
         self._summary(image(name, picture, dataformats="HWC"), step)
 
     def epoch(self, row: dict[str, Any]) -> None:
-        """Appends to history.csv; an epoch repeated after a resume replaces its earlier line."""
+        """Appends to history.csv, with the median of the images per second; an epoch repeated after a resume replaces
+        its earlier line."""
         if self._file is None:
             return
+        rate = f"{statistics.median(self._rates):.1f}" if self._rates else ""
+        row, self._rates = row | {"images_per_second": rate}, []
         self._rows = [*(old for old in self._rows if int(old["epoch"]) < row["epoch"]), row]
         text = StringIO()
         table = csv.DictWriter(text, list(dict.fromkeys(key for line in self._rows for key in line)))
