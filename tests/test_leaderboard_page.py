@@ -156,7 +156,9 @@ def test_a_method_without_its_plain_run_and_one_of_some_seeds_say_so(tmp_path):
 def test_the_verdict_of_a_row_is_that_of_its_figures(tmp_path):
     table = [TEACHER, plain("enet"), method("enet", "a", 0.2), method("enet", "b", 0.0), method("enet", "c", -0.2)]
     content = page(tmp_path, table)
-    found = re.findall(r'<th scope="row">([ABC])</th>.*?<span class="verdict (\w+)">([\w ]+)</span>', content)
+    found = re.findall(
+        r'<th scope="row">([ABC])</th>.*?<span class="verdict (\w+)">([\w ]+)</span>', content, re.DOTALL
+    )
     assert found == [("A", "good", "better"), ("B", "none", "no measurable difference"), ("C", "bad", "worse")]
 
 

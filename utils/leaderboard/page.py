@@ -21,8 +21,8 @@ from utils.report.page import write_page
 TEMPLATE = Path(__file__).resolve().with_name("leaderboard.html.j2")
 COLUMNS = {
     "Dice": "mean Dice over classes of a test case, mean over cases, then mean ± standard deviation over seeds.",
-    "Gain": "the student's Dice minus that of the student alone of the same seed and case, mean over both, and its 95 % "
-    "interval: an analysis of variance in which seeds and cases are drawn (of one seed Student's t over cases).",
+    "Gain": "the student's Dice minus that of the student alone of the same seed and case, mean over both, and its "
+    "95 % interval: an analysis of variance in which seeds and cases are drawn (of one seed Student's t over cases).",
     "Verdict": "better, worse, or no measurable difference, by the rule above.",
     "Gap closed": "gain over the gap between the teacher's Dice and that of the student alone. Empty where that gap's "
     "interval does not lie above 0.",
