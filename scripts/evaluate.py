@@ -135,8 +135,9 @@ def lesion_rule(arguments: argparse.Namespace) -> LesionRule:
 
 def evaluate_checkpoint(arguments: argparse.Namespace) -> int:
     """Scores a checkpoint on the val or test split of its slice store."""
+    from utils.runs.data import open_split
     from utils.runs.models import load_for_scoring, network_file
-    from utils.runs.splits import open_split, predict_cases
+    from utils.runs.splits import check_scorable, predict_cases
     from utils.training import checkpoints
 
     path = network_file(arguments.checkpoint)
@@ -155,7 +156,8 @@ def evaluate_checkpoint(arguments: argparse.Namespace) -> int:
             if known["settings"] != asked:
                 print("note: it was read with other settings than those asked for now: see `settings` in the file")
             return finish(known, places[1:], [written])
-    dataset = open_split(checkpoint, arguments.split, arguments.data)
+    check_scorable(checkpoint)
+    dataset = open_split(checkpoint, arguments.split, arguments.data, same_split=False)
     names = dict(enumerate(dataset.class_names, start=1))
     if arguments.official:
         labels = OFFICIAL[arguments.official].labels

@@ -59,7 +59,7 @@ def test_int8_asked_for_by_name_needs_the_data(plain, tmp_path, capsys):
 
 def test_data_split_anew_is_not_scored(plain, store, tmp_path, capsys):
     assert export(plain, tmp_path / "out", "--data", anew(store, tmp_path), "--formats", "safetensors") == 0
-    assert "split anew" in capsys.readouterr().err
+    assert "another split" in capsys.readouterr().err
     assert json.loads((tmp_path / "out/student.json").read_text())["measured"] is None
 
 

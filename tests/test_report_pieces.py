@@ -16,8 +16,9 @@ from utils.report import latency
 from utils.report.attention import attention_maps
 from utils.report.charts import linear_axis, logarithmic_axis
 from utils.report.learning import thinned
-from utils.report.pictures import choose_cases, open_cases
+from utils.report.pictures import choose_cases
 from utils.report.scores import confusion_rows
+from utils.runs.data import open_split
 from utils.runs.groups import group_runs
 from utils.runs.run import Run
 from utils.runs.run import read_run as read_report_run
@@ -135,7 +136,7 @@ def test_the_timed_volume_is_the_largest_case_on_its_own_grid(trained):
     with latency.volume_of(group, "test", None, None) as (file, what):
         image = nibabel.load(file)
         values = np.asarray(image.dataobj)
-    dataset = open_cases(group.first, "test", None)
+    dataset = open_split(group.first.checkpoint, "test")
     first = np.load(dataset.records[0].path)["image"]
     assert image.shape == (4, 24, 28) and np.allclose(image.affine, AFFINE)
     assert np.array_equal(values[0, ::-1], first)  # rows are flipped in the file

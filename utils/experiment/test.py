@@ -24,6 +24,7 @@ from utils.evaluation.pictures import draw, telling
 from utils.experiment.resuming import PLACES
 from utils.recipe.registry import build
 from utils.recipe.schema import Recipe
+from utils.runs.data import refuse_seen
 from utils.runs.results import read_result
 from utils.tables import table
 from utils.training import checkpoints
@@ -58,7 +59,7 @@ def test(recipe: Recipe) -> int:
         print(f"test: stored on {known['tested']}, not read again; {_standing(known, dataset)}")
     else:
         fabric = launch(recipe.training)
-        _refuse_seen(checkpoint, dataset, best)
+        refuse_seen(checkpoint, dataset, best)
         earlier = file.with_name(f"test_{known['tested'].replace(':', '')}.json") if known else None
         if earlier is not None and fabric.is_global_zero:
             print(f"test: read again, since {changed}; the earlier result is kept in {earlier}")
@@ -120,16 +121,6 @@ def _standing(known: dict[str, Any], dataset: Dataset | None) -> str:
     if "data_fingerprint" not in known:
         return "it does not record what the data held, so they were not compared with those of now"
     return f"the data are the same as then (fingerprint {known['data_fingerprint'][:12]})"
-
-
-def _refuse_seen(checkpoint: dict[str, Any], dataset: Dataset, best: Path) -> None:
-    """Raises ValueError when test patients were trained or selected on."""
-    seen = checkpoints.patients_of(checkpoint["split"], best, "train", "val") & set(dataset.patients)
-    if seen:
-        raise ValueError(
-            f"{best}: was trained or selected on test patients {listed(sorted(seen))}: the data were split again; "
-            "nothing was scored. Give the data as they were, or train again"
-        )
 
 
 def _scored(

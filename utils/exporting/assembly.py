@@ -27,6 +27,7 @@ from utils.exporting.quantization import quantize
 from utils.exporting.rewriting import rewrite
 from utils.runs import artifact
 from utils.runs.artifact import CARD, DESCRIPTION, INT8, ONNX, PROGRAM, WEIGHTS
+from utils.runs.data import open_split
 from utils.runs.models import load_model
 from utils.runs.onnx_network import OnnxNetwork
 from utils.training import checkpoints
@@ -252,7 +253,7 @@ def _write_and_compare(
 def _calibration_images(request: Request, checkpoint: Mapping[str, Any]) -> list[Tensor]:
     """Images of the train split. Raises NotExportableError where it is not there."""
     try:
-        train = samples.open_split(checkpoint, "train", request.data)
+        train = open_split(checkpoint, "train", request.data)
         return samples.draw_images(train, checkpoint["preprocessing"], request.calibration)
     except (ValueError, OSError) as error:
         why = " ".join(str(error).split())
@@ -277,7 +278,7 @@ def _measure(
     """Score and time the forms, if the val split is there."""
     description["measured"] = None
     try:
-        val = samples.open_split(checkpoint, "val", request.data)
+        val = open_split(checkpoint, "val", request.data, keep_decoded=True)
         measured = measure(checkpoint["recipe"], val, forms, request.val_cases)
     except (ValueError, OSError) as error:
         tell(f"scores not measured, the val split is not there: {' '.join(str(error).split())}")

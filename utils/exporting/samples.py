@@ -1,4 +1,4 @@
-"""The data an export needs: training images to calibrate with, the val split to measure on. The test split is not."""
+"""Images of the train split that an export is calibrated with."""
 
 from __future__ import annotations
 
@@ -11,42 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datasets import DATASETS
 from datasets.images.dataset import LabeledImages
 from datasets.slices.dataset import SliceDataset
 from datasets.slices.store import SliceRecord, read_slice
 from datasets.slices.transforms import normalize, pad_center, padded_size
-from utils.recipe.registry import build
-from utils.training import checkpoints
-
-PLACES = ("root", "file")
-TRAINING_ONLY = ("augment", "balance", "smote", "thin_background", "labeled")
-
-
-def open_split(checkpoint: Mapping[str, Any], split: str, root: str | None) -> Dataset:
-    """The train or val split of a checkpoint's recipe, at `root` where that has moved, as it is: nothing random.
-
-    Raises ValueError when it is not there, or is not the split the checkpoint was trained with.
-    """
-    assert split in ("train", "val")
-    recorded = checkpoint["recipe"].get("data")
-    if not recorded:
-        raise ValueError("the checkpoint names no data")
-    section = {key: value for key, value in recorded.items() if key not in TRAINING_ONLY}
-    if root:
-        section[next(key for key in PLACES if key in section)] = root
-    if section["name"] == "slices":
-        section |= {"augment": [], "cache": split == "val"}
-    elif split == "train":
-        section |= {"cache_mb": 0}
-    dataset = build(DATASETS, section, "data", split=split, seed=checkpoint["recipe"].get("seed", 0))
-    names = list(checkpoint["preprocessing"]["class_names"])
-    if list(dataset.class_names) != names:
-        raise ValueError(f"the data has classes {', '.join(dataset.class_names)}, the checkpoint {', '.join(names)}")
-    checkpoints.patients_of(checkpoint["split"], "the checkpoint")
-    if dataset.split_sha256 != checkpoint["split"]["sha256"]:
-        raise ValueError("the data has been split anew since: its val patients may be among those trained on")
-    return dataset
 
 
 def draw_images(dataset: Dataset, preprocessing: Mapping[str, Any], count: int, seed: int = 0) -> list[Tensor]:

@@ -18,8 +18,8 @@ from datasets.slices.store import read_slice
 from datasets.volumes.geometry import restore
 from utils.prediction.latency import Candidate, Timing, measure
 from utils.report.exports import TIMED, Export
-from utils.report.pictures import open_cases
 from utils.runs.artifact import INT8
+from utils.runs.data import open_split
 from utils.runs.groups import Group
 from utils.training.launch import resolve_precision
 
@@ -72,7 +72,7 @@ def volume_of(group: Group, split: str, root: str | None, given: Path | None) ->
             raise ValueError(f"{given}: no such volume: give a NIfTI or a DICOM folder as --volume")
         yield given, given.name
         return
-    dataset = open_cases(group.first, split, root)
+    dataset = open_split(group.first.checkpoint, split, root)
     geometries = {case: json.loads((Path(dataset.root) / case / "geometry.json").read_text()) for case in dataset.cases}
     case = max(geometries, key=lambda name: int(np.prod(geometries[name]["shape"])))
     geometry = geometries[case]

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from datasets.images.transforms import as_json, preparation
-from datasets.splits import read_split, split_sha256
 from datasets.slices.transforms import STRIDE, pad_value
+from datasets.splits import read_split, split_sha256
 from networks import SEGMENTATION
 from networks.published import Converted, candidates, misfit, recognize
 from networks.published_names import LAYOUTS
-from utils.training import checkpoints
 from utils.recipe.schema import Recipe, Training, as_dict
+from utils.training import checkpoints
 from utils.training.foreign_files import read_inert, weights_of
 
 WINDOWS = {"kits": (-200.0, 300.0), "lits": (-60.0, 140.0)}  # HU, of EMKD; HLFD has [-40, 160] for LiTS

@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 
 from utils.evaluation.kind import Kind, kind_of
-from utils.training import checkpoints
 from utils.runs.artifact import WEIGHTS, read_description, read_weights
 from utils.runs.onnx_network import OnnxNetwork
+from utils.training import checkpoints
 
 ONNX_TRAINING = {"precision": "32-true", "channels_last": False}  # the file has its own precision and layout
 

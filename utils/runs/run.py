@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from networks import NETWORKS
-from utils.training import checkpoints
 from utils.evaluation.inference import make_metrics
 from utils.evaluation.kind import IMAGES, Kind, kind_of
 from utils.runs.results import other_data, read_test, same_weights
+from utils.training import checkpoints
 
 EVALUATED = "best_test_scores.json"  # what scripts/evaluate.py leaves beside best.ckpt
 

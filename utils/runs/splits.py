@@ -12,18 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from datasets import DATASETS
 from datasets.volumes.geometry import spacing_of, voxel_ml
-from utils.training import checkpoints
-from utils.recipe.schema import Training
-from utils.recipe.registry import build
 from utils.evaluation.inference import evaluate
 from utils.evaluation.kind import IMAGES, kind_of
-from utils.training.launch import launch
 from utils.evaluation.volumes.cases import Volumes
 from utils.evaluation.volumes.pairs import spacing_is_lost
-
-LEARNED_FROM = {"val": ("train",), "test": ("train", "val")}
+from utils.recipe.schema import Training
+from utils.training import checkpoints
+from utils.training.launch import launch
 
 
 class KeptLabels:
@@ -51,42 +47,18 @@ class KeptLabels:
         return tuple(torch.cat(parts).numpy() for parts in zip(*self.slices, strict=True))
 
 
-def open_split(checkpoint: dict[str, Any], split: str, root: str | None = None) -> Dataset:
-    """The dataset of a checkpoint's recipe, at `root` where that has moved.
-
-    checkpoint: or the description of an exported file, which has the split's hash, but no patients.
-
-    Raises ValueError when it cannot be scored: other classes, or patients that the checkpoint was trained or (test)
-    selected on.
-    """
+def check_scorable(checkpoint: dict[str, Any]) -> None:
+    """Raises ValueError for a checkpoint, or the description of an exported file, that labels no volumes."""
     if kind_of(checkpoint["preprocessing"]) is IMAGES:
         raise ValueError("the checkpoint classifies images: score it with train.py --mode test")
-    for name in ("data", "training"):
-        if not isinstance(checkpoint["recipe"].get(name), dict):
-            raise ValueError(f"the checkpoint's recipe has no section {name}: it was not written by train.py")
-    section = checkpoint["recipe"]["data"] | ({"root": root} if root else {})
-    dataset = build(DATASETS, section, "data", split=split, seed=checkpoint["recipe"].get("seed", 0))
-    names = checkpoint["preprocessing"]["class_names"]
-    if list(dataset.class_names) != list(names):
-        raise ValueError(f"{section['root']} has classes {dataset.class_names}, the checkpoint predicts {names}")
+    if not isinstance(checkpoint["recipe"].get("training"), dict):
+        raise ValueError("the checkpoint's recipe has no section training: it was not written by train.py")
     try:
         checkpoints.patients_of(checkpoint["split"], "the checkpoint")
     except ValueError as error:
         raise ValueError(
             f"{error}, or score the labels that predict.py makes with it, with --predictions and --labels"
         ) from None
-    if "train" not in checkpoint["split"] and dataset.split_sha256 != checkpoint["split"]["sha256"]:
-        raise ValueError(
-            f"{section['root']} has another split than the network was trained with: nothing was scored; slice with "
-            "its split file, or score its checkpoint"
-        )
-    learned = {patient for name in LEARNED_FROM[split] for patient in checkpoint["split"].get(name, ())}
-    if seen := sorted(learned.intersection(dataset.patients)):
-        raise ValueError(
-            f"the checkpoint was trained or selected on {len(seen)} {split} patients ({', '.join(seen[:5])}): nothing "
-            "was scored; use the split it was trained with"
-        )
-    return dataset
 
 
 def predict_cases(

@@ -17,9 +17,9 @@ from datasets import DATASETS
 from datasets.images.isic_metadata import read_metadata
 from utils.evaluation.inference import case_batches
 from utils.recipe.registry import build
+from utils.runs.data import refuse_seen
 from utils.skin.boosting import Table
 from utils.skin.embeddings import embed
-from utils.training.checkpoints import patients_of
 from utils.training.loading import load_batches
 
 
@@ -59,7 +59,7 @@ def read_lesion_tables(
     Raises ValueError when the student has seen a patient of the split, and for columns that leak.
     """
     dataset = build(DATASETS, data, "data", split=split)
-    refuse_seen(student["split"], dataset.patients, split)
+    refuse_seen(student, dataset, "the student")
     metadata = read_metadata(data["root"], columns, dataset.cases)
     known = Table(metadata.values, tuple(metadata.columns.index(name) for name in metadata.categories))
     probability, embedding = look(fabric, network, dataset, taps, batch_size, workers)
@@ -67,19 +67,6 @@ def read_lesion_tables(
     tables = {"metadata": known, "embedding": seen, "both": seen.beside(known)}
     patients = [record.patient for record in dataset.records]
     return Lesions(dataset.cases, patients, np.array(dataset.labels), probability, tables)
-
-
-def refuse_seen(split: dict[str, Any], patients: Sequence[str], name: str) -> None:
-    """Raises ValueError when a student was trained on patients of val, or trained or selected on those of test.
-
-    `split` is its checkpoint's; `patients` are those of the split `name`.
-    """
-    for seen in ("train",) if name == "val" else ("train", "val"):
-        if shared := sorted(patients_of(split, "the student", seen) & set(patients)):
-            raise ValueError(
-                f"{len(shared)} patients of {name}, such as {shared[0]}, are in the student's {seen} split: "
-                "give it the data it was trained on"
-            )
 
 
 def look(
