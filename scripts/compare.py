@@ -11,59 +11,21 @@ Example: python scripts/compare.py teacher=runs/t student=runs/s0,runs/s1 distil
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from utils.command import run_command
 from utils.evaluation.complexity import complexity, latency
-from utils.evaluation.kind import IMAGES, SLICES, Kind, kind_of
+from utils.evaluation.kind import IMAGES, SLICES
 from utils.evaluation.statistics import INTERVAL, RULE, correct
 from utils.runs.comparison import KEYS, MEAN_DICE, SCORES, case_dice, compare_runs, conclude, spread
-from utils.runs.results import other_data, read_test, same_weights, test_command
+from utils.runs.results import other_data, same_weights, test_command
+from utils.runs.run import Run, read_tested
 from utils.tables import table
 from utils.training import checkpoints
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run folder: its checkpoint, and its test result."""
-
-    folder: Path
-    checkpoint: Mapping[str, Any]
-    tested: Mapping[str, Any]
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        return self.tested["rows"]
-
-    @property
-    def kind(self) -> Kind:
-        return kind_of(self.checkpoint["preprocessing"])
-
-    @property
-    def class_names(self) -> list[str]:
-        return self.checkpoint["preprocessing"]["class_names"]
-
-    @property
-    def seed(self) -> int:
-        return self.checkpoint["recipe"].get("seed", 0)
-
-
-def read_run(folder: Path | str) -> Run:
-    """Read a run. Raises ValueError naming the folder, or the file that is missing or damaged, and OSError."""
-    folder = Path(folder)
-    if folder.is_file():
-        raise ValueError(f"{folder}: is a file: give the run's folder, {folder.parent}")
-    if not folder.exists():
-        raise ValueError(f"{folder}: no such folder: give the output folder of train.py or train_kd.py")
-    best = folder / "best.ckpt"
-    checkpoint = checkpoints.load(best)
-    return Run(folder, checkpoint, read_test(folder, checkpoints.sha256(best), checkpoint["recipe"]))
 
 
 def read_groups(texts: Sequence[str]) -> dict[str, list[Run]]:
@@ -77,7 +39,7 @@ def read_groups(texts: Sequence[str]) -> dict[str, list[Run]]:
             raise ValueError(f"{text}: names no {'run' if name else 'group'}: write NAME=RUN[,RUN...]")
         if name in groups:
             raise ValueError(f"{text}: there is a group {name} already: give all its runs in one, {name}=RUN,RUN")
-        groups[name] = sorted(map(read_run, split_folders(folders)), key=lambda run: run.seed)
+        groups[name] = sorted(map(read_tested, split_folders(folders)), key=lambda run: run.seed)
     return groups
 
 
@@ -101,17 +63,17 @@ def refuse_unlike(groups: Mapping[str, Sequence[Run]]) -> None:
         names = (str(first.folder), str(run.folder))
         for what, ours, theirs in (
             ("split of the data", first.checkpoint["split"]["sha256"][:12], run.checkpoint["split"]["sha256"][:12]),
-            ("tested split", first.tested["split_sha256"][:12], run.tested["split_sha256"][:12]),
+            ("tested split", first.result["split_sha256"][:12], run.result["split_sha256"][:12]),
             ("classes", ", ".join(first.class_names), ", ".join(run.class_names)),
             ("metric", first.checkpoint["recipe"]["metric"]["name"], run.checkpoint["recipe"]["metric"]["name"]),
-            ("rule", first.tested["empty_mask_rule"], run.tested["empty_mask_rule"]),
+            ("rule", first.result["empty_mask_rule"], run.result["empty_mask_rule"]),
         ):
             if ours != theirs:
                 raise ValueError(
                     f"{names[0]} and {names[1]} cannot be compared: the {what} of the one: {ours}, of the other: "
                     f"{theirs}; compare runs of the same data, split and metric"
                 )
-        if found := other_data(first.tested, run.tested, names):
+        if found := other_data(first.result, run.result, names):
             commands = "; ".join(test_command(each.folder, each.checkpoint["recipe"]) for each in (first, run))
             raise ValueError(f"{found}: move both test.json away and test both on the same data: {commands}")
     for (name, run), (other, their) in combinations(runs, 2):
@@ -120,7 +82,7 @@ def refuse_unlike(groups: Mapping[str, Sequence[Run]]) -> None:
             raise ValueError(f"{run.folder} and {their.folder} are the same run, {where}: give it once")
         if name == other and run.seed == their.seed:
             print(f"note: {name}: {run.folder} and {their.folder} have the same seed {run.seed}", file=sys.stderr)
-        images = run.tested.get("data_fingerprint"), their.tested.get("data_fingerprint")
+        images = run.result.get("data_fingerprint"), their.result.get("data_fingerprint")
         if None not in images and images[0] != images[1]:
             if name == other:
                 raise ValueError(
@@ -139,7 +101,7 @@ def describe(name: str, runs: Sequence[Run], size: int | None) -> dict[str, str]
     row = {"run": name, "seeds": str(len(runs))}
 
     def scores(key: str) -> str:
-        return spread([run.tested["scores"].get(key, float("nan")) for run in runs])
+        return spread([run.result["scores"].get(key, float("nan")) for run in runs])
 
     if runs[0].kind is IMAGES:
         keys = {score: KEYS[score] for score in score_names(runs[0])}
@@ -218,8 +180,8 @@ def compare(arguments: argparse.Namespace) -> int:
     rows = [describe(name, runs, arguments.size) for name, runs in groups.items()]
     print(markdown(rows) if arguments.markdown else table(rows))
     print(
-        f"\n{first.kind.scores} of {first.tested['cases']} test cases; "
-        f"{first.tested['empty_mask_rule']}\n"
+        f"\n{first.kind.scores} of {first.result['cases']} test cases; "
+        f"{first.result['empty_mask_rule']}\n"
         "± is the standard deviation over seeds. GMACs and ms: one image, batch 1, fp32, this CPU."
     )
     if arguments.against is not None:

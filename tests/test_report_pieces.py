@@ -1,6 +1,7 @@
 """What the report measures and draws: latency, exports, cases, attention, charts."""
 
 import json
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -147,7 +148,7 @@ def run_with(dice: dict[str, list[float]]) -> Run:
     rows = [
         {"case": case, "class": str(n), "dice": value} for case, both in dice.items() for n, value in enumerate(both)
     ]
-    return Run("run", {}, "", 0, "test", {}, rows, "", None)
+    return Run(Path("run"), {}, "", "test", {"rows": rows})
 
 
 def test_cases_go_from_the_worst_to_the_best_mean():
@@ -239,7 +240,7 @@ def test_long_curves_are_means_of_neighbors_and_end_where_they_end():
 
 def test_rows_of_a_confusion_matrix_are_targets():
     rows = [{"target": 0, "prediction": 1}] * 3 + [{"target": 1, "prediction": 1}]
-    run = Run("run", {"preprocessing": {"class_names": ["cat", "dog"]}}, "", 0, "test", {}, rows, "", None)
+    run = Run(Path("run"), {"preprocessing": {"class_names": ["cat", "dog"]}}, "", "test", {"rows": rows})
     cat, dog = confusion_rows(run)
     assert (cat.target, cat.answers) == ("cat", [("cat", 0, 0.0), ("dog", 3, 1.0)])
     assert (dog.target, dog.answers) == ("dog", [("cat", 0, 0.0), ("dog", 1, 1.0)])

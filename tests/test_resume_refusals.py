@@ -67,7 +67,7 @@ def test_a_stored_result_that_is_not_whole_is_not_shown(tmp_path, broken):
     for value in (None, [{"case": "a"}]):
         text = json.dumps(stored | {broken: value})
         (folder / "test.json").write_text(text)
-        with pytest.raises(ValueError, match=r"test\.json: is not what --mode test writes"):
+        with pytest.raises(ValueError, match=r"test\.json: .*: move it away; then test the run again"):
             experiment.test.test(Recipe(output=str(folder)))
         assert (folder / "test.json").read_text() == text
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.files import replacing
+from utils.evaluation.kind import SLICES, kind_of_rows
 from utils.evaluation.statistics import INTERVAL, Comparison, compare, correct, interval
 from utils.evaluation.statistics import RULE as DIFFERENCE_COUNTS
 from utils.leaderboard.execution import RECORD, read_record
@@ -30,8 +30,9 @@ from utils.leaderboard.plan import (
     run_folder,
 )
 from utils.report.learning import read_curves
+from utils.runs import results
 from utils.runs.comparison import case_dice
-from utils.runs.results import fault_of, other_data
+from utils.runs.results import other_data
 from utils.training import checkpoints
 
 RULE = (
@@ -45,17 +46,9 @@ def read_result(file: Path) -> dict[str, Any]:
     """A test.json. Raises ValueError where test was not read, or the file is damaged."""
     if not file.is_file():
         raise ValueError(f"{file}: not found: the run has not finished, or not read test (train.py --mode test)")
-    again = "move it away, and test that run again (train.py --mode test)"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        rows = content["rows"]
-        if rows and not all("dice" in row for row in rows):
-            raise ValueError(f"{file}: has no Dice: a leaderboard compares segmentations")
-        fault = fault_of(rows)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, RecursionError):
-        fault = "is damaged, or not a test result"
-    if fault:
-        raise ValueError(f"{file}: {fault}: {again}")
+    content = results.read_result(file, rows_only=True)
+    if kind_of_rows(content["rows"]) is not SLICES:
+        raise ValueError(f"{file}: has no Dice: a leaderboard compares segmentations")
     return content
 
 

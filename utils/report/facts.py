@@ -21,6 +21,7 @@ from utils.report.charts import Style, group_styles
 from utils.report.exports import Export, read_exports
 from utils.report.gains import Estimate, Gain, correct_gains, estimate, gain, score_names
 from utils.report.page import refuse_foreign
+from utils.runs.data import open_split
 from utils.runs.groups import Group, chosen_student, group_runs
 from utils.runs.run import Run, of_one_dataset, once_each, read_run
 from utils.training import checkpoints
@@ -238,7 +239,7 @@ def _show_images(report: Report) -> None:
     """Images with their answers, and the attention on some."""
     student = report.student or report.groups[-1]
     try:
-        dataset = pictures.open_images(student.first, report.wanted.data)
+        dataset = open_split(student.first.checkpoint, student.first.split, report.wanted.data)
         report.cases = pictures.answer_grids(report.groups, student, dataset)
         report.attention = pictures.image_attention(report.compared, dataset, 2 * report.wanted.cases)
     except (ValueError, OSError, RuntimeError) as error:

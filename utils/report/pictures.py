@@ -13,16 +13,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datasets import DATASETS
 from datasets.slices.store import read_slice
 from datasets.slices.transforms import unpad
 from utils.evaluation import drawing
 from utils.evaluation.pictures import telling
-from utils.recipe.registry import build
 from utils.report.attention import attention_maps
+from utils.runs.data import open_split
 from utils.runs.groups import Group, short_names
 from utils.runs.run import Run
-from utils.runs.splits import open_split, predict_cases
+from utils.runs.splits import predict_cases
 from utils.training import checkpoints
 
 QUALITY = 88
@@ -109,32 +108,6 @@ def choose_cases(run: Run, count: int) -> list[tuple[str, str]]:
     return [(ranked[rank], words.get(rank, f"Case {rank + 1} of {last + 1} by Dice")) for rank in ranks]
 
 
-def open_cases(run: Run, split: str, root: str | None) -> Dataset:
-    """The run's own dataset of a split, its slices read when they are asked for.
-
-    Raises ValueError when it is not there, or is not the data the run was scored on.
-    """
-    checkpoint = run.checkpoint
-    recipe = checkpoint["recipe"] | {"data": checkpoint["recipe"]["data"] | {"cache": False}}
-    dataset = open_split(checkpoint | {"recipe": recipe}, split, root)
-    if dataset.split_sha256 != run.split_sha256:
-        raise ValueError(
-            f"{dataset.root}: has another split than {run.folder} was trained on: slice with its split file"
-        )
-    return dataset
-
-
-def open_images(run: Run, root: str | None) -> Dataset:
-    """The run's test images. Raises ValueError when they are not there, or are not those it was scored on."""
-    section = dict(run.recipe["data"])
-    if root:
-        section["file" if "file" in section else "root"] = root
-    dataset = build(DATASETS, section, "data", split=run.split, seed=run.recipe.get("seed", 0))
-    if dataset.split_sha256 != run.split_sha256:
-        raise ValueError(f"{root or run.data}: has another split than {run.folder} was trained on: give its own data")
-    return dataset
-
-
 def predict_shown(
     groups: Sequence[Group], chosen: Sequence[tuple[str, str]], split: str, root: str | None
 ) -> list[Shown]:
@@ -146,7 +119,7 @@ def predict_shown(
     volumes: dict[str, dict[str, NDArray[np.uint8]]] = {name: {} for name in names}
     targets, spacings = {}, {}
     for group in groups:
-        dataset = open_cases(group.first, split, root)
+        dataset = open_split(group.first.checkpoint, split, root)
         if missing := sorted(set(names) - set(dataset.cases)):
             raise ValueError(
                 f"{dataset.root}: its {split} split has no case {missing[0]}: slice with the runs' split file"
@@ -219,7 +192,8 @@ def case_attention(
 ) -> list[Block]:
     """For each slice and class in it: the attention of each group's first seed."""
     opened = [
-        (group, open_cases(group.first, split, root), checkpoints.rebuild(group.first.checkpoint)) for group in groups
+        (group, open_split(group.first.checkpoint, split, root), checkpoints.rebuild(group.first.checkpoint))
+        for group in groups
     ]
     blocks = []
     for each in shown:

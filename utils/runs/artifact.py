@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from utils.evaluation.kind import kind_of
+from utils.runs.results import read_result
 from utils.training import checkpoints
 
 WEIGHTS, ONNX, INT8, PROGRAM = "student.safetensors", "student.onnx", "student_int8.onnx", "student.pt2"
@@ -56,12 +57,10 @@ def _test_scores(path: Path) -> dict[str, Any] | None:
     file = path.with_name("test.json")
     if not file.is_file():
         return None
-    try:
-        known = json.loads(file.read_text(encoding="utf-8"))
-        scores = {key: known[key] for key in ("cases", "empty_mask_rule", "scores")}
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ValueError(f"{file}: is damaged, or not a test result: move it away, or test the run again") from None
-    return scores if known.get("checkpoint_sha256") == checkpoints.sha256(path) else None
+    known = read_result(file)
+    if known["checkpoint_sha256"] != checkpoints.sha256(path):
+        return None
+    return {key: known[key] for key in ("cases", "empty_mask_rule", "scores")}
 
 
 def _portable(value: Any) -> Any:

@@ -76,8 +76,8 @@ def values_of(runs: Sequence[Rows], score: str) -> tuple[NDArray[np.floating], l
     """What the one rule compares: a score by run and case (S, N), and the patient of each case.
 
     score: one of `SCORES`, `MEAN_DICE`, or the Dice of the class of this name. A run is its rows, a seed; all runs have
-    the cases of the first, in its order of names. A score of all images is split into its `jackknife` values, which have
-    no patients any more.
+    the cases of the first, in its order of names. A score of all images is split into its `jackknife` values, which
+    have no patients any more.
     """
     patients = {row["case"]: row.get("patient", row["case"]) for row in runs[0]}
     cases = sorted(patients)

@@ -12,6 +12,7 @@ from typing import Any
 from utils.evaluation.kind import IMAGES, kind_of_rows
 
 Rows = Sequence[Mapping[str, Any]]
+WHOLE = {"checkpoint_sha256": str, "data": dict, "cases": int, "scores": dict, "empty_mask_rule": str}
 
 
 def test_command(folder: Path, recipe: Mapping[str, Any] | None = None) -> str:
@@ -31,27 +32,33 @@ def read_test(folder: Path, sha256: str, recipe: Mapping[str, Any]) -> dict[str,
     file, command = folder / "test.json", test_command(folder, recipe)
     if not file.exists():
         raise ValueError(f"{folder}: has no test.json: {command} writes it")
-    content, fault = read_result(file)
-    if fault:
-        raise ValueError(f"{file}: holds no test scores ({fault}): move it away; {command} writes it again")
+    content = read_result(file, f"{command} writes it again")
     if content["checkpoint_sha256"] != sha256:
         raise ValueError(f"{file}: was made by an earlier best.ckpt: {command} scores the present one")
     return content
 
 
-def read_result(file: Path) -> tuple[dict[str, Any], str | None]:
-    """What --mode test wrote to a file, and what is wrong with it: None where it is whole. Raises OSError."""
-    content: dict[str, Any] = {}
+def read_result(
+    file: Path, again: str = "then test the run again (--mode test)", rows_only: bool = False
+) -> dict[str, Any]:
+    """What --mode test wrote to a file.
+
+    again: how it is written again. rows_only: a file that holds the rows of its cases and nothing else will do, too.
+    Raises ValueError where it is damaged or holds something else, and OSError.
+    """
+    fault: str | None = "is damaged, or not a test result"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        if not content["scores"] or not content["empty_mask_rule"]:
-            return content, "it holds no scores"
-        kinds = {"checkpoint_sha256": str, "data": dict, "cases": int, "scores": dict, "empty_mask_rule": str}
-        if all(isinstance(content[key], kind) for key, kind in kinds.items()):
-            return content, fault_of(content["rows"])
+        rows = content["rows"]
+        if not rows_only and not (content["scores"] and content["empty_mask_rule"]):
+            fault = "holds no scores"
+        elif rows_only or all(isinstance(content[key], kind) for key, kind in WHOLE.items()):
+            fault = fault_of(rows)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
-    return content, "it is damaged, or not a test result"
+    if fault:
+        raise ValueError(f"{file}: {fault}: move it away; {again}")
+    return content
 
 
 def fault_of(rows: Rows) -> str | None:
@@ -60,14 +67,14 @@ def fault_of(rows: Rows) -> str | None:
     Raises KeyError or TypeError where they are not rows of cases at all.
     """
     if not rows:
-        return "it holds no case"
+        return "holds no case"
     places = set()
     kind = kind_of_rows(rows)
     classes = len(kind.values(rows[0]))
     for row in rows:
         place = row["case"], None if kind is IMAGES else row["class"]
         if place in places:
-            return f"it holds {_name(place)} twice"
+            return f"holds {_name(place)} twice"
         places.add(place)
         values = kind.values(row)
         if kind is IMAGES and (len(values) != classes or not 0 <= row["target"] < classes):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,44 @@ EVALUATED = "best_test_scores.json"  # what scripts/evaluate.py leaves beside be
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: `rows` are its test scores case by case, those of val where it was not tested."""
+    """A finished run.
+
+    Args:
+        folder: Where it lies.
+        checkpoint: Its best.ckpt, and `sha256` of that file.
+        split: `test`, or `val` where it was not tested; whose scores `result` holds.
+        result: The content of test.json, or what best.ckpt holds of it.
+        surfaces: The rows that scripts/evaluate.py wrote of these weights, where it did.
+    """
 
     folder: Path
     checkpoint: dict[str, Any]
     sha256: str
-    file_bytes: int
     split: str
-    scores: dict[str, float]
-    rows: list[dict[str, Any]]
-    rule: str
-    surfaces: list[dict[str, Any]] | None
-    target_digests: dict[str, str] | None = None
-    fingerprint: str | None = None  # of the test data
+    result: Mapping[str, Any]
+    surfaces: list[dict[str, Any]] | None = None
 
     @property
-    def result(self) -> dict[str, Any]:
-        """What `other_data` compares."""
-        return {"rows": self.rows, "target_digests": self.target_digests}
+    def scores(self) -> dict[str, float]:
+        return self.result["scores"]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The scores case by case."""
+        return self.result["rows"]
+
+    @property
+    def rule(self) -> str:
+        return self.result["empty_mask_rule"]
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the test data, where the result records it."""
+        return self.result.get("data_fingerprint")
+
+    @property
+    def file_bytes(self) -> int:
+        return (self.folder / "best.ckpt").stat().st_size
 
     @property
     def seed(self) -> int:
@@ -90,44 +110,48 @@ class Run:
 
 
 def read_run(folder: Path) -> tuple[Run, list[str]]:
-    """The run in `folder`, and a line for each file that it lacks.
+    """The run in `folder`, with its scores on val where it was not tested, and a line for each file that it lacks.
 
     Raises ValueError naming the folder where there is no checkpoint, and OSError.
     """
+    checkpoint, digest = _weights(folder)
+    notes: list[str] = []
+    split = "test"
+    try:
+        result = read_test(folder, digest, checkpoint["recipe"])
+    except ValueError as error:
+        notes.append(f"{error}; its scores here are those of val")
+        split, result = "val", _validated(checkpoint)
+    return Run(folder, checkpoint, digest, split, result, _evaluated(folder / EVALUATED, digest, notes)), notes
+
+
+def read_tested(folder: Path) -> Run:
+    """The run in `folder` with its scores on test. Raises ValueError where it was not tested, and OSError."""
+    checkpoint, digest = _weights(folder)
+    return Run(folder, checkpoint, digest, "test", read_test(folder, digest, checkpoint["recipe"]))
+
+
+def _weights(folder: Path) -> tuple[dict[str, Any], str]:
+    """The run's checkpoint, and the SHA-256 of its file."""
     file = folder / "best.ckpt"
+    if folder.is_file():
+        raise ValueError(f"{folder}: is a file: give the run's folder, {folder.parent}")
+    if not folder.exists():
+        raise ValueError(f"{folder}: no such folder: give the output folder of train.py or train_kd.py")
     if not file.is_file():
         raise ValueError(f"{folder}: has no best.ckpt; give the output folder of train.py or train_kd.py")
     checkpoint = checkpoints.load(file)
-    recipe = checkpoint["recipe"]
     for section in ("data", "network", "metric", "training"):
-        if section not in recipe:
+        if section not in checkpoint["recipe"]:
             raise ValueError(f"{file}: its recipe has no {section}; it was not written by train.py or train_kd.py")
-    digest = checkpoints.sha256(file)
-    notes = []
-    try:
-        tested = read_test(folder, digest, recipe)
-    except ValueError as error:
-        tested = None
-        notes.append(f"{error}; its scores here are those of val")
-    known = tested or {
-        "scores": checkpoint["scores"]["scores"],
-        "rows": checkpoint["scores"]["cases"],
-        "empty_mask_rule": _rule(checkpoint),
-    }
-    run = Run(
-        folder=folder,
-        checkpoint=checkpoint,
-        sha256=digest,
-        file_bytes=file.stat().st_size,
-        split="test" if tested else "val",
-        scores=known["scores"],
-        rows=known["rows"],
-        rule=known["empty_mask_rule"],
-        surfaces=_evaluated(folder / EVALUATED, digest, notes),
-        target_digests=known.get("target_digests"),
-        fingerprint=known.get("data_fingerprint"),
-    )
-    return run, notes
+    return checkpoint, checkpoints.sha256(file)
+
+
+def _validated(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The scores on val that chose the checkpoint, in the form of a test result."""
+    metric = make_metrics(checkpoint["recipe"]["metric"], checkpoint["preprocessing"]["class_names"])[0]
+    known = checkpoint["scores"]
+    return {"scores": known["scores"], "rows": known["cases"], "empty_mask_rule": metric.empty_mask_rule}
 
 
 def _evaluated(file: Path, digest: str, notes: list[str]) -> list[dict[str, Any]] | None:
@@ -142,11 +166,6 @@ def _evaluated(file: Path, digest: str, notes: list[str]) -> list[dict[str, Any]
     except (ValueError, KeyError, TypeError):
         notes.append(f"{file}: cannot be read; left out (scripts/evaluate.py writes it anew)")
     return None
-
-
-def _rule(checkpoint: dict[str, Any]) -> str:
-    names = checkpoint["preprocessing"]["class_names"]
-    return make_metrics(checkpoint["recipe"]["metric"], names)[0].empty_mask_rule
 
 
 def once_each(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
