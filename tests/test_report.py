@@ -10,13 +10,14 @@ from conftest import SPLIT
 from image_stores import write_medmnist
 from report_runs import STUDENT, Checker, report, train_all, train_run
 
-from scripts.compare import differences, read_run
+from scripts.compare import differences
 from scripts.report import main
 from utils.experiment.run import main as run_recipe
 from utils.recipe.command_line import parse
 from utils.recipe.schema import ROOT, DistillationRecipe, Recipe
 from utils.runs.groups import chosen_student, group_runs, method_name
 from utils.runs.run import read_run as read_report_run
+from utils.runs.run import read_tested
 from utils.training import checkpoints
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -93,8 +94,9 @@ def test_a_teacher_of_the_students_own_network_is_a_teacher(trained, tmp_path):
 
 
 def test_gains_are_those_of_compare(trained, page):
-    ours, theirs = ([read_run(str(trained / name)) for name in names] for names in (("emkd_0", "emkd_1"), ("alone",)))
-    line = differences("UNet EMKD", ours, "UNet alone", theirs)[0]
+    folders = {"UNet alone": ["alone"], "UNet EMKD": ["emkd_0", "emkd_1"]}
+    groups = {name: [read_tested(trained / each) for each in members] for name, members in folders.items()}
+    line = differences(groups, "UNet alone")[0]
     mean = line.split(": ")[1].split(" ")[0]
     low, high = line.split("[")[1].split("]")[0].split(", ")
     words = Checker(page.read_text()).words
