@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.prediction.outputs import RECORD
+from utils.recipe.schema import ROOT
 
-PREDICT = Path(__file__).resolve().parents[2] / "scripts/predict.py"
 STAGES = ("read", "preprocess", "network", "postprocess", "write")
 
 
@@ -75,9 +75,19 @@ def measure(
 
 def _predict(candidate: Candidate, volume: Path, threads: int | None, device: str) -> dict[str, Any]:
     """The record that predict.py leaves of the volume."""
-    environment = dict(os.environ) | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    environment = dict(os.environ) | {"PYTHONPATH": str(ROOT)} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     with tempfile.TemporaryDirectory(prefix="latency-") as folder:
-        command = [sys.executable, PREDICT, "--checkpoint", candidate.file, "--input", volume, "--output", folder]
+        command = [
+            sys.executable,
+            "-m",
+            "utils.prediction.run",
+            "--checkpoint",
+            candidate.file,
+            "--input",
+            volume,
+            "--output",
+            folder,
+        ]
         command += ["--precision", candidate.precision, "--device", device]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:

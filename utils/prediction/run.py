@@ -14,8 +14,10 @@ from tqdm import tqdm
 
 from datasets.files import alone_in, describe
 from datasets.images.raw_images import image_files
+from utils.command import run_command
 from utils.evaluation.kind import IMAGES
 from utils.machine import memory_limit
+from utils.prediction.flags import build_parser
 from utils.prediction.images import TABLE, classify_files, write_table
 from utils.prediction.inputs import Case
 from utils.prediction.outputs import LABELS, PROBABILITIES, RECORD, SERIES, Predictions
@@ -205,3 +207,7 @@ def predict_images(args: argparse.Namespace, predictor: Predictor) -> int:
     print(f"  classes  {', '.join(f'{name} {counts[name]}' for name in names)}")
     print(f"  where    {table_file if rows else 'nothing was written'}")
     return 1 if bad else 0
+
+
+if __name__ == "__main__":  # for timings, see latency.py
+    sys.exit(run_command("predict", lambda: predict(build_parser().parse_args())))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from utils.evaluation.kind import IMAGES, kind_of_rows
+from utils.evaluation.targets import Rows, other_targets, place_name
 
-Rows = Sequence[Mapping[str, Any]]
 WHOLE = {"checkpoint_sha256": str, "data": dict, "cases": int, "scores": dict, "empty_mask_rule": str}
 
 
@@ -74,40 +74,13 @@ def fault_of(rows: Rows) -> str | None:
     for row in rows:
         place = row["case"], None if kind is IMAGES else row["class"]
         if place in places:
-            return f"holds {_name(place)} twice"
+            return f"holds {place_name(place)} twice"
         places.add(place)
         values = kind.values(row)
         if kind is IMAGES and (len(values) != classes or not 0 <= row["target"] < classes):
             return f"the classes of {row['case']} are not those of {rows[0]['case']}"
         if not values or not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
-            return f"a score of {_name(place)} is not a number"
-    return None
-
-
-def _name(place: tuple[str, str | None]) -> str:
-    return place[0] if place[1] is None else f"{place[0]}, {place[1]}"
-
-
-def other_targets(ours: Rows, theirs: Rows, names: tuple[str, str]) -> str | None:
-    """How the cases, classes or targets of two results differ, in a line without a remedy; None where they are equal.
-
-    Targets are compared by their voxels (volumes) or class numbers (images); a row without them cannot be compared.
-    """
-    kind, other_kind = kind_of_rows(ours), kind_of_rows(theirs)
-    if kind is not other_kind:
-        return f"{names[0]} holds scores of {kind.inputs}, {names[1]} of {other_kind.inputs}"
-    first, second = ({(row["case"], row.get("class")): row for row in rows} for rows in (ours, theirs))
-    if other := sorted(first.keys() ^ second.keys(), key=str):
-        owner = names[0] if other[0] in first else names[1]
-        return (
-            f"{names[0]} and {names[1]} were not scored on the same cases and classes ({len(other)} are in one only, "
-            f"such as {_name(other[0])}, in {owner})"
-        )
-    for place, row in first.items():
-        targets = row.get(kind.target), second[place].get(kind.target)
-        if targets[0] != targets[1] and None not in targets:
-            first_has, second_has = map(kind.target_words.format, targets)
-            return f"{_name(place)}: the target of {names[0]} {first_has}, that of {names[1]} {second_has}"
+            return f"a score of {place_name(place)} is not a number"
     return None
 
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from utils.evaluation import statistics
 from utils.evaluation.statistics import correct, ranks
+from utils.evaluation.targets import other_targets
 from utils.evaluation.volumes.scores import HIGHER_IS_BETTER
-from utils.runs.results import other_targets
 
 
 def compare(
