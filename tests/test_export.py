@@ -53,7 +53,9 @@ def run(networks, store, tmp_path_factory) -> Run:
     folder = tmp_path_factory.mktemp("run") / "student"
     run_of("Tiny", folder, store / "store")
     digest = checkpoints.sha256(folder / "best.ckpt")
-    test = {"checkpoint_sha256": digest, "cases": 1, "empty_mask_rule": "a rule", "scores": {"dice": 0.125}}
+    rows = [{"case": "case_00003", "class": "kidney", "dice": 0.125}]
+    test = {"checkpoint_sha256": digest, "data": {}, "cases": 1, "empty_mask_rule": "a rule"}
+    test |= {"scores": {"dice": 0.125}, "rows": rows}
     (folder / "test.json").write_text(json.dumps(test))
     out = folder.parent / "out"
     with pytest.MonkeyPatch.context() as patch:
