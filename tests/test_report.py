@@ -10,7 +10,6 @@ from conftest import SPLIT
 from image_stores import write_medmnist
 from report_runs import STUDENT, Checker, report, train_all, train_run
 
-from scripts.compare import differences
 from scripts.report import main
 from utils.experiment.run import main as run_recipe
 from utils.recipe.command_line import parse
@@ -18,6 +17,7 @@ from utils.recipe.schema import ROOT, DistillationRecipe, Recipe
 from utils.runs.groups import chosen_student, group_runs, method_name
 from utils.runs.run import read_run as read_report_run
 from utils.runs.run import read_tested
+from utils.runs.side_by_side import differences
 from utils.training import checkpoints
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -20,6 +20,7 @@ from utils.report import latency, learning, pictures
 from utils.report.charts import Style, group_styles
 from utils.report.exports import Export, read_exports
 from utils.report.gains import Estimate, Gain, correct_gains, estimate, gain, score_names
+from utils.report.learning import Charts
 from utils.report.page import refuse_foreign
 from utils.runs.data import open_split
 from utils.runs.groups import Group, chosen_student, group_runs
@@ -60,8 +61,8 @@ class Report:
     timed: dict[str, list[Timing]] = field(default_factory=dict)
     timed_what: str = ""
     exports: list[Export] = field(default_factory=list)
-    learning: learning.Charts | None = None
-    terms: list[learning.Charts] = field(default_factory=list)
+    learning: Charts | None = None
+    terms: list[Charts] = field(default_factory=list)
     cases: list[pictures.Block] = field(default_factory=list)
     attention: list[pictures.Block] = field(default_factory=list)
 

@@ -47,7 +47,7 @@ def open_split(
     if root:
         section[place_key] = root
     kind = kind_of(preprocessing)
-    section |= kind.as_stored | ({} if keep_decoded else kind.uncached)
+    section |= {**kind.as_stored, **({} if keep_decoded else kind.uncached)}
     dataset = build(DATASETS, section, "data", split=split, seed=recipe.get("seed", 0))
     place = section.get(place_key, section["name"])
     ours, theirs = list(dataset.class_names), list(preprocessing["class_names"])
