@@ -244,3 +244,11 @@ def test_rows_of_a_confusion_matrix_are_targets():
     cat, dog = confusion_rows(run)
     assert (cat.target, cat.answers) == ("cat", [("cat", 0, 0.0), ("dog", 3, 1.0)])
     assert (dog.target, dog.answers) == ("dog", [("cat", 0, 0.0), ("dog", 1, 1.0)])
+
+
+def test_the_part_that_is_shown_is_framed_in_the_whole_slice():
+    whole, part = drawing.Frame(0, 10, 0, 20, (100, 200)), drawing.Frame(2, 6, 5, 15, (100, 200))
+    picture = drawing.framed(np.zeros((100, 200, 3), np.uint8), whole, part)
+    rows, columns = np.nonzero((picture == drawing.OUTLINE).all(-1))
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (21, 59, 51, 149)
+    assert not picture[24:56, 54:146].any()  # a line of two pixels

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from skimage.draw import rectangle_perimeter
 from skimage.segmentation import find_boundaries
 
 from datasets.files import replacing
@@ -135,13 +134,12 @@ def with_heat(base: Pixels, attention: NDArray[np.floating], frame: Frame) -> Pi
 
 def framed(base: Pixels, whole: Frame, part: Frame) -> Pixels:
     """A whole slice's picture with a rectangle about the part that is shown beside it."""
-    shown = base.copy()
     scale = np.array(whole.size) / (whole.bottom - whole.top, whole.right - whole.left)
-    start, end = np.array([(part.top, part.left), (part.bottom, part.right)]) * scale
-    for inset in (0, 1):
-        corners = {"start": np.round(start) + 1 + inset, "end": np.round(end) - 1 - inset}
-        shown[rectangle_perimeter(**corners, shape=shown.shape[:2], clip=True)] = OUTLINE
-    return shown
+    top, left = np.round((part.top, part.left) * scale).astype(int) + 1
+    bottom, right = np.round((part.bottom, part.right) * scale).astype(int) - 1
+    picture = Image.fromarray(base)
+    ImageDraw.Draw(picture).rectangle((left, top, right, bottom), outline=OUTLINE, width=2)
+    return np.asarray(picture)
 
 
 def captioned(images: Sequence[Pixels], lines: Sequence[Words], side: int = 150) -> Pixels:
