@@ -17,6 +17,7 @@ from utils.report.facts import Wanted, gather
 from utils.report.gains import estimate
 from utils.runs.groups import group_runs
 from utils.runs.run import of_one_dataset, once_each, read_run
+from utils.training import checkpoints
 
 DICE = {f"case_{number}": 0.5 + 0.02 * number for number in range(8)}
 
@@ -162,3 +163,14 @@ def test_two_leaderboards_do_not_train_in_one_folder(tmp_path, capsys):
     with alone_in(plan.folder):
         assert leaderboard.main([str(file)]) == 2
     assert f"{plan.folder}: another command is writing to it" in capsys.readouterr().err
+
+
+def test_seeds_whose_weights_were_scaled_differently_are_one_group(tmp_path):
+    for seed, factor in ((0, 2.0), (1, 0.3)):
+        folder = write_run(tmp_path / str(seed), dice_rows(DICE), seed, teacher=tmp_path / "teacher/best.ckpt")
+        content = checkpoints.load(folder / "best.ckpt")
+        terms = [{"name": "soft_target", "student": "logits", "teacher": "logits", "weight": 0.7 * factor}]
+        content["recipe"] |= {"distillation": terms, "distillation_share": None}
+        checkpoints.save(content | {"balance": {"share": 3.0, "factor": factor}}, folder / "best.ckpt")
+    (group,) = group_runs(runs_of(tmp_path / "0", tmp_path / "1"))
+    assert group.seeds == [0, 1]

@@ -60,6 +60,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         else:
             role = "teacher"
         key = {name: value for name, value in run.recipe.items() if name not in NOT_THE_RECIPE}
+        key["distillation"], key["share"] = _asked_terms(run), (run.checkpoint.get("balance") or {}).get("share")
         found.setdefault(yaml.safe_dump([role, key, run.split, run.fingerprint]), (role, []))[1].append(run)
     named = _names([(role, sorted(members, key=lambda run: run.seed)) for role, members in found.values()])
     controls = [group for group in named if group.role == "plain"]
@@ -85,6 +86,13 @@ def short_names(groups: Sequence[Group]) -> list[str]:
     return [ROLE_NAMES[group.role] if roles.count(group.role) == 1 else group.name for group in groups]
 
 
+def _asked_terms(run: Run) -> list[dict[str, Any]]:
+    """A run's terms as they were asked for: `distillation_share` multiplies their weights, differently in each seed."""
+    terms = run.recipe.get("distillation", [])
+    factor = (run.checkpoint.get("balance") or {}).get("factor", 1.0)
+    return [term | {"weight": float(f"{term['weight'] / factor:.6g}")} if "weight" in term else term for term in terms]
+
+
 def _teacher_folder(run: Run) -> Path:
     path = Path(run.recipe["teacher"])
     return (path.parent if path.suffix else path).resolve()
@@ -106,7 +114,7 @@ def _names(found: Sequence[tuple[Role, list[Run]]]) -> list[Group]:
     names = []
     for role, runs in found:
         network = runs[0].network
-        method = method_name(runs[0].recipe.get("distillation", []))
+        method = method_name(_asked_terms(runs[0]))
         names.append({"teacher": f"{network} teacher", "plain": f"{network} alone"}.get(role, f"{network} {method}"))
     repeated = {name for name, count in Counter(names).items() if count > 1}
     return [
