@@ -28,6 +28,7 @@ from utils.leaderboard.plan import run_folder
 from utils.leaderboard.results import rows as leaderboard_rows
 from utils.recipe.schema import ROOT
 from utils.report.gains import gain
+from utils.runs import side_by_side
 from utils.runs.comparison import compare_runs
 from utils.runs.groups import Group
 from utils.runs.run import read_run
@@ -151,7 +152,7 @@ SCORES = {
 
 def without_measuring(monkeypatch):
     """Compare without rebuilding and timing the networks."""
-    monkeypatch.setattr(compare, "describe", lambda name, runs, size: {"run": name})
+    monkeypatch.setattr(side_by_side, "describe", lambda name, runs, size: {"run": name})
 
 
 @pytest.mark.parametrize(
