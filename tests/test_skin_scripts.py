@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -12,6 +10,7 @@ import torch
 from image_stores import write_isic
 from PIL import Image
 
+from scripts.skin import BoostMetadata, RemoveHair
 from utils.experiment.run import main
 from utils.recipe.command_line import parse
 from utils.recipe.schema import ROOT, Recipe
@@ -19,11 +18,6 @@ from utils.runs.comparison import auroc
 from utils.skin.boosting import Boosting, Table, compare_models, out_of_fold, patient_folds
 from utils.skin.hair import find_hair, paint_over
 from utils.skin.perceptual_filter import judge
-
-
-def script(name: str, *arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def skin(seed: int = 0, lesion: bool = True) -> np.ndarray:
@@ -63,14 +57,13 @@ def test_a_dark_round_lesion_is_not_taken_for_hair():
     assert not find_hair(image)[195:205, 55:65].any()
 
 
-def test_removing_hair_keeps_the_tree_and_goes_on_past_a_damaged_file(tmp_path):
+def test_removing_hair_keeps_the_tree_and_goes_on_past_a_damaged_file(tmp_path, capsys):
     for name, image in (("nv/a.png", hairy(skin(1))), ("nv/b.png", skin(2)), ("mel/c.png", skin(3))):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(tmp_path / "in" / name)
     (tmp_path / "in" / "mel" / "broken.png").write_bytes(b"no image")
-    done = script("skin/RemoveHair.py", "--inpath", tmp_path / "in", "--outpath", tmp_path / "out", "--jobs", 1)
-    assert done.returncode == 1
-    assert "broken.png" in done.stdout + done.stderr
+    assert RemoveHair.main(["--inpath", f"{tmp_path / 'in'}", "--outpath", f"{tmp_path / 'out'}", "--jobs", "1"]) == 1
+    assert "broken.png" in capsys.readouterr().out
     assert (tmp_path / "out/nv/b.png").read_bytes() == (tmp_path / "in/nv/b.png").read_bytes()  # no hair: as it was
     assert (tmp_path / "out/nv/a.png").read_bytes() != (tmp_path / "in/nv/a.png").read_bytes()
     assert np.asarray(Image.open(tmp_path / "out_hair.png")).std() > 0
@@ -129,10 +122,14 @@ def student(tmp_path_factory):
     return home
 
 
+def boost(student, out: str, *flags: str) -> int:
+    """Runs BoostMetadata, on few folds and trees, and returns its exit status."""
+    paths = ["--checkpoint", str(student / "run/best.ckpt"), "--outpath", str(student / out)]
+    return BoostMetadata.main([*paths, "--folds", "2", "--iterations", "20", *flags])
+
+
 def test_boosting_reads_test_once_and_never_fits_on_the_students_patients(student):
-    command = ("skin/BoostMetadata.py", "--checkpoint", student / "run/best.ckpt", "--outpath", student / "boosted")
-    done = script(*command, "--folds", 2, "--iterations", 20)
-    assert done.returncode == 0, done.stderr
+    assert boost(student, "boosted") == 0
     result = json.loads((student / "boosted/boosting.json").read_text())
     assert "test" in result
     trained = set(torch.load(student / "run/best.ckpt", weights_only=True)["split"]["train"])
@@ -140,13 +137,10 @@ def test_boosting_reads_test_once_and_never_fits_on_the_students_patients(studen
         rows = list(csv.DictReader(file))
     assert rows
     assert not trained & {row["patient_id"] for row in rows}
-    again = script(*command, "--folds", 2, "--iterations", 30)
-    assert again.returncode == 2  # test was read with other settings
+    assert boost(student, "boosted", "--iterations", "30") == 2  # test was read with other settings
 
 
-def test_a_column_that_knows_the_answer_is_refused(student):
-    arguments = ("--checkpoint", student / "run/best.ckpt", "--outpath", student / "leaky", "--columns", "iddx_1")
-    done = script("skin/BoostMetadata.py", *arguments)
-    assert done.returncode == 2
-    assert "iddx_1 is refused" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_a_column_that_knows_the_answer_is_refused(student, capsys):
+    assert boost(student, "leaky", "--columns", "iddx_1") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "iddx_1 is refused" in line
