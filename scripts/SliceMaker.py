@@ -7,7 +7,7 @@ size or modification time of its files, or the settings, changed.
   python scripts/SliceMaker.py --inpath raw/kits19 --outpath data/kits19 --dataset kits --task tumor
   python scripts/SliceMaker.py --inpath raw/kits19 --dataset kits --check
 
-See data/README.md for the layouts that go in and the store that comes out.
+See docs/data.md for the layouts that go in and the store that comes out.
 """
 
 import argparse

@@ -41,7 +41,7 @@ def answer_rows(probability, target):
     ]
 
 
-def write_run(folder, rows, seed=0, weights_seed=None, scores=None, split="split", teacher=None, **tested):
+def write_run(folder, rows, seed=0, weights_seed=None, scores=None, split="split", teacher=None, terms=(), **tested):
     """A run folder with these test rows. tested: further content of test.json."""
     images = "probability" in rows[0]
     network = SQUEEZENET if images else UNET
@@ -64,6 +64,7 @@ def write_run(folder, rows, seed=0, weights_seed=None, scores=None, split="split
     data = {"name": "image_folder"} if images else {"name": "slices", "root": "data"}
     recipe = {"data": data, "network": {"name": network["name"]}, "metric": metric, "training": {}, "seed": seed}
     recipe |= {"output": str(folder)} | ({"teacher": str(teacher)} if teacher else {})
+    recipe |= {"distillation": list(terms)} if terms else {}
     selected = {"dice": 0.5, "balanced_accuracy": 0.5}
     folder.mkdir(parents=True)
     checkpoint = {

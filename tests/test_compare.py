@@ -131,7 +131,7 @@ def test_several_groups_are_corrected_for_their_number(tmp_path, capsys):
         write_run(tmp_path / name, rows(np.linspace(0.4, 0.6, 8) + gain), seed)
     given = [f"{name}={tmp_path}/{name}" for name in "abcd"]
     _, out, _ = told(capsys, *given[:2], "--against", "a")
-    assert line_of(out, "b").endswith("one seed: b is better")
+    assert line_of(out, "b").endswith("one seed of b: b is better")
     _, out, _ = told(capsys, *given, "--against", "a")
     assert line_of(out, "b").endswith("no measurable difference (better if taken alone, not as one of 3)")
 

@@ -16,6 +16,7 @@ from utils.leaderboard.results import rows as leaderboard_rows
 from utils.report.facts import Wanted, gather
 from utils.report.gains import estimate
 from utils.runs.groups import group_runs
+from utils.runs.results import test_command as command_of
 from utils.runs.run import of_one_dataset, once_each, read_run
 from utils.training import checkpoints
 
@@ -167,10 +168,27 @@ def test_two_leaderboards_do_not_train_in_one_folder(tmp_path, capsys):
 
 def test_seeds_whose_weights_were_scaled_differently_are_one_group(tmp_path):
     for seed, factor in ((0, 2.0), (1, 0.3)):
-        folder = write_run(tmp_path / str(seed), dice_rows(DICE), seed, teacher=tmp_path / "teacher/best.ckpt")
-        content = checkpoints.load(folder / "best.ckpt")
         terms = [{"name": "soft_target", "student": "logits", "teacher": "logits", "weight": 0.7 * factor}]
-        content["recipe"] |= {"distillation": terms, "distillation_share": None}
+        teacher = tmp_path / "teacher/best.ckpt"
+        folder = write_run(tmp_path / str(seed), dice_rows(DICE), seed, teacher=teacher, terms=terms)
+        content = checkpoints.load(folder / "best.ckpt")
+        content["recipe"] |= {"distillation_share": None}
         checkpoints.save(content | {"balance": {"share": 3.0, "factor": factor}}, folder / "best.ckpt")
     (group,) = group_runs(runs_of(tmp_path / "0", tmp_path / "1"))
     assert group.seeds == [0, 1]
+
+
+def test_a_student_that_is_its_own_teacher_is_distilled(tmp_path):
+    terms = [{"name": "attention_transfer", "student": "encoder2", "teacher": "self/bottleneck", "weight": 1.0}]
+    write_run(tmp_path / "alone", dice_rows(DICE), 0)
+    write_run(tmp_path / "itself", dice_rows(DICE), 1, terms=terms)
+    plain, distilled = group_runs(runs_of(tmp_path / "itself", tmp_path / "alone"))
+    assert (plain.role, distilled.role, distilled.control) == ("plain", "distilled", plain.name)
+    assert command_of(distilled.first.folder, distilled.first.recipe).startswith("python train_kd.py ")
+
+
+def test_groups_of_equal_folder_names_have_names_of_their_own(tmp_path):
+    for number, method in enumerate(("a", "b")):
+        write_run(tmp_path / method / "seed_0", dice_rows(DICE), number, data_fingerprint=method)
+    groups = group_runs(runs_of(tmp_path / "a/seed_0", tmp_path / "b/seed_0"))
+    assert [group.name for group in groups] == ["UNet teacher (a/seed_0)", "UNet teacher (b/seed_0)"]

@@ -17,6 +17,17 @@ def double(number: int) -> int:
     return 2 * number
 
 
+class OddError(Exception):
+    """Cannot be unpickled: it is made of two values."""
+
+    def __init__(self, file: str, what: str) -> None:
+        super().__init__(f"{file} is {what}")
+
+
+def odd(number: int) -> int:
+    raise OddError("file.nii", "bad")
+
+
 def failed(number: int, error: Exception) -> str:
     return f"{number} {type(error).__name__}"
 
@@ -36,6 +47,10 @@ def test_a_batch_goes_on_past_a_bad_job():
 def test_a_killed_worker_costs_its_own_job_only():
     results = list(run(double, [1, -2, 3, -1, 4], failed, workers=2))
     assert sorted(map(str, results)) == ["-1 KeyError", "-2 WorkerDiedError", "2", "6", "8"]
+
+
+def test_an_exception_that_cannot_travel_is_not_taken_for_a_killed_worker():
+    assert list(run(odd, [1], lambda _, error: str(error), workers=2)) == ["OddError: file.nii is bad"]
 
 
 def test_a_dask_cluster_does_the_same(scheduler):

@@ -6,11 +6,13 @@ A batch goes on past a bad job: what a job raises, or that its worker was killed
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from itertools import islice
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
@@ -65,6 +67,18 @@ def explain(error: Exception) -> tuple[str, str]:
     return what, "look at this case; if it is sound, report this"
 
 
+def _portable(work: Callable[[Job], Result], job: Job) -> Result:
+    """Do a job elsewhere. An exception that cannot travel back would look like a killed worker: its text goes."""
+    try:
+        return work(job)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            raise RuntimeError(f"{type(error).__name__}: {error}") from None
+        raise
+
+
 def _result(ask: Callable[[], Result], job: Job, failed: Failed[Job, Result]) -> Result:
     try:
         return ask()
@@ -93,7 +107,7 @@ def _in_processes(
     work: Callable[[Job], Result], jobs: Iterable[Job], failed: Failed[Job, Result], workers: int
 ) -> Iterator[Result]:
     """Run in a pool. A killed worker breaks it: the jobs that were in it then run alone, so that only one is lost."""
-    pool = _pool(workers)
+    pool, work = _pool(workers), partial(_portable, work)
 
     def submit(job: Job) -> Future[Result]:
         nonlocal pool
@@ -134,7 +148,7 @@ def _on_cluster(
     with connect(address) as client:
         executor = client.get_executor(pure=False)
         for job, future in _as_they_finish(
-            lambda job: executor.submit(work, job), jobs, lambda: sum(client.nthreads().values()) + 1
+            lambda job: executor.submit(_portable, work, job), jobs, lambda: sum(client.nthreads().values()) + 1
         ):
             yield _result(future.result, job, failed)
 

@@ -108,7 +108,7 @@ class LabeledImages(Dataset):
         if split not in SPLITS:
             raise ValueError(f"split {split!r} is unknown: choose from {', '.join(SPLITS)}")
         if not records:
-            raise ValueError(f"the {split} split has no images: check the data's layout (data/README.md)")
+            raise ValueError(f"the {split} split has no images: check the data's layout (docs/data.md)")
         self.split, self.seed, self.class_names = split, options.seed, list(class_names)
         self.num_classes, self.in_channels = len(self.class_names), options.in_channels
         self._split_patients = {name: sorted(patients[name]) for name in SPLITS}

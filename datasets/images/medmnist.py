@@ -131,7 +131,7 @@ def _arrays(path: Path, keys: Sequence[str]) -> list[np.ndarray]:
         remedy = "get it from medmnist.com, or set download: true (pip install medmnist)"
         raise ValueError(f"{path}: no such file: {remedy}") from None
     except KeyError as error:
-        raise ValueError(f"{path}: not a MedMNIST npz ({error.args[0]}): see data/README.md for its keys") from None
+        raise ValueError(f"{path}: not a MedMNIST npz ({error.args[0]}): see docs/data.md for its keys") from None
     except (OSError, ValueError, BadZipFile, zlib.error, EOFError, NotImplementedError, TypeError) as error:
         if isinstance(error, OSError) and error.errno:
             raise ValueError(describe(error, path)) from None

@@ -7,7 +7,7 @@ one split by image; here a patient is in one split.
   python scripts/skin/SampleISIC.py --root raw/isic2024 --out data/isic2024.csv
   python scripts/skin/SampleISIC.py --root raw/isic2024 --out data/isic2024_fold0.csv --fold 0 --folds 5
 
-See data/README.md for the layout.
+See docs/data.md for the layout.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ holds several comparisons. `scripts/benchmarks/coverage.py` measures how often t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,10 +16,12 @@ from scipy.special import stdtr, stdtrit
 BETTER, WORSE, NOTHING, UNDEFINED = "better", "worse", "no measurable difference", "not defined"
 ENOUGH = 6  # cases; a distribution's shape cannot be judged from fewer, and Student's t assumes one
 SMALLEST = 0.005  # half a point of Dice: the same recipe with another seed differs by about as much on real data
+SMALLEST_MM = 0.1  # of a distance in mm: less than any voxel
 LEVEL = 0.05
 RULE = (
-    f"a difference counts when its 95 % interval excludes 0, it is {SMALLEST} or more, at least {ENOUGH} cases differ, "
-    f"and its p stays below {LEVEL} after Holm's correction for all comparisons of its table"
+    f"a difference counts when its 95 % interval excludes 0, it is {SMALLEST} or more (a distance: {SMALLEST_MM} mm), "
+    f"at least {ENOUGH} cases differ, and its p stays below {LEVEL} after Holm's correction for all that the table "
+    "compares with the same student in the same score"
 )
 INTERVAL = (
     "the interval counts seeds and cases (patients, where one has several cases) as drawn at random; with one seed it "
@@ -60,6 +62,7 @@ def compare(
     patients: Sequence[str] | None = None,
     higher_is_better: bool = True,
     unit: str = "cases",
+    smallest: float = SMALLEST,
 ) -> Comparison:
     """The one rule (`RULE`, `INTERVAL`) for ours - theirs.
 
@@ -70,6 +73,7 @@ def compare(
             One seed against one is a pair in any case.
         patients: the patient of each case; the cases of one patient count as one unit.
         unit: what to call the columns.
+        smallest: difference of interest; a smaller one is never better or worse.
     """
     if ours.shape[1] != theirs.shape[1]:
         raise ValueError(f"{ours.shape[1]} and {theirs.shape[1]} {unit}: compare scores of the same {unit}")
@@ -79,9 +83,8 @@ def compare(
     by_case = by_patient((ours.mean(0) - theirs.mean(0))[None], patients, center=False)[0]
     if patients is not None and len(set(patients)) < len(patients):
         unit = "patients"
-    return judge(
-        (mean, low, high, p), int((np.abs(by_case) > ROUNDING).sum()), by_seed.tolist(), unit, higher_is_better
-    )
+    differing = int((np.abs(by_case) > ROUNDING).sum())
+    return judge((mean, low, high, p), differing, by_seed.tolist(), unit, higher_is_better, smallest)
 
 
 def judge(
@@ -90,6 +93,7 @@ def judge(
     seeds: Sequence[float] = (),
     unit: str = "cases",
     higher_is_better: bool = True,
+    smallest: float = SMALLEST,
 ) -> Comparison:
     """The verdict of a mean difference, the ends of its interval and its p; `differing` units are not equal."""
     mean, low, high, p = found
@@ -100,27 +104,31 @@ def judge(
         verdict, why = UNDEFINED, f"too few {unit} for an interval"
     elif differing < ENOUGH:
         why = f"{unit} that differ: {differing}, a claim needs {ENOUGH}"
-    elif p < LEVEL and abs(mean) < SMALLEST:
-        why = f"less than {SMALLEST}"
+    elif p < LEVEL and abs(mean) < smallest:
+        why = f"less than {smallest}"
     elif p < LEVEL:
         verdict = BETTER if (mean > 0) == higher_is_better else WORSE
     return Comparison(mean, low, high, p, verdict, why, tuple(seeds))
 
 
-def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons of one table after Holm's correction: a claim that does not survive it is withdrawn."""
-    defined = [found for found in comparisons if found.verdict != UNDEFINED]
-    corrected = iter(holm([found.p for found in defined]))
+def correct(comparisons: Sequence[Comparison], families: Sequence[Hashable] | None = None) -> list[Comparison]:
+    """The comparisons of a table after Holm's correction: a claim that does not survive it is withdrawn.
 
-    def again(found: Comparison) -> Comparison:
-        if found.verdict == UNDEFINED:
-            return found
-        found = replace(found, p_holm=next(corrected))
-        if found.verdict == NOTHING or found.p_holm < LEVEL:
-            return found
-        return replace(found, verdict=NOTHING, why=f"{found.verdict} if taken alone, not as one of {len(defined)}")
-
-    return list(map(again, comparisons))
+    families: what each comparison belongs to, such as a student and a score; those of one family are corrected
+    together. All are one family where it is left out.
+    """
+    families = [None] * len(comparisons) if families is None else list(families)
+    defined = [number for number, found in enumerate(comparisons) if found.verdict != UNDEFINED]
+    corrected = list(comparisons)
+    for family in dict.fromkeys(families):
+        members = [number for number in defined if families[number] == family]
+        for number, p_holm in zip(members, holm([comparisons[each].p for each in members]), strict=True):
+            found = replace(comparisons[number], p_holm=p_holm)
+            if found.verdict != NOTHING and p_holm >= LEVEL:
+                why = f"{found.verdict} if taken alone, not as one of {len(members)}"
+                found = replace(found, verdict=NOTHING, why=why)
+            corrected[number] = found
+    return corrected
 
 
 def holm(p: Sequence[float]) -> list[float]:

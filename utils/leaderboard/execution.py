@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from datasets.slices.store import write_json
 from utils.leaderboard.identity import difference
 from utils.leaderboard.plan import Run
+from utils.machine import cores
 
 RECORD, LOG = "leaderboard.json", "log.txt"
 POLL_S = 0.2
@@ -46,7 +47,7 @@ class Slots:
     def environment(self, slot: int) -> dict[str, str]:
         if self.gpus:
             return dict(os.environ) | {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]}
-        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        threads = max(1, cores() // self.jobs)
         return {"OMP_NUM_THREADS": str(threads)} | dict(os.environ)
 
 

@@ -37,7 +37,7 @@ from utils.training import checkpoints
 
 RULE = (
     "gain: mean over seeds and test cases of a student's Dice minus that of the plain one of the same seed and case; "
-    f"{DIFFERENCE_COUNTS} (the methods of one student); {INTERVAL}; gap closed: gain over the gap between teacher and "
+    f"{DIFFERENCE_COUNTS}; {INTERVAL}; gap closed: gain over the gap between teacher and "
     "plain student, where the interval of that gap excludes 0"
 )
 

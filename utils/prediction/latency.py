@@ -75,7 +75,8 @@ def measure(
 
 def _predict(candidate: Candidate, volume: Path, threads: int | None, device: str) -> dict[str, Any]:
     """The record that predict.py leaves of the volume."""
-    environment = dict(os.environ) | {"PYTHONPATH": str(ROOT)} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = dict(os.environ) | {"PYTHONPATH": path} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     with tempfile.TemporaryDirectory(prefix="latency-") as folder:
         command = [
             sys.executable,

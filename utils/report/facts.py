@@ -23,7 +23,7 @@ from utils.report.gains import Estimate, Gain, correct_gains, estimate, gain, sc
 from utils.report.learning import Charts
 from utils.report.page import refuse_foreign
 from utils.runs.data import open_split
-from utils.runs.groups import Group, chosen_student, group_runs
+from utils.runs.groups import Group, chosen_student, group_runs, teacher_folder
 from utils.runs.run import Run, of_one_dataset, once_each, read_run
 from utils.training import checkpoints
 
@@ -101,8 +101,7 @@ class Report:
         """The teacher of that student, else the first."""
         teachers = [group for group in self.groups if group.role == "teacher"]
         if self.student is not None:
-            named = Path(self.student.first.recipe["teacher"])
-            folder = (named.parent if named.suffix else named).resolve()
+            folder = teacher_folder(self.student.first)
             for group in teachers:
                 if any(run.folder.resolve() == folder for run in group.runs):
                     return group

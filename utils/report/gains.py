@@ -66,10 +66,9 @@ def estimate(group: Group, score: str) -> Estimate:
 
 
 def correct_gains(gains: Sequence[Gain]) -> list[Gain]:
-    """The gains of a page, those in one score corrected for their number."""
-    found = dict.fromkeys(gain.score for gain in gains)
-    corrected = {score: iter(correct([gain.estimate for gain in gains if gain.score == score])) for score in found}
-    return [replace(gain, estimate=next(corrected[gain.score])) for gain in gains]
+    """The gains of a page, those over one control in one score corrected for their number."""
+    corrected = correct([gain.estimate for gain in gains], [(gain.control, gain.score) for gain in gains])
+    return [replace(gain, estimate=found) for gain, found in zip(gains, corrected, strict=True)]
 
 
 def gain(group: Group, control: Group, score: str) -> Gain:

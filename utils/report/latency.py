@@ -20,7 +20,7 @@ from utils.prediction.latency import Candidate, Timing, measure
 from utils.report.exports import TIMED, Export
 from utils.runs.artifact import INT8
 from utils.runs.data import open_split
-from utils.runs.groups import Group
+from utils.runs.groups import Group, telling_apart
 from utils.training.launch import resolve_precision
 
 PRECISIONS = {"32-true": "fp32", "bf16-mixed": "bf16", "16-mixed": "fp16"}
@@ -32,11 +32,11 @@ def timed_names(groups: Sequence[Group]) -> dict[str, str]:
     """By group the name its network is timed under: one of a kind costs the same, whatever it was trained with."""
     found: dict[str, str] = {}
     names = {}
-    for group in groups:
+    for group, folder in zip(groups, telling_apart([group.first.folder for group in groups]), strict=True):
         network = yaml.safe_dump(group.first.checkpoint["network"])
         name = group.name if group.role == "teacher" else f"{group.first.network} student"
         if network not in found and name in found.values():
-            name = f"{name} ({group.first.folder.name})"
+            name = f"{name} ({folder})"
         names[group.name] = found.setdefault(network, name)
     return names
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.evaluation import statistics
+from utils.evaluation.kind import IMAGES, kind_of_rows
 from utils.evaluation.metrics.partial_auc import partial_auc
 from utils.evaluation.statistics import Comparison, jackknife, ranks
 
@@ -81,7 +82,7 @@ def values_of(runs: Sequence[Rows], score: str) -> tuple[NDArray[np.floating], l
     """
     patients = {row["case"]: row.get("patient", row["case"]) for row in runs[0]}
     cases = sorted(patients)
-    if "probability" not in runs[0][0]:
+    if kind_of_rows(runs[0]) is not IMAGES:
         dice = [case_dice([rows], None if score == MEAN_DICE else score) for rows in runs]
         return np.array([[run[case] for case in cases] for run in dice]), [patients[case] for case in cases]
     values = []
@@ -103,8 +104,10 @@ def split_score(
 def compare_runs(ours: Sequence[Rows], theirs: Sequence[Rows], score: str, same_seeds: bool) -> Comparison:
     """Ours - theirs in one score by the one rule, see `values_of`; where same_seeds runs are in the order of seeds."""
     (first, patients), (second, _) = values_of(ours, score), values_of(theirs, score)
-    images = "probability" in ours[0][0]
-    return statistics.compare(first, second, same_seeds, patients, unit="images" if images else "cases")
+    unit = "cases"
+    if kind_of_rows(ours[0]) is IMAGES:
+        unit = "images" if len({row.get("patient", row["case"]) for row in ours[0]}) == len(ours[0]) else "patients"
+    return statistics.compare(first, second, same_seeds, patients, unit=unit)
 
 
 def conclude(what: str, found: Comparison, cases: int, name: str, other: str) -> str:
@@ -112,7 +115,8 @@ def conclude(what: str, found: Comparison, cases: int, name: str, other: str) ->
     if not np.isfinite(found.mean):
         return f"{name} - {other}: {what} is {found.words}"
     ends = f"[{found.low:+.3f}, {found.high:+.3f}]" if np.isfinite(found.low) else "not defined"
-    by_seed = f"; by seed {', '.join(f'{seed:+.3f}' for seed in found.seeds)}" if len(found.seeds) > 1 else ", one seed"
+    seeds = ", ".join(f"{seed:+.3f}" for seed in found.seeds)
+    by_seed = f"; by seed {seeds}" if len(found.seeds) > 1 else f", one seed of {name}"
     difference = f"{found.mean:+.3f} {what}, 95 % interval {ends} over {cases} cases{by_seed}"
     return f"{name} - {other}: {difference}: {found.named(name)}"
 

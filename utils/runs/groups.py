@@ -45,15 +45,15 @@ class Group:
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Teachers, then each student alone followed by those distilled with the same network.
 
-    A recipe with a teacher is distilled; one that a distilled run names as its teacher is one; one with the network of
-    a distilled run is its control; any other is a teacher.
+    A recipe with a teacher or terms is distilled; one that a distilled run names as its teacher is one; one with the
+    network of a distilled run is its control; any other is a teacher.
     """
-    distilled = [run for run in runs if run.recipe.get("teacher")]
-    teachers = {_teacher_folder(run) for run in distilled}
+    distilled = [run for run in runs if run.distilled]
+    teachers = {teacher_folder(run) for run in distilled}
     student_networks = [run.checkpoint["network"] for run in distilled]
     found: dict[str, tuple[Role, list[Run]]] = {}
     for run in runs:
-        if run.recipe.get("teacher"):
+        if run.distilled:
             role: Role = "distilled"
         elif run.folder.resolve() not in teachers and run.checkpoint["network"] in student_networks:
             role = "plain"
@@ -93,9 +93,22 @@ def _asked_terms(run: Run) -> list[dict[str, Any]]:
     return [term | {"weight": float(f"{term['weight'] / factor:.6g}")} if "weight" in term else term for term in terms]
 
 
-def _teacher_folder(run: Run) -> Path:
+def teacher_folder(run: Run) -> Path | None:
+    """Where the teacher of a run lay; None where it had none."""
+    if not run.recipe.get("teacher"):
+        return None
     path = Path(run.recipe["teacher"])
     return (path.parent if path.suffix else path).resolve()
+
+
+def telling_apart(folders: Sequence[Path]) -> list[str]:
+    """The last parts of paths, as many as it takes for no two different folders to have the same."""
+    parts = [folder.resolve().parts for folder in folders]
+    for count in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(each[-count:]) for each in parts]
+        if len(set(names)) == len(set(parts)):
+            break
+    return names
 
 
 def _control(group: Group, controls: Sequence[Group]) -> str | None:
@@ -117,9 +130,10 @@ def _names(found: Sequence[tuple[Role, list[Run]]]) -> list[Group]:
         method = method_name(_asked_terms(runs[0]))
         names.append({"teacher": f"{network} teacher", "plain": f"{network} alone"}.get(role, f"{network} {method}"))
     repeated = {name for name, count in Counter(names).items() if count > 1}
+    folders = telling_apart([runs[0].folder for _, runs in found])
     return [
-        Group(f"{name} ({runs[0].folder.name})" if name in repeated else name, role, tuple(runs))
-        for name, (role, runs) in zip(names, found, strict=True)
+        Group(f"{name} ({folder})" if name in repeated else name, role, tuple(runs))
+        for name, folder, (role, runs) in zip(names, folders, found, strict=True)
     ]
 
 

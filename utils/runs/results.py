@@ -15,9 +15,14 @@ from utils.evaluation.targets import Rows, other_targets, place_name
 WHOLE = {"checkpoint_sha256": str, "data": dict, "cases": int, "scores": dict, "empty_mask_rule": str}
 
 
+def is_distilled(recipe: Mapping[str, Any]) -> bool:
+    """Whether a run of this recipe was trained by train_kd.py: by a teacher, or by itself (self-distillation)."""
+    return bool(recipe.get("distillation") or recipe.get("teacher"))
+
+
 def test_command(folder: Path, recipe: Mapping[str, Any] | None = None) -> str:
     """The command that scores the run in a folder on its test split. recipe: of its checkpoint, where that is read."""
-    script = "train_kd.py" if recipe and recipe.get("teacher") else "train.py"
+    script = "train_kd.py" if recipe and is_distilled(recipe) else "train.py"
     command = f"python {script} --config {shlex.quote(str(folder / 'config.yaml'))} --mode test"
     if recipe is None or Path(str(recipe.get("output"))).resolve() != folder.resolve():
         command += f" --output {shlex.quote(str(folder))}"

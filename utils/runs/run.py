@@ -11,7 +11,7 @@ from typing import Any
 from networks import NETWORKS
 from utils.evaluation.inference import make_metrics
 from utils.evaluation.kind import IMAGES, Kind, kind_of
-from utils.runs.results import other_data, read_test, same_weights
+from utils.runs.results import is_distilled, other_data, read_test, same_weights
 from utils.training import checkpoints
 
 EVALUATED = "best_test_scores.json"  # what scripts/evaluate.py leaves beside best.ckpt
@@ -73,6 +73,11 @@ class Run:
     @property
     def kind(self) -> Kind:
         return kind_of(self.checkpoint["preprocessing"])
+
+    @property
+    def distilled(self) -> bool:
+        """Whether it was trained with distillation terms, by a teacher or by itself."""
+        return is_distilled(self.recipe)
 
     @property
     def classifies(self) -> bool:

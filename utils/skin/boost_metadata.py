@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from datasets.files import replacing
 from datasets.slices.store import write_json
 from utils.evaluation.statistics import INTERVAL, RULE, Comparison
 from utils.recipe.schema import Training
@@ -147,12 +148,10 @@ def rows_of(split: str, lesions: Lesions, folds: Sequence[Any], probability: dic
 
 def write_predictions(file: Path, rows: Sequence[Sequence[Any]]) -> None:
     """CSV with a row a lesion; appears whole or not at all."""
-    temporary = file.with_name(f".{file.name}.partial")
-    with temporary.open("w", newline="") as lines:
+    with replacing(file) as partial, partial.open("w", newline="") as lines:
         writer = csv.writer(lines, lineterminator="\n")
         writer.writerow(["isic_id", "patient_id", "target", "split", "fold", *MODELS])
         writer.writerows(rows)
-    temporary.replace(file)
 
 
 def summarize(report: dict[str, Any], out: Path) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from utils.evaluation.metrics.classification import scores
 from utils.evaluation.metrics.partial_auc import partial_auc
-from utils.evaluation.statistics import Comparison, compare, interval, jackknife
+from utils.evaluation.statistics import Comparison, compare, correct, interval, jackknife
 
 SCORES = ("partial_auc", "auroc", "average_precision")
 MOST_CATEGORIES = 255  # scikit-learn bins a column into as many
@@ -171,5 +171,6 @@ def compare_models(
 
     values = {name: split(probability) for name, probability in probabilities.items()}
     intervals = {name: interval([each])[1:3] for name, each in values.items()}
-    found = {name: compare(each, values[against], unit="patients") for name, each in values.items() if name != against}
-    return intervals, found
+    others = [name for name in values if name != against]
+    found = correct([compare(values[name], values[against], unit="patients") for name in others])
+    return intervals, dict(zip(others, found, strict=True))

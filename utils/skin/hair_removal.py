@@ -23,6 +23,7 @@ from datasets.images.decoding import decode
 from datasets.images.isic import METADATA
 from datasets.images.raw_images import RawImages
 from utils.evaluation.drawing import INK, captioned, contact_sheet, write_png
+from utils.machine import cores
 from utils.skin.hair import CONTRAST, find_hair, paint_over
 from utils.skin.hair_table import HairTable
 
@@ -110,7 +111,7 @@ def work(
     images: RawImages, names: Sequence[str], target: Path, table: HairTable, args: argparse.Namespace
 ) -> Iterator[tuple[str, float | ValueError]]:
     """Treat `names`; yields each with its share of hair, or with what is wrong with it."""
-    jobs = args.jobs or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    jobs = args.jobs or cores()
 
     def treat(name: str) -> float | ValueError:
         file = target / name

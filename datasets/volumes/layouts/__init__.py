@@ -1,4 +1,4 @@
-"""Find the cases of the published raw layouts: KiTS, LiTS, MSD and nnU-Net, ACDC (see data/README.md)."""
+"""Find the cases of the published raw layouts: KiTS, LiTS, MSD and nnU-Net, ACDC (see docs/data.md)."""
 
 from collections.abc import Callable
 from dataclasses import replace

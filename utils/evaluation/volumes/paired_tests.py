@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from utils.evaluation import statistics
-from utils.evaluation.statistics import correct, ranks
+from utils.evaluation.statistics import ROUNDING, SMALLEST, SMALLEST_MM, correct, ranks
 from utils.evaluation.targets import other_targets
 from utils.evaluation.volumes.scores import HIGHER_IS_BETTER
 
@@ -18,7 +18,7 @@ def compare(
     names: tuple[str, str] = ("A", "B"),
 ) -> list[dict[str, Any]]:
     """A line a class and score: means, mean paired difference (ours - theirs), interval, p, effect and verdict, by the
-    one rule; the lines are one table, for which p is corrected.
+    one rule. Each line is a comparison of its own: two evaluations are compared in it, so nothing is corrected.
 
     ours, theirs: rows of a case and class each, of the same cases and labels. A pair counts where both have the score.
     `effect`: rank-biserial correlation, from -1 (ours is lower in every patient) to 1; `low`, `high` and `p` are None
@@ -38,13 +38,14 @@ def compare(
                 continue
             mine, other = np.array([pair[1:] for pair in kept], np.float64).T
             patients = [first[place].get("patient", place[0]) for place, _, _ in kept]
-            found.append(statistics.compare(mine[None], other[None], True, patients, HIGHER_IS_BETTER[score]))
+            higher, smallest = HIGHER_IS_BETTER[score], SMALLEST_MM if score.endswith("_mm") else SMALLEST
+            found.append(statistics.compare(mine[None], other[None], True, patients, higher, smallest=smallest))
             line = {"class": class_name, "score": score, "cases": len(kept), "left_out": len(pairs) - len(kept)}
             lines.append(line | {"mean": float(mine.mean()), "other_mean": float(other.mean())})
             lines[-1] |= _by_patient(mine - other, patients)
     if not lines:
         raise ValueError(f"no case has one of {', '.join(scores)} in both: compare others")
-    for line, result in zip(lines, correct(found), strict=True):
+    for line, result in zip(lines, correct(found, range(len(found))), strict=True):
         figures = {"difference": result.mean, "low": result.low, "high": result.high, "p": result.p}
         line |= {name: figure if np.isfinite(figure) else None for name, figure in figures.items()}
         line |= {"p_holm": result.p_holm, "verdict": result.named(names[0])}
@@ -54,11 +55,11 @@ def compare(
 def _by_patient(difference: np.ndarray, patients: Sequence[str]) -> dict[str, Any]:
     numbers = np.unique(patients, return_inverse=True)[1]
     means = np.bincount(numbers, difference) / np.bincount(numbers)
-    changed = means[means != 0]
+    changed = means[np.abs(means) > ROUNDING]
     weights = ranks(np.abs(changed))
     return {
         "effect": float((np.sign(changed) * weights).sum() / weights.sum()) if len(changed) else 0.0,
-        "higher": int((difference > 0).sum()),
-        "lower": int((difference < 0).sum()),
+        "higher": int((difference > ROUNDING).sum()),
+        "lower": int((difference < -ROUNDING).sum()),
         "patients_that_differ": len(changed),
     }

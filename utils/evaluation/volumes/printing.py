@@ -45,7 +45,7 @@ def print_comparison(names: Sequence[str], lines: Sequence[Mapping[str, Any]]) -
     print(f"A: {names[0]}\nB: {names[1]}\n")
     print(table([_difference(line) for line in lines]))
     print(f"\n95 % intervals of A - B; {RULE}; {INTERVAL}.")
-    print("effect: rank-biserial correlation; p: before and after the correction")
+    print("effect: rank-biserial correlation")
     if any(line["left_out"] for line in lines):
         print("(-n): pairs left out because A or B has an empty mask there and so no distance")
 
@@ -60,7 +60,7 @@ def _difference(line: Mapping[str, Any]) -> dict[str, str]:
         "A": f"{line['mean']:.3f}",
         "B": f"{line['other_mean']:.3f}",
         "A - B": f"{line['difference']:+.3f}{ends}",
-        "p": "" if line["p"] is None else f"{line['p']:.3g}, {line['p_holm']:.3g}",
+        "p": "" if line["p"] is None else f"{line['p']:.3g}",
         "effect": f"{line['effect']:+.2f}",
         "verdict": line["verdict"],
     }
