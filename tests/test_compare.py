@@ -167,7 +167,7 @@ def test_images_of_other_classes_and_other_cases_are_not_compared(tmp_path, caps
         ("b", f"006: the target of {tmp_path}/a is class 0, that of {tmp_path}/b is class 1"),
         ("c", "were not scored on the same cases and classes (1 are in one only, such as 007"),
         ("d", "the classes of the one: benign, malignant, of the other: tumor"),
-        ("e", "the split of the data of the one: split, of the other: other"),
+        ("e", "the split of the one: split, of the other: other"),
     ):
         status, _, err = told(capsys, f"a={tmp_path}/a", f"b={tmp_path}/{other}")
         assert status == 2 and said in err and len(err.splitlines()) == 1

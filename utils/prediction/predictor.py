@@ -21,6 +21,7 @@ from datasets.slices.transforms import normalize, pad_center, padded_size, unpad
 from datasets.volumes.geometry import iterate_slices
 from datasets.volumes.reading import Statistics
 from utils.evaluation.inference import predict
+from utils.evaluation.metrics.labels import class_numbers
 from utils.runs.models import Model
 
 VIEWS = ((), (-1,), (-2,), (-2, -1))  # axes to mirror
@@ -134,18 +135,3 @@ def _input(images: Sequence[np.ndarray], preprocessing: dict[str, Any], mean: fl
     return torch.from_numpy(
         np.stack([pad_center(normalize(image, window, mean, std), size, value) for image in images])[:, None]
     )
-
-
-def class_numbers(scores: Tensor) -> Tensor:
-    """Class of the highest score, the lower one where two are equal: (B, K, H, W) -> (B, H, W) uint8.
-
-    By comparisons, as VolumeDice has it: torch's argmax over the classes is slower by far on the CPU, and so is
-    masked_fill.
-    """
-    best = scores[:, 0]
-    numbers = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
-    for number in range(1, scores.shape[1]):
-        higher = (scores[:, number] > best).to(torch.uint8)
-        numbers = torch.maximum(numbers, higher.mul_(number))  # it is above all before it
-        best = torch.maximum(best, scores[:, number])
-    return numbers

@@ -79,7 +79,7 @@ def predict_volumes(args: argparse.Namespace, predictor: Predictor) -> int:
         channel=args.channel,
         slice_axis=args.slice_axis,
         probabilities=args.probabilities,
-        largest=class_numbers(args.largest, names),
+        largest=numbers_of(args.largest, names),
         minimum_ml=args.minimum_volume,
         limit=memory_limit() if args.memory is None else args.memory * 1e9,
     )
@@ -117,7 +117,7 @@ def predict_volumes(args: argparse.Namespace, predictor: Predictor) -> int:
     return 1 if bad else 0
 
 
-def class_numbers(wanted: list[str] | None, names: list[str]) -> list[int]:
+def numbers_of(wanted: list[str] | None, names: list[str]) -> list[int]:
     """Numbers of the classes named after --largest; of all for none named; none without the flag."""
     for name in wanted or []:
         if name not in names:

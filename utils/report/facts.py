@@ -19,7 +19,7 @@ from utils.prediction.latency import Timing
 from utils.report import latency, learning, pictures
 from utils.report.charts import Style, group_styles
 from utils.report.exports import Export, read_exports
-from utils.report.gains import Estimate, Gain, correct_gains, estimate, gain, score_names
+from utils.report.gains import Estimate, Gain, correct_gains, estimate, gain, scores_shown
 from utils.report.learning import Charts
 from utils.report.page import refuse_foreign
 from utils.runs.data import open_split
@@ -135,7 +135,7 @@ def gather(wanted: Wanted, warn: Callable[[str], None]) -> Report:
     runs, repeated = once_each(runs)
     runs, left_out = of_one_dataset(runs)
     groups = group_runs(runs)
-    report = Report(wanted, warn, groups, group_styles(groups), score_names(runs[0]), [])
+    report = Report(wanted, warn, groups, group_styles(groups), scores_shown(runs[0]), [])
     for line in (*notes, *repeated, *left_out, *_same_seeds(groups)):
         report.note(line)
     _measure(report)

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from utils.evaluation.statistics import BETTER, UNDEFINED, WORSE, Comparison, correct, interval
-from utils.runs.comparison import KEYS, MEAN_DICE, SCORES, compare_runs, values_of
+from utils.runs.comparison import KEYS, MEAN_DICE, compare_runs, score_names, values_of
 from utils.runs.groups import Group
-from utils.runs.results import other_data
 from utils.runs.run import Run
 
 
@@ -49,12 +48,12 @@ class Gain:
         return {BETTER: 1, WORSE: -1}.get(self.verdict, 0)
 
 
-def score_names(run: Run) -> list[str]:
-    """What the runs are compared by, the most important first."""
-    if run.classifies:
-        names = [name for name in SCORES if name != "pAUC" or len(run.class_names) == 2]
-        return sorted(names, key=lambda name: KEYS[name] != run.selects)
-    return [MEAN_DICE, *run.class_names] if len(run.class_names) > 1 else [MEAN_DICE]
+def scores_shown(run: Run) -> list[str]:
+    """What the page compares runs by, the most important first; for volumes each class, too."""
+    names = score_names(run.kind, run.class_names)
+    if names == [MEAN_DICE]:
+        return names + (run.class_names if len(run.class_names) > 1 else [])
+    return sorted(names, key=lambda name: KEYS[name] != run.selects)
 
 
 def estimate(group: Group, score: str) -> Estimate:
@@ -72,18 +71,14 @@ def correct_gains(gains: Sequence[Gain]) -> list[Gain]:
 
 
 def gain(group: Group, control: Group, score: str) -> Gain:
-    """What distillation gained in one score, paired by case.
+    """What distillation gained in one score, paired by case, of runs that `of_one_dataset` kept.
 
-    Raises ValueError where the cases or targets are not the same, or the score is not defined.
+    Raises ValueError where one was scored on test and the other on val, or the score is not defined.
     """
     if {run.split for run in group.runs} != {run.split for run in control.runs}:
         raise ValueError(f"{group.name} and {control.name}: one was scored on test, the other on val: not compared")
-    first = group.first
-    for run in (*group.runs, *control.runs):
-        if found := other_data(first.result, run.result, (str(first.folder), str(run.folder))):
-            raise ValueError(f"{group.name} and {control.name}: {found}: not compared; test both on the same data")
     same_seeds = group.seeds == control.seeds or len(group.runs) == len(control.runs) == 1
     found = compare_runs([run.rows for run in group.runs], [run.rows for run in control.runs], score, same_seeds)
     if found.verdict == UNDEFINED:
         raise ValueError(f"{group.name} and {control.name}: the gain in {score} is {found.words}: not compared")
-    return Gain(group.name, control.name, score, found, len({row["case"] for row in first.rows}))
+    return Gain(group.name, control.name, score, found, len({row["case"] for row in group.first.rows}))

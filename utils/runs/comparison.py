@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.evaluation import statistics
-from utils.evaluation.kind import IMAGES, kind_of_rows
+from utils.evaluation.kind import IMAGES, Kind, kind_of_rows
 from utils.evaluation.metrics.partial_auc import partial_auc
 from utils.evaluation.statistics import Comparison, jackknife, ranks
 
@@ -61,6 +61,13 @@ SCORES: dict[str, Score] = {
     "pAUC": _partial_auc,
 }
 KEYS = {"accuracy": "accuracy", "balanced accuracy": "balanced_accuracy", "AUROC": "auroc", "pAUC": "partial_auc"}
+
+
+def score_names(kind: Kind, class_names: Sequence[str]) -> list[str]:
+    """The scores that runs of a kind are compared by."""
+    if kind is not IMAGES:
+        return [MEAN_DICE]
+    return [score for score in SCORES if score != "pAUC" or len(class_names) == 2]
 
 
 def case_dice(runs: Sequence[Sequence[Mapping[str, Any]]], class_name: str | None = None) -> dict[str, float]:

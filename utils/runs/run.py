@@ -186,6 +186,16 @@ def once_each(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     return kept, notes
 
 
+def compared_by(run: Run) -> dict[str, str]:
+    """What runs must have in common for their scores to be compared case by case."""
+    return {
+        "split": run.split_sha256[:12],
+        "classes": ", ".join(run.class_names),
+        "metric": run.recipe["metric"]["name"],
+        "rule": run.rule,
+    }
+
+
 def of_one_dataset(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     """The runs that share data split, classes, metric and targets with most of the others, and a line for each that
     does not.
@@ -193,24 +203,19 @@ def of_one_dataset(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     Runs of other patients, classes or targets cannot be paired with these case by case.
     """
 
-    def kind(run: Run) -> tuple:
-        return run.split_sha256, tuple(run.class_names), run.recipe["metric"]["name"], run.rule
-
-    kinds = [kind(run) for run in runs]
+    kinds = [compared_by(run) for run in runs]
     common = max(kinds, key=kinds.count)  # of equals the first
     reference = runs[kinds.index(common)]
     kept, notes = [], []
-    for run in runs:
-        for what, ours, theirs in zip(("split", "classes", "metric", "rule"), kind(run), common, strict=True):
-            if ours != theirs:
-                ours, theirs = (value[:12] if what == "split" else value for value in (ours, theirs))
-                notes.append(
-                    f"{run.folder}: {what} {ours} of {run.data}, but {reference.folder} has {theirs} of "
-                    f"{reference.data}: they cannot be paired, it is left out; make a report of its own"
-                )
-                break
-        else:
+    for run, found in zip(runs, kinds, strict=True):
+        what = next((name for name in common if found[name] != common[name]), None)
+        if what is None:
             kept.append(run)
+            continue
+        notes.append(
+            f"{run.folder}: {what} {found[what]} of {run.data}, but {reference.folder} has {common[what]} of "
+            f"{reference.data}: they cannot be paired, it is left out; make a report of its own"
+        )
     left, more = _of_the_same_targets(kept)
     return left, notes + more
 

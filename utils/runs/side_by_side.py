@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from utils.evaluation.complexity import complexity, latency
-from utils.evaluation.kind import IMAGES, SLICES
+from utils.evaluation.kind import IMAGES
 from utils.evaluation.statistics import INTERVAL, RULE, correct
-from utils.runs.comparison import KEYS, MEAN_DICE, SCORES, case_dice, compare_runs, conclude, spread
+from utils.runs.comparison import KEYS, MEAN_DICE, case_dice, compare_runs, conclude, score_names, spread
 from utils.runs.results import other_data, same_weights, test_command
-from utils.runs.run import Run, read_tested
+from utils.runs.run import Run, compared_by, read_tested
 from utils.tables import table
 from utils.training import checkpoints
 
@@ -53,14 +53,9 @@ def refuse_unlike(groups: Mapping[str, Sequence[Run]]) -> None:
     first = runs[0][1]
     for _, run in runs[1:]:
         names = (str(first.folder), str(run.folder))
-        for what, ours, theirs in (
-            ("split of the data", first.checkpoint["split"]["sha256"][:12], run.checkpoint["split"]["sha256"][:12]),
-            ("tested split", first.result["split_sha256"][:12], run.result["split_sha256"][:12]),
-            ("classes", ", ".join(first.class_names), ", ".join(run.class_names)),
-            ("metric", first.checkpoint["recipe"]["metric"]["name"], run.checkpoint["recipe"]["metric"]["name"]),
-            ("rule", first.result["empty_mask_rule"], run.result["empty_mask_rule"]),
-        ):
-            if ours != theirs:
+        facts = [compared_by(each) | {"tested split": each.result["split_sha256"][:12]} for each in (first, run)]
+        for what, ours in facts[0].items():
+            if ours != (theirs := facts[1][what]):
                 raise ValueError(
                     f"{names[0]} and {names[1]} cannot be compared: the {what} of the one: {ours}, of the other: "
                     f"{theirs}; compare runs of the same data, split and metric"
@@ -96,7 +91,7 @@ def describe(name: str, runs: Sequence[Run], size: int | None) -> dict[str, str]
         return spread([run.result["scores"].get(key, float("nan")) for run in runs])
 
     if runs[0].kind is IMAGES:
-        keys = {score: KEYS[score] for score in score_names(runs[0])}
+        keys = {score: KEYS[score] for score in score_names(runs[0].kind, runs[0].class_names)}
         row |= {score: scores(key) for score, key in keys.items() if score != "pAUC"}
         row["calibration error"] = scores("calibration_error")
         row |= {"pAUC": scores("partial_auc")} if "pAUC" in keys else {}
@@ -113,13 +108,6 @@ def describe(name: str, runs: Sequence[Run], size: int | None) -> dict[str, str]
     }
 
 
-def score_names(run: Run) -> list[str]:
-    """What runs are compared by."""
-    if run.kind is SLICES:
-        return [MEAN_DICE]
-    return [score for score in SCORES if score != "pAUC" or len(run.class_names) == 2]
-
-
 def differences(groups: Mapping[str, Sequence[Run]], against: str) -> list[str]:
     """A line a group after `against` and score: the paired difference, its interval, by seed, and what to conclude.
 
@@ -128,7 +116,7 @@ def differences(groups: Mapping[str, Sequence[Run]], against: str) -> list[str]:
     """
     names, theirs = list(groups), groups[against]
     names = names[names.index(against) + 1 :]
-    scores = score_names(theirs[0])
+    scores = score_names(theirs[0].kind, theirs[0].class_names)
     cases, lines = len({row["case"] for row in theirs[0].rows}), {}
     for score in scores:
         found = []

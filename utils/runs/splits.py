@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from datasets.volumes.geometry import spacing_of, voxel_ml
 from utils.evaluation.inference import evaluate
 from utils.evaluation.kind import IMAGES, kind_of
+from utils.evaluation.metrics.labels import class_numbers
 from utils.evaluation.volumes.cases import Volumes
 from utils.evaluation.volumes.pairs import spacing_is_lost
 from utils.recipe.schema import Training
@@ -29,13 +30,8 @@ class KeptLabels:
         self.slices: list[tuple[Tensor, Tensor]] = []
 
     def update(self, logits: Tensor, target: Tensor, case: str | Sequence[str]) -> None:
-        """logits (B, K, H, W), target (B, 1, H, W): the class with the largest logit, the lower one of equals."""
-        best, label = logits[:, 0], torch.zeros_like(logits[:, 0], dtype=torch.uint8)
-        for number in range(1, logits.shape[1]):
-            better = logits[:, number] > best
-            label[better] = number
-            best = torch.maximum(best, logits[:, number])
-        self.slices.append((label.cpu(), target[:, 0].to(torch.uint8).cpu()))
+        """logits (B, K, H, W), target (B, 1, H, W): see `class_numbers`."""
+        self.slices.append((class_numbers(logits).cpu(), target[:, 0].to(torch.uint8).cpu()))
 
     def compute(self) -> dict[str, float]:
         return {}

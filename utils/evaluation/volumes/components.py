@@ -5,7 +5,6 @@ scipy labels them in 32 bits; scikit-image does so in 64, which is twice the mem
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 CHUNK_VOXELS = 1 << 22
 FEW = 8
@@ -14,6 +13,8 @@ TOUCHING = np.ones((3, 3, 3), bool)
 
 def components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """The number of each voxel's component, 0 outside the mask, and how many voxels components 1, 2, ... have."""
+    from scipy import ndimage
+
     numbers, count = ndimage.label(mask, TOUCHING, np.int32)
     return numbers, count_voxels(numbers, count + 1)[1:]
 

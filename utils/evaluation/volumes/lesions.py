@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
 
 from utils.evaluation.volumes.components import components
 
@@ -49,6 +48,8 @@ def detect(
     iou: at least this much overlap is a detection; with 0 any shared voxel is. smallest: components of fewer voxels
     count as lesions in neither mask.
     """
+    from scipy.sparse import coo_array
+
     prediction, target = _without_gaps(prediction, target)
     shared = prediction & target
     (ours, our_sizes), (theirs, their_sizes) = (_lesions(mask, shared, smallest) for mask in (prediction, target))

@@ -12,7 +12,6 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 SLAB_VOXELS = 1 << 22
 
@@ -124,6 +123,8 @@ def _nearest(
     The tree says which one is nearest. The distance is taken from whole steps of the grid, as a distance transform
     does: the difference of two rounded positions may lie beyond a tolerance that it equals.
     """
+    from scipy.spatial import KDTree
+
     scale = np.asarray(spacing, np.float64)
     tree = KDTree(others * scale, leafsize=32, compact_nodes=False, balanced_tree=False)
     _, index = tree.query(points * scale, distance_upper_bound=bound)
