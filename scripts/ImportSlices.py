@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def import_slices(args: argparse.Namespace) -> int:
-    """Write the store; a slice that is no good is told and left out, and the exit status is then 1."""
+    """Write the store; a bad slice is named and left out, and the exit status is then 1."""
     if os.path.lexists(args.outpath):  # a link that leads nowhere as well
         raise ValueError(f"{args.outpath}: is there already: choose another --outpath")
     if unknown := sorted(set(args.tumor) - set(args.labels)):

@@ -217,9 +217,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--tumor_free", type=float, metavar="FRACTION", help="cases without tumor (default: kits 0, lits 0.1)")
     arguments = parser.parse_args(argv)
     if arguments.tumor_free is not None and not 0 <= arguments.tumor_free <= 1:
-        parser.error(f"--tumor_free {arguments.tumor_free} is no fraction: give 0 to 1")
+        parser.error(f"--tumor_free {arguments.tumor_free} is not a fraction: give 0 to 1")
     if arguments.slice_spacing is not None and not arguments.slice_spacing > 0:
-        parser.error(f"--slice_spacing {arguments.slice_spacing} is no distance: give millimeters above 0")
+        parser.error(f"--slice_spacing {arguments.slice_spacing} is not a distance: give millimeters above 0")
     if arguments.repeats > 1 and arguments.labels is None:
         parser.error("--repeats renders label volumes again: give --labels, or more --cases")
     if arguments.seed < 0:

@@ -60,10 +60,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--class_names", nargs="+", metavar="NAME", help="names of the label values 1, 2, ... (default: by the layout)")
     add("--tolerance_mm", type=float, default=1.0, help="of surface Dice without --official (default: 1)")
     add("--lesion_iou", type=float, default=0.1, help="overlap that detects a lesion; 0: any voxel (default: 0.1)")
-    add("--lesion_ml", type=float, default=0.0, help="smaller components are no lesions (default: 0)")
+    add("--lesion_ml", type=float, default=0.0, help="smaller components do not count as lesions (default: 0)")
     add("--jobs", type=int, help="worker processes (default: one per core)")
     add("--scheduler", metavar="ADDRESS", help="Dask scheduler (tcp://host:8786) whose workers score the cases")
-    add("--data", metavar="ROOT", help="slice store, where it is no longer at the recipe's place")
+    add("--data", metavar="ROOT", help="slice store, if it has moved since the training")
     add("--again", action="store_true", help="read the test split again")
     add("--scores", nargs="+", choices=tuple(HIGHER_IS_BETTER), default=COMPARED, help="what --compare compares")
     return parser

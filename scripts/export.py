@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--formats", nargs="+", choices=FORMATS, help="default: all, int8 only where the train split is there")
     add("--calibration", type=int, default=64, metavar="N", help="images of the train split for int8 (default: 64)")
     add("--val_cases", type=int, metavar="N", help="score on so many val cases, evenly chosen (default: all)")
-    add("--data", metavar="ROOT", help="the run's data, where it is no longer at the recipe's place")
+    add("--data", metavar="ROOT", help="the run's data, if it has moved since the training")
     add("--name", help="of the network, for people (default: the run's folder)")
     add("--license", default="unspecified", metavar="TEXT", help="terms of use (default: unspecified)")
     add("--overwrite", action="store_true", help="replace an earlier export in the same folder")

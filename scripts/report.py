@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--runs", required=True, nargs="+", type=Path, metavar="RUN", help="output folders of train.py and train_kd.py")
     add("--output", required=True, type=Path, help="the page, e.g. report.html")
     add("--exports", nargs="+", default=[], type=Path, metavar="DIR", help="folders that scripts/export.py wrote")
-    add("--data", metavar="ROOT", help="slice store or file of images, where it is no longer at the recipe's place")
+    add("--data", metavar="ROOT", help="slice store or file of images, if it has moved since the training")
     timing = parser.add_mutually_exclusive_group()
     help_volume = "NIfTI or DICOM folder to time (default: the largest test case of the slice store)"
     timing.add_argument("--volume", type=Path, help=help_volume)

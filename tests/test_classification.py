@@ -16,7 +16,7 @@ from utils.distillation.losses import DISTILLATION_LOSSES, TASK_LOSSES
 from utils.distillation.objective import Distiller
 from utils.distillation.terms import Task, read_terms
 from utils.evaluation.drawing import draw_confusion
-from utils.evaluation.pictures import confusion_counts, telling
+from utils.evaluation.pictures import confusion_counts, representative
 from utils.experiment.prepare import prepare
 from utils.experiment.run import main
 from utils.recipe.command_line import parse
@@ -182,8 +182,8 @@ def test_supervised_reads_the_head_that_the_recipe_names():
 
 def test_pictured_images_take_every_class_in_turn(tmp_path):
     dataset = DATASETS["medmnist"](str(write_medmnist(tmp_path / "spots.npz")), "val")  # 3, 2 and 1 images
-    assert [dataset.labels[index] for index in telling(dataset, 5)] == [0, 1, 2, 0, 1]
-    assert len(telling(dataset, 100)) == 6
+    assert [dataset.labels[index] for index in representative(dataset, 5)] == [0, 1, 2, 0, 1]
+    assert len(representative(dataset, 100)) == 6
 
 
 def test_the_confusion_matrix_is_darker_where_more_of_a_row_lies():

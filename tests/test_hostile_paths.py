@@ -83,7 +83,11 @@ def test_any_name_is_kept(tmp_path, thresholds, name):
 
 @pytest.mark.parametrize(
     ("row", "said"),
-    [("a,in/a\0.nii.gz", "is no path"), ('"a\nb",in/a.nii.gz', "is not a file name"), (".a,x", "is not a file name")],
+    [
+        ("a,in/a\0.nii.gz", "is not a path"),
+        ('"a\nb",in/a.nii.gz', "is not a file name"),
+        (".a,x", "is not a file name"),
+    ],
 )
 def test_a_list_with_paths_that_cannot_be_is_refused(folder, tmp_path, thresholds, capsys, row, said):
     (tmp_path / "cases.csv").write_text(f"case,image\n{row}\n")

@@ -53,7 +53,7 @@ def test_a_run_that_is_there_twice_is_counted_once(tmp_path):
     other = write_run(tmp_path / "b", dice_rows(DICE), 0, weights_seed=3)
     kept, notes = once_each(runs_of(run, tmp_path / "link", other))
     assert [each.folder for each in kept] == [run, other]
-    assert notes == [f"{tmp_path}/link: is the same run as {run}: left out, it is no further seed"]
+    assert notes == [f"{tmp_path}/link: is the same run as {run}: left out, it is not a further seed"]
     assert "have the same seed 0; both are counted" in gathered(tmp_path, run, other).notes[0]
 
 

@@ -4,7 +4,7 @@ The student's embedding and the metadata are columns of one table. Boosters are 
 those the student was trained on, of which it is too sure. Patient-grouped folds of val compare four models: the student
 alone, the metadata alone, the embedding alone, both. Then each is fitted on all of val, and test is read once: a
 second call shows what the first one wrote, and with other settings it is refused. Choose settings with --no_test.
-(The student's best.ckpt was picked on val, which flatters it there a little; test tells.)
+(The student's best.ckpt was picked on val, so val flatters the student a little; test does not.)
 
 Columns that know the answer (iddx_*, mel_*, lesion_id, tbp_lv_dnn_lesion_confidence, ...) are refused. Categories are
 split as categories, what is missing stays missing, and both classes weigh the same.

@@ -4,7 +4,7 @@ An image's distance is its mean distance to the 5 nearest real images, in standa
 utils/skin/perceptual_filter.py). Real images, each compared with the others, give the limits. A generated image that is
 further away than 95 % of them is unlike. One that is nearer to a single real image than 99 % of them are is a copy:
 re-encoded or with a little noise, it is mostly found; mirrored, it mostly is not. Name the real images of val and test
-with --held_out: a copy of one of those in training would leak it, and is told apart. Only the rest is kept.
+with --held_out: a copy of one of those in training would leak it, and is counted apart. Only the rest is kept.
 
 The features are those of one of our classifiers (--checkpoint), best trained on these classes, or of a timm model
 (--timm vgg16, as published; downloads its ImageNet weights, or reads them from --weights). Early stages are among them:

@@ -2,8 +2,8 @@
 
 Hairs are found by black-hat morphology (dark, thin and long; nevi and a lesion's dots stay) and filled in from what
 is beside them. An image in which no hair is found is copied byte for byte, and so is one below 64 pixels, on which
-a hair is not told from noise. Of the others only pixels are kept, with 8 bits a channel; JPEG is written with
-quality 95.
+a hair cannot be distinguished from noise. Of the others only pixels are kept, with 8 bits a channel; JPEG is written
+with quality 95.
 
 IN is a folder of images, or one that holds ISIC 2024's train-image.hdf5: of that OUT becomes what the recipes
 take as data.root, with train-image/image/ISIC_ID.jpg and train-metadata.csv.
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--inpath", required=True, type=Path, help="folder of images, or of train-image.hdf5")
     add("--outpath", required=True, type=Path, help="folder to write the same tree to")
-    help_contrast = "how much darker than beside it hair is, of 255: less finds more, and more that is no hair"
+    help_contrast = "how much darker than beside it hair is, of 255: less finds more, and more that is not hair"
     add("--contrast", type=float, default=12.0, help=f"{help_contrast} (default: 12)")
     add("--jobs", type=int, help="threads (default: one per core)")
     add("--overwrite", action="store_true", help="treat images again that are in OUT")

@@ -38,7 +38,7 @@ from utils.evaluation.metrics.classification import confusion
 COLUMNS = 8  # images side by side
 
 
-def telling(dataset: Dataset, count: int) -> list[int]:
+def representative(dataset: Dataset, count: int) -> list[int]:
     """Indices of samples that show much, the same every time: the slice with most foreground of each of the first
     `count` cases; `count` images, the first of each class, then the second of each, and so on."""
     if kind_of(dataset.preprocessing) is IMAGES:

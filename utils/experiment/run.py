@@ -14,7 +14,7 @@ from datasets.files import alone_in, write_text
 from utils.command import run_command
 from utils.distillation.objective import Distiller
 from utils.evaluation.complexity import complexity
-from utils.evaluation.pictures import draw, telling
+from utils.evaluation.pictures import draw, representative
 from utils.experiment.prepare import Experiment, prepare
 from utils.experiment.teacher import distilled
 from utils.experiment.test import test
@@ -59,7 +59,7 @@ def train(experiment: Experiment, objective: Distiller) -> int:
         schema.write(recipe, output, _remark(experiment.balance), write_text)
     fabric.barrier()
     tracker = Tracker(output, fabric.is_global_zero, resumed["training"]["step"] if resumed is not None else 0)
-    pictured = telling(experiment.val, recipe.training.pictures)
+    pictured = representative(experiment.val, recipe.training.pictures)
     selects = experiment.metrics()[0].selects
 
     def validate(network: nn.Module, step: int) -> tuple[dict[str, float], list[dict[str, Any]]]:

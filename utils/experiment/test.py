@@ -20,7 +20,7 @@ from datasets.fingerprints import fingerprint
 from utils.evaluation.drawing import write_png
 from utils.evaluation.inference import evaluate, make_metrics
 from utils.evaluation.kind import kind_of
-from utils.evaluation.pictures import draw, telling
+from utils.evaluation.pictures import draw, representative
 from utils.experiment.resuming import PLACES
 from utils.recipe.registry import build
 from utils.recipe.schema import Recipe
@@ -142,7 +142,7 @@ def _scored(
         description="test",
     )
     if fabric.is_global_zero:
-        chosen = telling(dataset, PICTURED)
+        chosen = representative(dataset, PICTURED)
         teacher = _teacher(checkpoint)
         teacher = None if teacher is None else fabric.to_device(teacher)
         pictures = draw(fabric, network, teacher, dataset, chosen, rows, settings.channels_last)

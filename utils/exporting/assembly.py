@@ -89,10 +89,12 @@ def refuse_output(output: Path, overwrite: bool) -> None:
     if not output.exists():
         return
     if not output.is_dir():
-        raise ValueError(f"{output}: is no folder: give one as --output")
+        raise ValueError(f"{output}: is a file: give a folder as --output")
     held = {path.name for path in output.iterdir()}
     if foreign := sorted(held.difference(OURS)):
-        raise ValueError(f"{output}: holds {', '.join(foreign[:3])}, which is no export: choose another --output")
+        raise ValueError(
+            f"{output}: holds {', '.join(foreign[:3])}, which export.py did not write: choose another --output"
+        )
     if not held:
         return
     try:
@@ -205,7 +207,7 @@ def _attempt(request: Request, what: str, make: Callable[[], Any]) -> Any:
     except NotExportableError as error:
         if request.formats_required:
             raise ValueError(f"{what}: {error}; leave it out of --formats") from None
-        tell(f"{what}: {error}")
+        print_note(f"{what}: {error}")
         return None
 
 
@@ -233,7 +235,9 @@ def _make_onnx(network: nn.Module, rewritten: nn.Module, description: dict[str, 
     parity.refuse_apart(rows, path.name)
     if captured.size is not None and _kind(description) is SLICES:
         size = "x".join(map(str, captured.size))
-        tell(f"{description['network']['name']} cannot be exported for any size, its ONNX takes {size} only: {reason}")
+        print_note(
+            f"{description['network']['name']} cannot be exported for any size, its ONNX takes {size} only: {reason}"
+        )
     description["onnx"] = {"opset": opset, "size": _plain(captured.size), "parity": rows}
     return captured
 
@@ -281,10 +285,10 @@ def _measure(
         val = open_split(checkpoint, "val", request.data, keep_decoded=True)
         measured = measure(checkpoint["recipe"], val, forms, request.val_cases)
     except (ValueError, OSError) as error:
-        tell(f"scores not measured, the val split is not there: {' '.join(str(error).split())}")
+        print_note(f"scores not measured, the val split is not there: {' '.join(str(error).split())}")
         return
     description["measured"] = measured.as_dict()
 
 
-def tell(note: str) -> None:
+def print_note(note: str) -> None:
     tqdm.write(f"note: {note}", file=sys.stderr)

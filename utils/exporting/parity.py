@@ -51,7 +51,7 @@ def compare(network: nn.Module, other: nn.Module, images: Sequence[Tensor]) -> l
 
 
 def refuse_apart(rows: Sequence[dict[str, Any]], what: str) -> None:
-    """Raises ValueError when a difference reaches 1e-4 of the largest logit, or is no number."""
+    """Raises ValueError when a difference reaches 1e-4 of the largest logit, or is not a number."""
     worst = max(rows, key=lambda row: row["relative"] if row["relative"] == row["relative"] else float("inf"))
     if not worst["relative"] < TOLERANCE:
         raise ValueError(

@@ -35,7 +35,7 @@ def rewrite(network: nn.Module) -> nn.Module:
 
 
 def _remembers_maxima(network: nn.Module) -> bool:
-    """Whether all pooling that tells its indices, and all unpooling, is of windows of 2x2 side by side."""
+    """Whether all pooling that returns its indices, and all unpooling, is of windows of 2x2 side by side."""
     pools = [m for m in network.modules() if isinstance(m, nn.MaxPool2d) and m.return_indices]
     unpools = [m for m in network.modules() if isinstance(m, nn.MaxUnpool2d)]
     plain = all(m.ceil_mode is False and m.dilation == 1 for m in pools)
@@ -46,7 +46,7 @@ def _remembers_maxima(network: nn.Module) -> bool:
 
 
 def _is_grid(size: int | tuple[int | None, int | None] | None) -> bool:
-    """Whether it is a number of cells that is told, and not one: a global mean ONNX has."""
+    """Whether it is a fixed number of cells other than one: a global mean exists in ONNX."""
     return size not in (1, (1, 1)) and all(isinstance(cells, int) for cells in _pair(size))
 
 

@@ -63,7 +63,7 @@ def train(plan: Plan, slots: Slots) -> list[Finished]:
         clock = _Clock(len(total), bar)
 
         def phase(runs: Sequence[Run]) -> list[Finished]:
-            ended = execute(runs, lambda run: fingerprint(plan, run), slots, clock.tell)
+            ended = execute(runs, lambda run: fingerprint(plan, run), slots, clock.report)
             problems.extend(finished for finished in ended if finished.problem)
             return ended
 
@@ -78,13 +78,13 @@ def train(plan: Plan, slots: Slots) -> list[Finished]:
 
 
 class _Clock:
-    """Tells each run as it ends, and about how long the rest takes."""
+    """Reports each run as it ends, and about how long the rest takes."""
 
     def __init__(self, total: int, bar: tqdm) -> None:
         self.left, self.bar = total, bar
         self.started, self.ran = time.monotonic(), 0
 
-    def tell(self, finished: Finished) -> None:
+    def report(self, finished: Finished) -> None:
         self.left -= 1
         self.bar.update()
         if finished.problem:

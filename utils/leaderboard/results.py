@@ -299,6 +299,6 @@ def write_scores(file: Path, plan: Plan, shares: Mapping[tuple[str, str], float]
 
 
 def refuse_foreign_table(file: Path, columns: Sequence[str] = COLUMNS) -> None:
-    """Raises ValueError where a file that is no such table would be replaced."""
+    """Raises ValueError where a file that is not such a table would be replaced."""
     if file.exists() and (start := file.read_bytes()[:100]) and not start.startswith(",".join(columns[:5]).encode()):
         raise ValueError(f"{file}: is there already, and this program did not write it: choose another output")

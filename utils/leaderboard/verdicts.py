@@ -77,11 +77,11 @@ def headline(table: Sequence[Row]) -> str:
     method = chosen(table)
     if method is None:
         return "No method can be compared with its student alone yet: the runs have not finished."
-    told = [_told(row, table) for row in table if row["method"] == method and row.get("verdict") in KINDS]
-    return f"{readable(method)}, the best on val, {', and '.join(told)}."
+    clauses = [_clause(row, table) for row in table if row["method"] == method and row.get("verdict") in KINDS]
+    return f"{readable(method)}, the best on val, {', and '.join(clauses)}."
 
 
-def _told(row: Row, table: Sequence[Row]) -> str:
+def _clause(row: Row, table: Sequence[Row]) -> str:
     alone = f"{readable(row['student'])} alone{_bracketed(of_student(table, row['student'])[0])}"
     if row["verdict"] == NOTHING:
         return f"makes no measurable difference to {alone}"

@@ -66,7 +66,7 @@ class Source:
 
 
 def open_source(case: Case, modality: str, channel: int | None, slice_axis: int | None) -> Source:
-    """Read the headers of a case. Raises ValueError, in one line with its file, where it is no volume to predict."""
+    """Read the headers of a case. Raises ValueError, in one line with its file, where it cannot be predicted."""
     if case.series is not None:
         return _open_series(case, case.series, modality, slice_axis)
     header = read_header(case.path)

@@ -57,7 +57,7 @@ def check_flags(args: argparse.Namespace) -> None:
     if not args.input.exists():
         raise ValueError(f"{args.input}: no such file or folder: give what to predict as --input")
     if args.output.exists() and not args.output.is_dir():
-        raise ValueError(f"{args.output}: is no folder: give one as --output")
+        raise ValueError(f"{args.output}: is a file: give a folder as --output")
 
 
 def make_predictor(args: argparse.Namespace, models: list[Model]) -> Predictor:

@@ -213,7 +213,7 @@ def _in_list(path: Path) -> Found:
         if NO_FILE_NAME.search(name):
             raise ValueError(f"{path}: line {number}: case {name!r} is not a file name: leave out / and \\")
         if "\0" in image:
-            raise ValueError(f"{path}: line {number}: image {image!r} is no path: give one from the CSV's folder")
+            raise ValueError(f"{path}: line {number}: image {image!r} is not a path: give one from the CSV's folder")
         if name in lines_of:
             raise ValueError(f"{path}: lines {lines_of[name]} and {number} are both {name}: give each row its own case")
         lines_of[name] = number

@@ -73,7 +73,7 @@ class VolumeSteps:
         self.predictor, self.predictions, self.options, self.bar = predictor, predictions, options, bar
 
     def open(self, case: Case) -> tuple[Underway, int]:
-        """Read the headers; returns the bytes the case takes with it. Raises ValueError for what is no volume."""
+        """Read the headers; returns the bytes the case takes with it. Raises ValueError for what is not a volume."""
         options, clock = self.options, Clock()
         with clock("read"):
             source = open_source(case, options.modality, options.channel, options.slice_axis)

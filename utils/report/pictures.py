@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from datasets.slices.store import read_slice
 from datasets.slices.transforms import unpad
 from utils.evaluation import drawing
-from utils.evaluation.pictures import telling
+from utils.evaluation.pictures import representative
 from utils.report.attention import attention_maps
 from utils.runs.data import open_split
 from utils.runs.groups import Group, short_names
@@ -230,7 +230,7 @@ def answer_grids(groups: Sequence[Group], student: Group, dataset: Dataset) -> l
         for name, group in zip(short_names(groups), groups, strict=True)
     }
     grids = {
-        "Images of each class in turn": telling(dataset, GRID),
+        "Images of each class in turn": representative(dataset, GRID),
         f"The surest mistakes of {student.name}": [where[row["case"]] for row in wrong[:GRID]],
     }
     return [
@@ -258,7 +258,7 @@ def image_attention(groups: Sequence[Group], dataset: Dataset, count: int) -> li
     """Each group's attention for the target's class on images of each class in turn."""
     networks = [(group, checkpoints.rebuild(group.first.checkpoint)) for group in groups]
     blocks = []
-    for index in telling(dataset, count):
+    for index in representative(dataset, count):
         sample = dataset[index]
         shown, target, case = image_of(sample["image"], dataset), int(sample["target"]), sample["case"]
         name = dataset.class_names[target]

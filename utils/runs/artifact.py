@@ -29,7 +29,7 @@ LARGEST_JSON = 64 << 20  # bytes
 def describe(checkpoint: Mapping[str, Any], path: Path, name: str, license_text: str) -> dict[str, Any]:
     """What `checkpoint`, read from `path`, is: all that using its weights takes, and where they are from.
 
-    Of the patients it tells how many, not who; of absolute paths the last part.
+    It holds the number of patients, not their names, and of absolute paths the last part.
     """
     preprocessing = checkpoint["preprocessing"]
     names = list(preprocessing["class_names"])
@@ -73,7 +73,7 @@ def _portable(value: Any) -> Any:
 
 
 def write_weights(network: nn.Module, path: Path) -> None:
-    """The network's own parameters and buffers; a teacher is no part of it."""
+    """The network's own parameters and buffers; not those of a teacher."""
     from safetensors.torch import save
 
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
@@ -85,7 +85,7 @@ def read_description(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; it belongs to the weights beside it: copy the whole export folder")
     if path.stat().st_size > LARGEST_JSON:
-        raise ValueError(f"{path}: is no description of a network: larger than {LARGEST_JSON >> 20} MB")
+        raise ValueError(f"{path}: is too large for the description of a network: more than {LARGEST_JSON >> 20} MB")
     return parse_description(path.read_bytes(), path)
 
 
@@ -110,7 +110,7 @@ def parse_description(text: bytes | str, path: Path) -> dict[str, Any]:
 def read_weights(path: Path, check: Callable[[dict[str, Any]], None]) -> tuple[dict[str, Any], nn.Module]:
     """The description beside a .safetensors file, and the network rebuilt with its weights, loaded strictly.
 
-    check: told the description before anything is built of it. Raises ValueError when the file is not the one
+    check: Called with the description before anything is built from it. Raises ValueError when the file is not the one
     described, damaged, or does not fit the network.
     """
     from safetensors import SafetensorError

@@ -50,7 +50,7 @@ def load_models(paths: Sequence[Path]) -> list[Model]:
 
 
 def load_model(path: Path) -> Model:
-    """Load a run folder, an export folder, a checkpoint, a .safetensors or an .onnx file, told apart by their names."""
+    """Load a run folder, an export folder, a checkpoint, a .safetensors or an .onnx file; the name says which."""
     path = network_file(path)
     if path.suffix == ".json":
         raise ValueError(f"{path}: is the description; give the file it describes, or their folder")

@@ -42,7 +42,7 @@ class OnnxNetwork(nn.Module):
         self._session = self._open("cpu")
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type != "tensor(float)":
-            raise ValueError(f"{path}: is no network from an image to logits: make it with scripts/export.py")
+            raise ValueError(f"{path}: is not a network from an image to logits: make it with scripts/export.py")
         self._input = inputs[0].name
         self.in_channels: int = inputs[0].shape[1]
         self.outputs: int = outputs[0].shape[1] if len(outputs[0].shape) in (2, 4) else 0

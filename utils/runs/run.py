@@ -182,7 +182,7 @@ def once_each(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
         if twin is None:
             kept.append(run)
         else:
-            notes.append(f"{run.folder}: is the same run as {twin.folder}: left out, it is no further seed")
+            notes.append(f"{run.folder}: is the same run as {twin.folder}: left out, it is not a further seed")
     return kept, notes
 
 

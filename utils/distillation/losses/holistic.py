@@ -30,7 +30,7 @@ def _discriminator(num_classes: int, width: int) -> nn.Sequential:
 
 
 class HolisticLoss(nn.Module):
-    """How well a discriminator tells the teacher's probability maps from the student's: its cross-entropy in nats.
+    """How well a discriminator knows the teacher's probability maps from the student's: its cross-entropy in nats.
 
     SKD's holistic term (Liu et al., CVPR 2019). The discriminator is part of this loss and lowers it; the gradient that
     reaches the student is reversed, so the student raises it (Ganin and Lempitsky, ICML 2015). One optimizer and one
