@@ -1,9 +1,11 @@
 """Small finished runs for the report, and a reader of its page."""
 
 import json
+from functools import cache
 from html.parser import HTMLParser
 
 import numpy as np
+import pytest
 from conftest import write_store
 
 from utils.experiment.run import main as run_recipe
@@ -56,14 +58,22 @@ def train_run(flags, output, data, seed=0, teacher=None):
     assert run_recipe(parse(DistillationRecipe, "test", arguments)) == 0
 
 
+@cache
 def train_all(root):
     """Train, in a folder: a teacher, a student alone and one distilled with two seeds, beside their slice store."""
+    root.mkdir()
     data = store(root / "kits")
     train_run(TEACHER, root / "teacher", data)
     train_run(STUDENT, root / "alone", data)
     for seed in (0, 1):
         train_run(STUDENT, root / f"emkd_{seed}", data, seed, root / "teacher")
     return root
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Finished runs beside their data, made once; only to be read."""
+    return train_all(tmp_path_factory.getbasetemp() / "report_runs")
 
 
 def report(root, output, *flags, runs=("teacher", "alone", "emkd_0", "emkd_1")) -> list[str]:

@@ -31,7 +31,7 @@ NAMES = ["kidney", "tumor"]
 
 @dataclass(frozen=True)
 class Run:
-    """A run of `Tiny` on sliced CTs, and its export."""
+    """A run of `Tiny` on sliced CTs, and its export, made after the slices of the test split were deleted."""
 
     raw: Path
     store: Path
@@ -51,7 +51,10 @@ class Run:
 @pytest.fixture(scope="module")
 def run(networks, store, tmp_path_factory) -> Run:
     folder = tmp_path_factory.mktemp("run") / "student"
-    run_of("Tiny", folder, store / "store")
+    slices = Path(shutil.copytree(store / "store", folder.with_name("store")))
+    run_of("Tiny", folder, slices)
+    for case in checkpoints.load(folder)["split"]["test"]:
+        shutil.rmtree(slices / case)
     digest = checkpoints.sha256(folder / "best.ckpt")
     rows = [{"case": "case_00003", "class": "kidney", "dice": 0.125}]
     test = {"checkpoint_sha256": digest, "data": {}, "cases": 1, "empty_mask_rule": "a rule"}
@@ -62,7 +65,7 @@ def run(networks, store, tmp_path_factory) -> Run:
         said = []
         patch.setattr("builtins.print", lambda *lines, **_: said.append(" ".join(map(str, lines))))
         assert main(["--checkpoint", str(folder), "--output", str(out), "--license", "CC0", "--calibration", "8"]) == 0
-    return Run(store / "raw", store / "store", folder, out, "\n".join(said))
+    return Run(store / "raw", slices, folder, out, "\n".join(said))
 
 
 # What is in the folder
@@ -235,6 +238,12 @@ def test_forms_are_averaged_with_each_other(run, tmp_path):
 
 
 # What was measured
+
+
+def test_the_test_split_is_never_opened(run):
+    (case,) = run.checkpoint["split"]["test"]
+    assert not (run.store / case).exists()
+    assert set(run.description["measured"]["scores"]) == {"PyTorch fp32", "ONNX fp32", "ONNX int8"}
 
 
 def test_dice_is_the_metrics_own_on_val(run):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import SPLIT
 from image_stores import write_medmnist
-from report_runs import STUDENT, Checker, report, train_all, train_run
+from report_runs import Checker, report, trained
 
 from scripts.report import main
 from utils.experiment.run import main as run_recipe
@@ -20,14 +20,9 @@ from utils.runs.run import read_tested
 from utils.runs.side_by_side import differences
 from utils.training import checkpoints
 
+__all__ = ["trained"]  # a fixture
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PARTS = ("summary", "data", "scores", "curves", "terms", "cases", "attention", "method")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Finished runs beside their data; only to be read."""
-    return train_all(tmp_path_factory.mktemp("report"))
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +82,11 @@ def test_runs_know_their_roles_and_seeds_are_one_row(trained):
     assert chosen_student(groups) is groups[2]
 
 
-def test_a_teacher_of_the_students_own_network_is_a_teacher(trained, tmp_path):
-    train_run(STUDENT, tmp_path / "again", trained / "kits", 0, trained / "alone")
-    groups = group_runs([read_report_run(folder)[0] for folder in (trained / "alone", tmp_path / "again")])
+def test_a_teacher_of_the_students_own_network_is_a_teacher(copied):
+    checkpoint = checkpoints.load(copied / "emkd_0")
+    checkpoint["recipe"]["teacher"] = str(copied / "alone/best.ckpt")
+    checkpoints.save(checkpoint, copied / "emkd_0/best.ckpt")
+    groups = group_runs([read_report_run(copied / name)[0] for name in ("alone", "emkd_0")])
     assert [(group.role, group.control) for group in groups] == [("teacher", None), ("distilled", None)]
 
 
@@ -114,7 +111,7 @@ def test_dice_below_a_picture_is_the_cases_own(trained, page):
 def test_a_run_without_test_scores_shows_val_and_says_so(copied, capsys):
     (copied / "alone" / "test.json").unlink()
     output = copied / "report.html"
-    assert main(report(copied, output)) == 1
+    assert main(report(copied, output, "--cases", 0, runs=("alone", "emkd_0"))) == 1
     told = capsys.readouterr()
     assert told.out.splitlines()[-1] == str(output)
     assert f"{copied / 'alone'}: has no test.json" in told.err
@@ -127,7 +124,7 @@ def test_a_run_without_test_scores_shows_val_and_says_so(copied, capsys):
 @pytest.mark.parametrize("content", ["{", '{"rows": []}', "[]", '{"rows": [1], "scores": {"a": 1}}'])
 def test_a_broken_test_file_is_told_and_the_rest_goes_on(copied, capsys, content):
     (copied / "alone" / "test.json").write_text(content)
-    assert main(report(copied, copied / "report.html", "--cases", 0)) == 1
+    assert main(report(copied, copied / "report.html", "--cases", 0, runs=("alone",))) == 1
     said = capsys.readouterr().err
     assert f"{copied / 'alone/test.json'}: " in said and "move it away" in said and "those of val" in said
 
@@ -135,14 +132,14 @@ def test_a_broken_test_file_is_told_and_the_rest_goes_on(copied, capsys, content
 def test_test_scores_of_other_weights_are_not_shown(copied, capsys):
     checkpoint = checkpoints.load(copied / "alone/best.ckpt")
     checkpoints.save(checkpoint | {"epoch": 99}, copied / "alone/best.ckpt")
-    assert main(report(copied, copied / "report.html", "--cases", 0)) == 1
+    assert main(report(copied, copied / "report.html", "--cases", 0, runs=("alone",))) == 1
     assert "was made by an earlier best.ckpt" in capsys.readouterr().err
 
 
 def test_a_run_without_events_has_no_curves_and_the_others_have(copied, capsys):
     for file in (copied / "emkd_0").glob("events*"):
         file.unlink()
-    assert main(report(copied, copied / "report.html", "--cases", 0)) == 1
+    assert main(report(copied, copied / "report.html", "--cases", 0, runs=("alone", "emkd_0"))) == 1
     assert f"{copied / 'emkd_0'}: has no TensorBoard event file" in capsys.readouterr().err
     assert "polyline" in (copied / "report.html").read_text()
 
@@ -150,7 +147,7 @@ def test_a_run_without_events_has_no_curves_and_the_others_have(copied, capsys):
 def test_a_run_of_another_split_is_left_out_and_named(copied, capsys):
     checkpoint = checkpoints.load(copied / "alone/best.ckpt")
     checkpoints.save(checkpoint | {"split": {**SPLIT, "sha256": "f" * 64}}, copied / "alone/best.ckpt")
-    assert main(report(copied, copied / "report.html", "--cases", 0)) == 1
+    assert main(report(copied, copied / "report.html", "--cases", 0, runs=("teacher", "alone", "emkd_0"))) == 1
     error = capsys.readouterr().err
     assert f"{copied / 'alone'}: split ffffffffffff" in error
     assert f"{copied / 'teacher'} has {checkpoint['split']['sha256'][:12]}" in error
@@ -160,7 +157,7 @@ def test_a_run_of_another_split_is_left_out_and_named(copied, capsys):
 
 
 def test_without_its_data_the_page_has_no_pictures_and_says_why(copied, capsys):
-    assert main(report(copied, copied / "report.html", "--data", copied / "nowhere")) == 1
+    assert main(report(copied, copied / "report.html", "--data", copied / "nowhere", runs=("alone", "emkd_0"))) == 1
     assert "no pictures of cases" in capsys.readouterr().err
     checked = Checker((copied / "report.html").read_text())
     assert not checked.pictures and {"scores", "curves"} <= set(checked.ids)
@@ -196,7 +193,7 @@ def test_what_a_folder_is_called_is_text_on_the_page(copied):
     odd = copied / "<b>&'x\""
     (copied / "alone").rename(odd)
     output = copied / "report.html"
-    assert main(report(copied, output, "--cases", 0, runs=("teacher", odd.name, "emkd_0"))) == 0
+    assert main(report(copied, output, "--cases", 0, runs=(odd.name, "emkd_0"))) == 0
     checked = Checker(output.read_text())
     assert "<b>&'x\"" in checked.words
 
@@ -207,7 +204,7 @@ def test_distances_are_shown_where_evaluate_measured_them(copied):
     rows = [{**row, "case": "a", "hd95_mm": 2.0}, {**row, "case": "b", "hd95_mm": None}]
     content = {"evaluated": {"checkpoint_sha256": digest}, "rows": rows}
     (copied / "alone/best_test_scores.json").write_text(json.dumps(content))
-    assert main(report(copied, copied / "report.html", "--cases", 0)) == 0
+    assert main(report(copied, copied / "report.html", "--cases", 0, runs=("alone",))) == 0
     assert "2.00 (1 of 2)" in Checker((copied / "report.html").read_text()).words
 
 

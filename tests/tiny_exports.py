@@ -1,6 +1,7 @@
 """Small networks, runs of them on sliced CTs, and export.py called on them."""
 
 import shutil
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -122,34 +123,50 @@ def networks():
         yield
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
+@cache
+def make_store(folder: Path) -> Path:
     """Raw KiTS cases and their slices: train 0 and 1 or others, one in val, one in test."""
-    folder = tmp_path_factory.mktemp("data")
     for number in range(4):
         kits_case(folder / "raw", number, image=scan(number), label=label_of(scan(number).shape))
     assert make(folder / "raw", folder / "store", "--split", "0.5", "0.25", "0.25", "--task", "organ") == 0
     return folder
 
 
-@pytest.fixture(scope="module")
-def plain(networks, store, tmp_path_factory) -> Path:
+@cache
+def make_plain(folder: Path, store: Path) -> Path:
     """The folder of a run that is exported fast."""
-    folder = tmp_path_factory.mktemp("plain") / "run"
-    run_of("Plain", folder, store / "store")
-    return folder
+    run_of("Plain", folder / "run", store / "store")
+    return folder / "run"
 
 
-def export(folder: Path, out: Path, *flags: str) -> int:
-    return main(["--checkpoint", str(folder), "--output", str(out), *map(str, flags)])
-
-
-@pytest.fixture(scope="module")
-def exported(plain) -> Path:
+@cache
+def make_exported(plain: Path) -> Path:
     """Weights and ONNX of the run `plain`."""
     out = plain.with_name("exported")
     assert export(plain, out, "--formats", "safetensors", "onnx") == 0
     return out
+
+
+# Each is made once and only to be read, whichever file asks first.
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    return make_store(tmp_path_factory.getbasetemp() / "sliced")
+
+
+@pytest.fixture(scope="module")
+def plain(networks, store, tmp_path_factory) -> Path:
+    return make_plain(tmp_path_factory.getbasetemp() / "plain", store)
+
+
+@pytest.fixture(scope="module")
+def exported(plain) -> Path:
+    return make_exported(plain)
+
+
+def export(folder: Path, out: Path, *flags: str) -> int:
+    return main(["--checkpoint", str(folder), "--output", str(out), *map(str, flags)])
 
 
 def copied(folder: Path, tmp_path: Path) -> Path:

@@ -162,13 +162,16 @@ def _same_seeds(groups: Sequence[Group]) -> list[str]:
 
 def _measure(report: Report) -> None:
     """Scores and their intervals, gains, work and time of every group."""
-    names, timed = latency.timed_names(report.groups), {}
+    names, timed, works = latency.timed_names(report.groups), {}, {}
     for group in report.groups:
         for score in report.names:
             report.estimates[group.name, score] = estimate(group, score)
         network = checkpoints.rebuild(group.first.checkpoint)
         channels, size = group.first.checkpoint["network"]["in_channels"], group.first.size
-        report.works[group.name] = complexity(network, channels, size)
+        kind = names[group.name], size
+        if kind not in works:
+            works[kind] = complexity(network, channels, size)
+        report.works[group.name] = works[kind]
         if report.wanted.latency:
             if names[group.name] not in timed:
                 timed[names[group.name]] = network_latency(network, (1, channels, size, size))

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from utils.recipe.schema import ROOT
+from utils.recipe.methods import METHODS
 from utils.runs.run import Run
 
-METHODS = ROOT / "configs" / "methods"
 Role = Literal["teacher", "plain", "distilled"]
 ROLES: tuple[Role, ...] = ("teacher", "plain", "distilled")
 ROLE_NAMES = {"teacher": "teacher", "plain": "student alone", "distilled": "distilled"}
@@ -139,9 +139,17 @@ def _names(found: Sequence[tuple[Role, list[Run]]]) -> list[Group]:
 
 def method_name(terms: Sequence[dict[str, Any]]) -> str:
     """The published method whose terms these are, else `distilled`."""
+    return next((name for name, published in _published_methods() if published == list(terms)), "distilled")
+
+
+@cache
+def _published_methods() -> list[tuple[str, list[dict[str, Any]]]]:
+    """The names and terms of `configs/methods`, read once: parsing them takes most of the time of a page."""
+    methods = []
     for file in sorted(METHODS.glob("*.yaml")):
         content = yaml.safe_load(file.read_text())
-        if isinstance(content, dict) and content.get("distillation") == list(terms):
+        if isinstance(content, dict) and "distillation" in content:
             first, *others = file.stem.split("_")
-            return " ".join([first.upper() if len(first) <= 4 else first.capitalize(), *others])
-    return "distilled"
+            name = " ".join([first.upper() if len(first) <= 4 else first.capitalize(), *others])
+            methods.append((name, content["distillation"]))
+    return methods
