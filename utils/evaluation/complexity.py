@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -16,6 +18,13 @@ class Complexity:
 
     parameters: int
     macs: int
+
+
+class _FreeNormalization(TorchFunctionMode):
+    """Passes batch normalization over: it counts nothing, and finding out its shapes takes as long as all the rest."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return args[0] if function is functional.batch_norm else function(*args, **(kwargs or {}))
 
 
 def complexity(network: nn.Module, in_channels: int, size: int | tuple[int, int]) -> Complexity:
@@ -31,7 +40,7 @@ def complexity(network: nn.Module, in_channels: int, size: int | tuple[int, int]
     training = {module: module.training for module in network.modules()}
     network.eval()
     try:
-        with torch.no_grad(), torch.device("meta"), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), torch.device("meta"), _FreeNormalization(), FlopCounterMode(display=False) as counter:
             functional_call(network, shapes, torch.empty(1, in_channels, height, width))
     finally:
         for module, mode in training.items():
