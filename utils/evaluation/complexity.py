@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.func import functional_call
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
+
+from utils.evaluation.shapes import only_shapes, shapes_of
 
 
 @dataclass(frozen=True)
@@ -20,31 +19,17 @@ class Complexity:
     macs: int
 
 
-class _FreeNormalization(TorchFunctionMode):
-    """Passes batch normalization over: it counts nothing, and finding out its shapes takes as long as all the rest."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        return args[0] if function is functional.batch_norm else function(*args, **(kwargs or {}))
-
-
 def complexity(network: nn.Module, in_channels: int, size: int | tuple[int, int]) -> Complexity:
     """Parameters, and MACs of one image (in_channels, size, size) or (in_channels, *size).
 
     MACs are half the FLOPs of torch's counter: convolutions, transposed convolutions and matrix products.
     Normalization, activation, pooling and interpolation count nothing, as is usual.
-    Nothing is computed: parameters are replaced by shapes for the call, so neither size nor device matter, and the
-    network is left as it was.
+    Only shapes pass through a copy of the network, so neither size nor device matter.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    shapes = {name: value.to("meta") for name, value in (*network.named_parameters(), *network.named_buffers())}
-    training = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        with torch.no_grad(), torch.device("meta"), _FreeNormalization(), FlopCounterMode(display=False) as counter:
-            functional_call(network, shapes, torch.empty(1, in_channels, height, width))
-    finally:
-        for module, mode in training.items():
-            module.training = mode
+    copy = shapes_of(network).eval()
+    with only_shapes(), FlopCounterMode(display=False) as counter:
+        copy(torch.empty(1, in_channels, height, width))
     return Complexity(sum(value.numel() for value in network.parameters()), counter.get_total_flops() // 2)
 
 

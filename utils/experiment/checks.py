@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from utils.distillation.taps import tap
 from utils.distillation.terms import Task
 from utils.evaluation.kind import IMAGES, kind_of
+from utils.evaluation.shapes import only_shapes, shapes_of
 from utils.recipe.contracts import Metric, Samples
 
 
@@ -19,8 +19,8 @@ def refuse_misfit(network: nn.Module, task: Task, metric: Metric, sample: dict[s
 
     Only shapes pass through the network.
     """
-    with torch.device("meta"):
-        copy = deepcopy(network).to("meta").eval()
+    copy = shapes_of(network).eval()
+    with only_shapes():
         features = tap(copy, sample["image"][None].to("meta"), [task.on])
     target = sample["target"][None].clamp(min=0)  # -1: unlabeled
     zeros = {name: torch.zeros(feature.shape) for name, feature in features.items()}
@@ -42,8 +42,8 @@ def refuse_lonely(network: nn.Module, image: Tensor, batch_size: int, count: int
     """
     if min(batch_size, count) > 1:
         return
+    copy = shapes_of(network).train()
     with torch.device("meta"):
-        copy = deepcopy(network).to("meta").train()
         try:
             copy(image[None].to("meta"))
         except ValueError as error:

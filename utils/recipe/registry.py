@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, get_type_hints
 
 from jsonargparse import ArgumentParser
@@ -49,12 +50,7 @@ def build(registry: Mapping[str, Callable], section: Mapping[str, Any], what: st
     name = arguments.pop("name")
     constructor = registry[name]
     keys, options = _accepted(constructor)
-    skipped = {*given, OPTIONS} - set(arguments)
-    parser = ArgumentParser(exit_on_error=False)
-    add = parser.add_class_arguments if inspect.isclass(constructor) else parser.add_function_arguments
-    add(constructor, skip=skipped)
-    if options:
-        parser.add_class_arguments(_options_class(constructor), skip=skipped)
+    parser = _parser(constructor, frozenset({*given, OPTIONS} - set(arguments)))
     try:
         checked = parser.instantiate(parser.parse_object(arguments)).as_dict()
     except Exception as error:
@@ -65,6 +61,17 @@ def build(registry: Mapping[str, Callable], section: Mapping[str, Any], what: st
     if options:
         named[OPTIONS] = _options_class(constructor)(**{key: values[key] for key in options if key in values})
     return constructor(**named)
+
+
+@lru_cache(maxsize=256)
+def _parser(constructor: Callable, skipped: frozenset[str]) -> ArgumentParser:
+    """Checks values against the constructor's annotations, all but those of the arguments `skipped`."""
+    parser = ArgumentParser(exit_on_error=False)
+    add = parser.add_class_arguments if inspect.isclass(constructor) else parser.add_function_arguments
+    add(constructor, skip=set(skipped))
+    if OPTIONS in inspect.signature(constructor).parameters:
+        parser.add_class_arguments(_options_class(constructor), skip=set(skipped))
+    return parser
 
 
 def _accepted(constructor: Callable) -> tuple[list[str], list[str]]:
