@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from run_folders import dice_rows, write_run
-from tiny_runs import copied, refused, run_student, run_teacher, taught
+from tiny_runs import copied, refused, run_student, run_teacher, taught, tiny
 
 from datasets.files import alone_in
 from datasets.splits import split_sha256
@@ -15,9 +15,9 @@ from utils.recipe.schema import Recipe
 from utils.training import checkpoints
 from utils.training.tracking import Tracker
 
-WIDER = '--network={"name": "unet", "widths": [4, 4, 6, 6, 16]}'
+WIDER = '--network={"name": "tiny", "width": 8}'
 
-__all__ = ["copied", "taught"]  # fixtures
+__all__ = ["copied", "taught", "tiny"]  # fixtures
 
 
 def test_what_there_is_nothing_to_resume_from_is_refused(taught, tmp_path, capsys):
@@ -43,7 +43,7 @@ def test_a_finished_run_is_resumed_as_it_is_or_not_at_all(taught, tmp_path, caps
         assert run_teacher(taught, folder, "--resume", *flags) == 1
         assert words in refused(capsys)
 
-    refuses("data.crop (32 then, 64 now), network.widths ([4, 4, 6, 6, 8] then,", "--data.crop=64", WIDER)
+    refuses("data.crop (32 then, 64 now), network.width (4 then,", "--data.crop=64", WIDER)
     refuses("2 epochs are done, more than training.epochs 1", "--training.epochs=1")
     (folder / "best.ckpt").rename(tmp_path / "best.ckpt")
     refuses("best.ckpt: is gone, which held the best weights so far", "--training.epochs=3")

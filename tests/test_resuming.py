@@ -9,9 +9,10 @@ import pytest
 import torch
 import yaml
 from conftest import slice_store as make_slice_store
+from forked import forked
 from run_folders import history
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import assert_same_weights, run_student, taught
+from tiny_runs import assert_same_weights, run_student, taught, tiny
 
 from datasets.slices.dataset import SliceDataset
 from utils import experiment
@@ -23,7 +24,7 @@ from utils.training.tracking import Tracker
 
 FLAGS = [
     f"--config={ROOT / 'configs/kits19_teacher.yaml'}",
-    '--network={"name": "unet", "widths": [4, 4, 6, 6, 8]}',
+    '--network={"name": "tiny", "dropout": 0.2}',
     '--data.augment=["flip"]',
     "--data.crop=32",
     "--training.batch_size=6",  # 18 slices: three steps an epoch
@@ -35,8 +36,7 @@ FLAGS = [
 ]
 TERM = '--distillation=[{"name": "hint", "student": "encoder2", "teacher": "encoder2", "weight": 0.5}]'
 
-
-__all__ = ["taught"]  # a fixture
+__all__ = ["taught", "tiny"]  # fixtures
 
 
 class Killed(BaseException):
@@ -76,7 +76,7 @@ def assert_equal(one, other):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, tiny):
     """A store and a run on it that nothing interrupted."""
     home = tmp_path_factory.mktemp("whole")
     store = make_slice_store.__wrapped__(home)
@@ -136,14 +136,11 @@ def signal_at(monkeypatch, sample: int, number: int):
 
 
 def test_killed_in_the_middle_of_an_epoch_and_resumed_equals_uninterrupted(taught, tmp_path, monkeypatch):
-    child = os.fork()
-    if child == 0:
-        try:
-            signal_at(monkeypatch, 10, signal.SIGKILL)  # in the third of four steps
-            run_student(taught, tmp_path / "killed")
-        finally:
-            os._exit(1)  # it was not killed
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    def killed():
+        signal_at(monkeypatch, 10, signal.SIGKILL)  # in the third of four steps
+        run_student(taught, tmp_path / "killed")
+
+    assert forked(killed) == -signal.SIGKILL
     assert checkpoints.load(tmp_path / "killed" / "last.ckpt")["epoch"] == 1
     assert run_student(taught, tmp_path / "killed", "--resume") == 0
     assert_same_weights(taught.parent / "student", tmp_path / "killed")

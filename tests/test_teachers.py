@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from tiny_runs import copied, refused, run_student, taught
+from tiny_runs import copied, refused, run_student, taught, tiny
 
 from datasets.splits import split_sha256
 from utils.training import checkpoints
 
-__all__ = ["copied", "taught"]  # fixtures
+__all__ = ["copied", "taught", "tiny"]  # fixtures
 
 
 def score_otherwise(file) -> None:

@@ -1,20 +1,26 @@
 """Runs on a tiny slice store: what they write, and what they refuse to overwrite."""
 
+import dataclasses
 import json
+import os
 import shutil
-import subprocess
+import socket
 import sys
 
 import pytest
 import torch
+import torch.distributed.run
+from forked import forked
+from lightning_fabric.cli import _main as fabric
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import TEACHER, Dropping, assert_same_weights, run_student, run_teacher, taught, weights
+from tiny_runs import TEACHER, Tiny, assert_same_weights, run_student, run_teacher, taught, tiny, weights
 
-from utils.recipe.schema import ROOT
+import train
 from utils.training import checkpoints
 from utils.training.term_watch import TermWatch
 
-__all__ = ["taught"]  # a fixture
+__all__ = ["taught", "tiny"]  # fixtures
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(taught, tmp_path):
@@ -47,7 +53,7 @@ def test_the_loop_minimizes_weighted_terms(taught, tmp_path):
 
 def test_the_students_checkpoint_holds_a_bare_student_and_rebuilds_it(taught):
     checkpoint = checkpoints.load(taught.parent / "student" / "best.ckpt")
-    Dropping(num_classes=2).load_state_dict(checkpoint["weights"], strict=True)
+    Tiny(num_classes=2).load_state_dict(checkpoint["weights"], strict=True)
     assert "training" not in checkpoint
     network = checkpoints.rebuild(checkpoint)
     assert not network.training
@@ -142,27 +148,41 @@ def test_the_report_weighs_terms():
     assert report["train/loss"] == 9.5  # 1.5 + 8
 
 
-@pytest.mark.parametrize(
-    "launcher",
-    [
-        ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-        ("-c", "from lightning_fabric.cli import _main; _main()", "run", "--devices=2", "--accelerator=cpu"),
-    ],
-    ids=["torchrun", "fabric run"],
-)
-def test_two_processes_train_and_score_every_case(slice_store, tmp_path, launcher):
-    command = [
-        *(sys.executable, *launcher, "train.py", *TEACHER),
-        *(f"--data.root={slice_store}", f"--output={tmp_path / 'run'}", "--training.accelerator=cpu"),
+def torchrun(*command: str) -> None:
+    torch.distributed.run.main(["--standalone", "--nproc_per_node=2", *command])
+
+
+def fabric_run(*command: str) -> None:
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    fabric(["run", "--devices=2", "--accelerator=cpu", f"--main-port={port}", *command], standalone_mode=False)
+
+
+@pytest.mark.parametrize("launcher", [torchrun, fabric_run])
+def test_two_processes_train_and_score_every_case(taught, tmp_path, monkeypatch, launcher):
+    """The launcher forks this process, which has loaded torch already, instead of starting Python again."""
+    read = torch.distributed.run.config_from_args
+
+    def read_to_fork(arguments):
+        config, _, (_, script, *flags) = read(arguments)
+        return dataclasses.replace(config, start_method="fork"), run_script, (script, *flags)
+
+    def run_script(script, *flags):
+        monkeypatch.setattr(sys, "argv", [script, *flags])
+        rank_zero_only.rank = int(os.environ["RANK"])  # lightning_fabric reads it when it is imported
+        assert train.main() == 0
+
+    flags = [
+        *(*TEACHER, f"--data.root={taught}", f"--output={tmp_path / 'run'}", "--training.accelerator=cpu"),
         *("--mode=both", "--training.epochs=1", "--training.checkpoint_minutes=0"),
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    monkeypatch.setattr("torch.distributed.run.config_from_args", read_to_fork)
+    assert forked(lambda: launcher("train.py", *flags)) == 0
     scores = json.loads((tmp_path / "run/test.json").read_text())
     assert {row["case"] for row in scores["rows"]} == {"case_00004", "case_00005"}
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_training_on_a_gpu(slice_store, tmp_path):
-    assert run_teacher(slice_store, tmp_path / "run", "--training.accelerator=cuda", "--training.precision=auto") == 0
+def test_training_on_a_gpu(taught, tmp_path):
+    assert run_teacher(taught, tmp_path / "run", "--training.accelerator=cuda", "--training.precision=auto") == 0
