@@ -49,11 +49,11 @@ def run_student(file, output, *flags) -> int:
     return main(parse(DistillationRecipe, "test", arguments))
 
 
-@pytest.fixture
-def taught(tmp_path):
-    """A MedMNIST file with a trained teacher beside it, in `teacher/`."""
-    file = write_medmnist(tmp_path / "spots.npz")
-    assert run_teacher(file, tmp_path / "teacher") == 0
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """A MedMNIST file with a trained teacher beside it, in `teacher/`. Only to be read."""
+    file = write_medmnist(tmp_path_factory.mktemp("taught") / "spots.npz")
+    assert run_teacher(file, file.parent / "teacher") == 0
     return file
 
 
@@ -154,7 +154,7 @@ def test_hdkd_trains_from_image_folders_as_published(tmp_path):
     teacher = [*small, "--model=teacher_model", f"--output={tmp_path / 'teacher'}"]
     assert main(parse(Recipe, "test", teacher)) == 0
     path = str(tmp_path / "teacher" / "best.ckpt")
-    student = [*small, "--model", "HDKD", "--teacher-path", path, f"--output={tmp_path / 'student'}", "--mode=both"]
+    student = [*small, "--model", "HDKD", "--teacher-path", path, f"--output={tmp_path / 'student'}"]
     assert main(parse(DistillationRecipe, "test", student)) == 0
     assert checkpoints.load(tmp_path / "student" / "best.ckpt")["network"]["name"] == "HDKD"
 
@@ -212,8 +212,8 @@ def test_a_teacher_that_answers_in_another_order_is_refused(taught, tmp_path, ca
     shift = sum(certain) / len(certain)
     for row in rows:  # the same mean, other answers
         row["target_probability"] += shift - 0.5
-    checkpoints.save(teacher, taught.parent / "teacher" / "best.ckpt")
-    assert run_student(taught, tmp_path / "student") == 1
+    checkpoints.save(teacher, tmp_path / "teacher.ckpt")
+    assert run_student(taught, tmp_path / "student", f"--teacher={tmp_path / 'teacher.ckpt'}") == 1
     assert "the median case is" in capsys.readouterr().err
 
 

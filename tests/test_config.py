@@ -268,10 +268,7 @@ def test_what_ran_can_be_given_again(tmp_path):
             ["dice_attention: no recipe", "--loss_type emkd_as_published"],
         ),
         (["--model", "HDKD", "--teacher-path", "t.ckpt"], ["method: hdkd", "--loss_type hdkd_as_published"]),
-        (
-            ["--dataset", "dermamnist", "--teacher", "t.ckpt"],
-            ["skin_lesion: named by", "dermamnist_student.yaml"],
-        ),
+        (["--dataset", "dermamnist", "--teacher", "t.ckpt"], ["skin_lesion: named by", "dermamnist_student.yaml"]),
         (["--tckpt", "t.ckpt", "--smodel", "resnet_18", "--loss_type", "emkd_as_published"], []),
     ],
 )
@@ -297,7 +294,5 @@ def test_a_copy_of_a_run_does_not_write_to_the_original(tmp_path, capsys, flags)
 
 
 def test_a_name_that_is_not_utf8_is_refused_in_one_line(capsys):
-    with pytest.raises(SystemExit):
-        parse(Recipe, "", ["--data.root", "Klinik_M\udcfcnchen", "--output", "runs/x"])
-    said = capsys.readouterr().err
+    said = fails(capsys, ["--data.root", "Klinik_M\udcfcnchen", "--output", "runs/x"])
     assert "its name is not UTF-8" in said and said.count("\n") == 1

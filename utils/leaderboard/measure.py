@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from datasets.files import alone_in
+from utils.leaderboard.csv_files import SCORE_COLUMNS, refuse_foreign_table, write_csv
 from utils.leaderboard.execution import Finished, Slots, execute
 from utils.leaderboard.identity import fingerprint
 from utils.leaderboard.page import write_leaderboard
@@ -24,12 +25,9 @@ from utils.leaderboard.plan import (
 )
 from utils.leaderboard.results import (
     RULE,
-    SCORE_COLUMNS,
     choose_shares,
-    refuse_foreign_table,
     rows,
     teacher_dice,
-    write_csv,
     write_scores,
 )
 from utils.report.page import refuse_foreign

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.files import replacing
 from utils.evaluation.kind import SLICES, kind_of_rows
 from utils.evaluation.statistics import INTERVAL, Comparison, compare, correct, interval
 from utils.evaluation.statistics import RULE as DIFFERENCE_COUNTS
+from utils.leaderboard.csv_files import SCORE_COLUMNS, write_csv
 from utils.leaderboard.execution import RECORD, read_record
 from utils.leaderboard.identity import difference, fingerprint
 from utils.leaderboard.plan import (
@@ -266,26 +266,6 @@ def _older_rates(folder: Path) -> list[float]:
     return []
 
 
-COLUMNS = [
-    *("student", "method", "seeds", "dice", "dice_sd", "val_dice"),
-    *("gain", "gain_low", "gain_high", "verdict", "closed", "closed_low", "closed_high"),
-    *("share", "ms_per_image", "ranked"),
-]
-SCORE_COLUMNS = ["student", "method", "seed", "case", "patient", "dice"]
-
-
-def write_csv(file: Path, table: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> None:
-    """One line a row, written whole or not at all."""
-    names = [*columns, *dict.fromkeys(name for row in table for name in row if name.startswith("dice/"))]
-    refuse_foreign_table(file, columns)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as partial, partial.open("w", newline="") as lines:
-        writer = csv.DictWriter(lines, names, lineterminator="\n")
-        writer.writeheader()
-        for row in table:
-            writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
-
-
 def write_scores(file: Path, plan: Plan, shares: Mapping[tuple[str, str], float]) -> None:
     """The Dice of every student, method, seed and case as CSV, so that another rule can be applied exactly."""
     teacher = _teacher_result(plan)
@@ -296,9 +276,3 @@ def write_scores(file: Path, plan: Plan, shares: Mapping[tuple[str, str], float]
                 line = (student, method and name_of(method), seed, *place, float(dice))
                 table.append(dict(zip(SCORE_COLUMNS, line, strict=True)))
     write_csv(file, table, SCORE_COLUMNS)
-
-
-def refuse_foreign_table(file: Path, columns: Sequence[str] = COLUMNS) -> None:
-    """Raises ValueError where a file that is not such a table would be replaced."""
-    if file.exists() and (start := file.read_bytes()[:100]) and not start.startswith(",".join(columns[:5]).encode()):
-        raise ValueError(f"{file}: is there already, and this program did not write it: choose another output")
