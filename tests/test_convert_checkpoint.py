@@ -8,9 +8,9 @@ import shlex
 
 import pytest
 import torch
+from published_resnet18 import resnet18_as_published
 from raw_cases import hounsfield
 from raw_cases import save as save_volume
-from test_published_networks import resnet18_as_published
 
 from scripts import evaluate, export, predict
 from scripts.ConvertCheckpoint import main

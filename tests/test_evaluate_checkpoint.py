@@ -24,8 +24,8 @@ def kits_run(slice_store, tmp_path):
         geometry = {"affine": KITS.tolist(), "spacing": [1.0, 1.0, 1.0], "axes": [0, 1, 2]}
         (slice_store / case / "geometry.json").write_text(json.dumps(geometry))
     torch.manual_seed(0)
-    section = {"name": "enet", "in_channels": 1, "num_classes": 3}
-    network = NETWORKS["enet"](in_channels=1, num_classes=3)
+    arguments = {"in_channels": 1, "num_classes": 3, "widths": [2, 2, 2, 2, 2]}
+    section, network = {"name": "unet", **arguments}, NETWORKS["unet"](**arguments)
     dataset = SliceDataset(slice_store, "val", task="all")
     checkpoint = {
         "network": section,

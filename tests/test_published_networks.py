@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from published_resnet18 import resnet18_as_published
 from torch import Tensor
 
 from networks import NETWORKS
@@ -77,14 +78,6 @@ def test_published_weights_answer_as_they_did(file, name):
         line += f"   by default {by_default:.1e}"
         assert by_default > 1e-2, line
     print(line)
-
-
-def resnet18_as_published(classes: int = 2, seed: int = 0) -> tuple[dict[str, Tensor], torch.nn.Module]:
-    """EMKD's state dict of ResNet-18, with torchvision's names and three channels, and the network that it was of."""
-    torch.manual_seed(seed)
-    network = NETWORKS["resnet18"](in_channels=3, num_classes=classes, as_published=True).eval()
-    renamed = ((key.removeprefix("encoder."), value) for key, value in network.state_dict().items())
-    return {key.replace("head.", "last_conv."): value for key, value in renamed}, network
 
 
 def test_a_one_channel_network_answers_as_three_repeated_channels():
