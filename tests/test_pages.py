@@ -21,7 +21,7 @@ from utils.recipe.schema import ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 VOLUMES = ("README.md", "docs/training.md", "docs/predict-evaluate-export.md")
 NEED_OTHER_DATA = ("docs/leaderboard.md", "docs/results.md", "docs/networks.md", "docs/speed.md", "docs/methods.md")
-CLASSIFICATION = ["MedMNIST", "Image folders", "ISIC 2024", "Before and after"]  # sections of its page
+CLASSIFICATION = ["MedMNIST", "Image folders", "ISIC 2024", "Before and after training"]  # sections of its page
 TRAIN = ("train.py", "train_kd.py")
 SMALL = ["--training.epochs=1", "--training.batch_size=4", "--training.precision=32-true", "--training.share_every=0"]
 SMALL_VOLUMES = ["--data.crop=32", '--network={"name": "unet", "widths": [4, 4, 4, 4, 4]}', *SMALL]
