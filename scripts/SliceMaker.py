@@ -95,7 +95,7 @@ def check(args: argparse.Namespace, raw: RawDataset) -> int:
         findings.append(finding)
     bad = sum(finding.bad for finding in findings)
     print(
-        f"{len(jobs)} cases inspected: {bad} findings keep a case out of the store, {len(findings) - bad} do not",
+        f"{len(jobs)} cases checked: {bad} errors (slicing leaves such a case out), {len(findings) - bad} notes",
         file=sys.stderr,
     )
     return 1 if findings else 0
@@ -226,7 +226,8 @@ def summarize(
     shares = []
     for name in SPLITS:
         patients = set(split[name]) & {record["patient"] for record in records}
-        shares.append(f"{name} {len(patients)} patients, {sum(patient in patients for patient, _ in slices)} slices")
+        count = sum(patient in patients for patient, _ in slices)
+        shares.append(f"{name} {len(patients)} patient{'s' * (len(patients) != 1)}, {count} slices")
     notes = Counter((finding.what, finding.remedy) for finding in findings if not finding.bad)
     for (what, remedy), count in notes.items():
         file = next(finding.file for finding in findings if finding.what == what)

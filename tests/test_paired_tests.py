@@ -55,7 +55,7 @@ def test_what_the_table_would_show_as_nothing_is_no_difference(loss, said):
 
 def test_equal_results_do_not_differ():
     line = verdict([0.5] * 30, [0.5] * 30)
-    assert line["verdict"] == "no measurable difference (cases that differ: 0, a claim needs 6)"
+    assert line["verdict"] == "no measurable difference (cases that differ: 0, at least 6 are needed)"
     assert (line["p"], line["low"], line["high"]) == (1, 0, 0)
 
 

@@ -6,6 +6,7 @@ import subprocess
 
 import numpy as np
 import pytest
+import yaml
 from conftest import SPLIT
 from image_stores import write_medmnist
 from report_runs import Checker, report, trained
@@ -13,6 +14,7 @@ from report_runs import Checker, report, trained
 from scripts.report import main
 from utils.experiment.run import main as run_recipe
 from utils.recipe.command_line import parse
+from utils.recipe.methods import METHODS
 from utils.recipe.schema import ROOT, DistillationRecipe, Recipe
 from utils.runs.groups import chosen_student, group_runs, method_name
 from utils.runs.run import read_run as read_report_run
@@ -210,6 +212,9 @@ def test_distances_are_shown_where_evaluate_measured_them(copied):
 
 def test_methods_are_known_by_their_terms():
     assert method_name([{"name": "hint", "student": "encoder1", "teacher": "encoder1", "weight": 17.0}]) == "distilled"
+    terms = {file.stem: yaml.safe_load(file.read_text())["distillation"] for file in METHODS.glob("*.yaml")}
+    shown = {"dice_attention": "Dice attention", "hlfd": "HLFD", "body_edge": "Body edge", "deep_kd": "Deep kd"}
+    assert {name: method_name(terms[name]) for name in shown} == shown
 
 
 def test_classification_has_matrices_and_answers(tmp_path):

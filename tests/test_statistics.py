@@ -43,7 +43,7 @@ from utils.skin.boosting import compare_models
         (0.02, 0.01, 0.03, 0.01, 6, "better"),
         (-0.02, -0.03, -0.01, 0.01, 6, "worse"),
         (0.02, -0.01, 0.03, 0.2, 40, "no measurable difference"),
-        (0.02, 0.01, 0.03, 0.01, 5, "no measurable difference (cases that differ: 5, a claim needs 6)"),
+        (0.02, 0.01, 0.03, 0.01, 5, "no measurable difference (cases that differ: 5, at least 6 are needed)"),
         (0.0049, 0.0048, 0.005, 0.0, 6, "no measurable difference (less than 0.005)"),
         (0.02, np.nan, np.nan, np.nan, 6, "not defined: too few cases for an interval"),
         (np.nan, np.nan, np.nan, np.nan, 6, "not defined: the score needs several cases of each class"),

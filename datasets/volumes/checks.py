@@ -219,4 +219,11 @@ def check_slice_size(file: Path, header: Header, axes: tuple[int, int, int], exp
     if expected is None or (rows, columns) == (expected, expected):
         return []
     what = f"slices are {rows}x{columns}, not {expected}x{expected}"
-    return [Finding(file, what, "nothing to do: they are written as they are, crop when training", bad=False)]
+    return [
+        Finding(
+            file,
+            what,
+            "nothing to do: they are stored in this size; training crops or pads them (data.crop)",
+            bad=False,
+        )
+    ]

@@ -103,7 +103,7 @@ def judge(
     elif not np.isfinite(found).all():
         verdict, why = UNDEFINED, f"too few {unit} for an interval"
     elif differing < ENOUGH:
-        why = f"{unit} that differ: {differing}, a claim needs {ENOUGH}"
+        why = f"{unit} that differ: {differing}, at least {ENOUGH} are needed"
     elif p < LEVEL and abs(mean) < smallest:
         why = f"less than {smallest}"
     elif p < LEVEL:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sized
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -119,11 +120,17 @@ def summary(experiment: Experiment) -> str:
     return "".join(f"note: {note}\n" for note in train.notes) + (
         f"{recipe.network['name']}: {size.parameters / 1e6:.2f} M parameters, "
         f"{size.macs / 1e9:.2f} GMACs at {side}x{side}\n"
-        f"data: {len(train.cases)} cases, {len(train)} samples to train on; "
-        f"{len(val.cases)} cases, {len(val)} samples in val; classes {', '.join(train.class_names)}\n"
-        f"{going_on}: {recipe.training.epochs} epochs, {fabric.world_size} process(es) on {fabric.device.type}, "
+        f"data: train {_count(train.cases, 'case')}, {_count(train, 'sample')}; "
+        f"val {_count(val.cases, 'case')}, {_count(val, 'sample')}; classes {', '.join(train.class_names)}\n"
+        f"{going_on}: {_count(range(recipe.training.epochs), 'epoch')}, "
+        f"{_count(range(fabric.world_size), 'process', 'es')} on {fabric.device.type}, "
         f"{resolve_precision(recipe.training.precision, fabric.device.type)}, seed {recipe.seed} -> {recipe.output}"
     )
+
+
+def _count(things: Sized, name: str, plural: str = "s") -> str:
+    """How many things there are: 1 case, 2 cases."""
+    return f"{len(things)} {name}{plural if len(things) != 1 else ''}"
 
 
 def _remark(balance: dict[str, float] | None) -> str | None:

@@ -59,8 +59,11 @@ def distilled(experiment: Experiment) -> Distiller:
         print(f"\n{table([row | weight for row, weight in zip(rows, weights, strict=True)])}\n")
         if experiment.balance is not None:
             share, factor = experiment.balance["share"], experiment.balance["factor"]
-            when = "when the run began" if experiment.resumed is not None else "after a warm-up"
-            print(f"weights of the terms times {factor:.4g}: {share:g} times the task's gradient, measured {when}\n")
+            when = "when the run began" if experiment.resumed is not None else "after some steps on the task loss alone"
+            print(
+                f"weights of the terms times {factor:.4g}: so their gradient is {share:g} times that of the task loss, "
+                f"measured {when}\n"
+            )
     return distiller
 
 

@@ -14,7 +14,7 @@ MEANINGS = {
     WEIGHTS: "weights only, with `student.json`; rebuilt by this project's code",
     ONNX: "the network in fp32, one file that describes itself; runs with ONNX Runtime",
     INT8: "the same in 8-bit integers, for processors",
-    PROGRAM: "PyTorch's ExportedProgram: `torch.export.load(...).module()`, no other code needed",
+    PROGRAM: "PyTorch's ExportedProgram: `torch.export.load(...).module()`, without any other code",
 }
 
 
@@ -41,7 +41,7 @@ def _of_slices(description: Mapping[str, Any]) -> Wording:
         scaling = f"Clipped to {lower:g} to {upper:g} HU, scaled to [-1, 1]."
     crop = f", and at least {preprocessing['crop']} pixels" if preprocessing["crop"] else ""
     return Wording(
-        does=f"It labels {_names(description)} in {preprocessing['modality']} volumes, slice by slice.",
+        does=f"It segments {_names(description)} in {preprocessing['modality']} volumes, slice by slice.",
         input_shape=f"(B, {description['in_channels']}, H, W)",
         output_shape="(B, K, H, W)",
         sizes=sizes,
@@ -51,7 +51,7 @@ def _of_slices(description: Mapping[str, Any]) -> Wording:
             f"Padded evenly on all sides with {preprocessing['pad_value']:g} to multiples of "
             f"{preprocessing['multiple']}{crop}; nothing is resampled or cut. The logits are cut back to the slice.",
         ),
-        limits=("It sees one slice at a time, nothing of its neighbors.",),
+        limits=("It sees one slice at a time, without the slices next to it.",),
     )
 
 
@@ -132,7 +132,7 @@ def _input_output(description: Mapping[str, Any], wording: Wording) -> str:
     return _list(
         f"Input `image`: float32 {wording.input_shape}, {wording.sizes}.",
         f"Output `logits`: float32 {wording.output_shape}, K = {len(description['outputs'])}, before any softmax. The "
-        "answer is the class of the highest one, the lower number of equals.",
+        "answer is the class with the highest logit; of equal ones, that with the lower number.",
         f"Classes: {classes}.",
     )
 
@@ -188,8 +188,8 @@ def _files(description: Mapping[str, Any]) -> str:
         int8 = description["int8"]
         notes.append(
             f"int8: calibrated on {int8['images']} images of the train split ({int8['ranges']}), of which "
-            f"{int8['labels_differing']:.2%} of the labels are not fp32's. On processors without 8-bit dot products "
-            "(VNNI; most made before 2019) sums may saturate: evaluate it there before use."
+            f"{int8['labels_differing']:.2%} of the labels differ from those of fp32. On processors without 8-bit dot "
+            "products (VNNI; most made before 2019) sums may saturate: evaluate it there before use."
         )
     return "\n\n".join([_table(["file", "MB", "what", "sha256"], rows), *notes])
 
@@ -204,7 +204,7 @@ def _how_to_run(description: Mapping[str, Any], example: str) -> str:
 
 def _license(description: Mapping[str, Any]) -> str:
     if description["license"] == UNSPECIFIED:
-        return "Unspecified: ask whoever gave it to you. The training data's license may bind it too."
+        return "Unspecified: ask the person who gave it to you. The license of the training data may apply as well."
     return description["license"]
 
 

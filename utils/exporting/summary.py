@@ -69,7 +69,7 @@ def _int8(description: Mapping[str, Any]) -> list[str]:
     int8, measured = description["int8"], description["measured"]
     lines = [
         f"{INT8}: calibrated on {int8['images']} train images ({int8['ranges']}), "
-        f"{int8['labels_differing']:.2%} of their labels are not fp32's"
+        f"{int8['labels_differing']:.2%} of their labels differ from those of fp32"
     ]
     if measured:
         lost = measured["scores"][TORCH_FORM][measured["score"]] - measured["scores"][INT8_FORM][measured["score"]]

@@ -99,10 +99,10 @@ def _origin(method: str, file: str) -> str:
     why = f"named by {file}"
     published = published_forms(method)
     if file == str(DEFAULT):
-        why = "no recipe and no --loss_type names one, and it gained most in this project's comparison"
+        why = "the default, which gained most in this project's comparison (docs/results.md)"
         published = ["emkd_as_published", "hlfd_as_published"]
     elif file == str(DEFAULT_OF_IMAGES):
-        why = "no recipe and no --loss_type names one"
+        why = "the default of classification"
     flags = " or ".join(f"--loss_type {name}" for name in published)
     return f"method: {method}: {why}" + (f"; as published: {flags}" if flags else "")
 

@@ -17,7 +17,8 @@ from utils.runs.groups import Group
 def title(report: Report) -> str:
     """What was compared: methods, students, data."""
     distilled = [group for group in report.groups if group.role == "distilled"]
-    data = Path(report.first.data).stem.replace("_", " ")
+    place = Path(report.first.data)
+    data = (place.parent.name if place.name == "slices" else place.stem).replace("_", " ")
     if not distilled:
         return f"{_listed(dict.fromkeys(group.first.network for group in report.groups))} on {data}"
     students = _listed(dict.fromkeys(group.first.network for group in distilled))

@@ -14,6 +14,8 @@ import yaml
 from utils.recipe.methods import METHODS
 from utils.runs.run import Run
 
+ACRONYMS = ("dist", "emkd", "hdkd", "hlfd", "skd", "vkd")  # names of methods that papers write in capitals
+
 Role = Literal["teacher", "plain", "distilled"]
 ROLES: tuple[Role, ...] = ("teacher", "plain", "distilled")
 ROLE_NAMES = {"teacher": "teacher", "plain": "student alone", "distilled": "distilled"}
@@ -150,6 +152,6 @@ def _published_methods() -> list[tuple[str, list[dict[str, Any]]]]:
         content = yaml.safe_load(file.read_text())
         if isinstance(content, dict) and "distillation" in content:
             first, *others = file.stem.split("_")
-            name = " ".join([first.upper() if len(first) <= 4 else first.capitalize(), *others])
+            name = " ".join([first.upper() if first in ACRONYMS else first.capitalize(), *others])
             methods.append((name, content["distillation"]))
     return methods
