@@ -265,7 +265,7 @@ def test_what_ran_can_be_given_again(tmp_path):
     [
         (
             ["--tckpt", "t.ckpt", "--smodel", "resnet_18"],
-            ["dice_attention: no recipe", "--loss_type emkd_as_published"],
+            ["dice_attention: the default", "--loss_type emkd_as_published"],
         ),
         (["--model", "HDKD", "--teacher-path", "t.ckpt"], ["method: hdkd", "--loss_type hdkd_as_published"]),
         (["--dataset", "dermamnist", "--teacher", "t.ckpt"], ["skin_lesion: named by", "dermamnist_student.yaml"]),
