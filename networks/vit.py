@@ -9,7 +9,7 @@ from .classifier_blocks import linear_classifier, refuse_other_size
 from .pretrained import load_pretrained
 from .transformer_blocks import FeedForward, SelfAttention, initialize_transformer
 
-DEPTH = 12
+DEPTH, DIM, HEADS = 12, 384, 6
 
 
 class TransformerBlock(nn.Module):
@@ -56,21 +56,20 @@ class ViTSmall(nn.Module):
         super().__init__()
         if image_size < patch_size or image_size % patch_size:
             raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch_size}: set one of them")
-        dim = 384
         self.image_size = image_size
         self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv2d(in_channels, dim, patch_size, patch_size)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.pos_embed = nn.Parameter(torch.empty(1, 1 + (image_size // patch_size) ** 2, dim))
-        self.blocks = nn.Sequential(*(TransformerBlock(dim, heads=6) for _ in range(DEPTH)))
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.patch_embed.proj = nn.Conv2d(in_channels, DIM, patch_size, patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, DIM))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + (image_size // patch_size) ** 2, DIM))
+        self.blocks = nn.Sequential(*(TransformerBlock(DIM, HEADS) for _ in range(DEPTH)))
+        self.norm = nn.LayerNorm(DIM, eps=1e-6)
         self.class_token = nn.Identity()
         initialize_transformer(self)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.cls_token, std=1e-6)
         if pretrained is not None:
             load_pretrained(self, pretrained, "patch_embed.proj.weight", ignored=("head.",))
-        self.classifier = linear_classifier(dim, num_classes)  # after loading: the file's head is for other classes
+        self.classifier = linear_classifier(DIM, num_classes)  # after loading: the file's head is for other classes
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, image_size, image_size) -> logits (B, num_classes)."""
