@@ -1,7 +1,7 @@
 """Put 2D slices that are PNG already (as published preprocessing writes them) into the store that training reads.
 
 IN/images/CASE_NUMBER.png and IN/masks/CASE_NUMBER.png (or .PNG): a case is all files of one name before the last
-underscore, and a case is a patient. Images are 8- or 16-bit gray. What a gray value is in HU is lost in such files, so
+underscore, and a case is a patient. Images are 8- or 16-bit gray. Such files do not say what a gray value is in HU, so
 say what 0 and the highest value stood for (--hounsfield 0 255), or store them as MR. Masks hold label values; with one
 label whatever is not 0 is it. Slices of a case need not lie beside each other: scores by case are then of the slices
 there are.

@@ -1,8 +1,8 @@
 """Slice CT and MR volumes into the store that training reads: one file per axial slice, an index, a split by patient.
 
-Every case is checked; bad ones are reported and left out, the rest finish, and the exit code is then 1. A case is
-published whole or not at all, and a second run continues where the first stopped: a case is sliced again only when the
-size or modification time of its files, or the settings, changed.
+Every case is checked. Cases that cannot be used are reported and left out, the others are finished, and the exit status
+is then 1. A case is written completely or not at all. The same command continues an interrupted run: a case is sliced
+again only if the size or modification time of its files, or the settings, changed.
 
   python scripts/SliceMaker.py --inpath raw/kits19 --outpath data/kits19 --dataset kits --task tumor
   python scripts/SliceMaker.py --inpath raw/kits19 --dataset kits --check

@@ -1,14 +1,14 @@
-"""Export a checkpoint for use: weights, ONNX, int8, ExportedProgram, with a model card; and measure what each is worth.
+"""Export a checkpoint for use: weights, ONNX, int8, ExportedProgram, model card; scores, size and speed of each.
 
   python scripts/export.py --checkpoint runs/student --output exported/student
   python scripts/export.py --checkpoint runs/student/best.ckpt --output exported/student --formats safetensors onnx
 
-Out: student.safetensors + student.json   weights alone (no teacher), and all that using them takes
-     student.onnx                         one file that describes itself; any batch, height and width where that can be
+Out: student.safetensors + student.json   weights alone (no teacher), and what is needed to use them
+     student.onnx                         one file with its description; any batch, height and width if possible
      student_int8.onnx                    8-bit integers, calibrated on images of the train split
      student.pt2                          PyTorch's ExportedProgram
      README.md                            model card
-The folder is there whole or not at all. A file whose logits differ from PyTorch's by 1e-4 of the largest is refused.
+The folder is written whole or not at all. A file whose logits differ from PyTorch's by 1e-4 of the largest is refused.
 Scores are of the val split, never of test; without the data of the run there is no int8 and nothing is measured.
 predict.py --checkpoint takes the folder, the .safetensors and both .onnx files.
 """

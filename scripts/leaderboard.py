@@ -1,17 +1,17 @@
-"""Trains students alone and by many methods from the same seeds, and says which method helps, and by how much.
+"""Trains students alone and by many methods from the same seeds, and shows which method helps, and by how much.
 
 A plan (YAML, see configs/leaderboards and the fields of utils/leaderboard/plan.py) names the data, a teacher, students,
-methods and seeds. Of one student and seed all runs start from the same weights, see the same batches in the same
-augmentation and train equally long. The weight of each method's terms is chosen on val first, with an equal budget of
-short runs on a seed of their own; test is read once a run, at its end.
+methods and seeds. For each student and seed, all runs start from the same weights, see the same batches with the same
+augmentation and train for the same number of epochs. The weight of each method's terms is chosen on val first, with an
+equal budget of short runs on another seed. Each run is scored on test once, at its end.
 
-What is done stays, what was stopped goes on, and a run that fails is named and left out. OUTPUT receives
+Finished runs are kept, stopped runs are resumed, and a run that fails is reported and left out. OUTPUT receives
 leaderboard.csv, leaderboard.html, scores.csv (the Dice of each seed and case), and a folder for each run; two
 leaderboards do not train in one OUTPUT at once.
 
   python scripts/leaderboard.py configs/leaderboards/hippocampus.yaml --jobs 2
   python scripts/leaderboard.py configs/leaderboards/phantom.yaml --gpus 0 1 2 3
-  python scripts/leaderboard.py configs/leaderboards/liver.yaml --table      # of what is done, running nothing
+  python scripts/leaderboard.py configs/leaderboards/liver.yaml --table      # from the finished runs, without training
 """
 
 import argparse

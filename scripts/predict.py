@@ -1,8 +1,8 @@
 """Predict with checkpoints: CT and MR volumes to label volumes on their own grid, images to a table of classes.
 
-A checkpoint knows its network, window and labels; what comes out is what validation sees. A bad case is reported and
-the rest finish, and the exit code is then 1. A case's files are there whole or not at all, nothing is overwritten
-unasked, and a second run continues where the first stopped.
+A checkpoint knows its network, window and labels; the predictions are those of validation. A bad case is reported,
+the others are finished, and the exit status is then 1. A case is written completely or not at all, nothing is
+overwritten unasked, and a second run continues where the first stopped.
 
   python scripts/predict.py --checkpoint runs/student/best.ckpt --input case.nii.gz --output predictions
   python scripts/predict.py --checkpoint runs/student --input FOLDER --output predictions --largest kidney
