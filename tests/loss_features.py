@@ -1,6 +1,15 @@
-"""Features and labels for the tests of losses."""
+"""Losses, features and labels for the tests of losses."""
 
 import torch
+from torch import nn
+
+from utils.distillation.losses import DISTILLATION_LOSSES
+from utils.recipe.registry import build
+
+
+def make(name: str, num_classes: int = 3, **arguments) -> nn.Module:
+    """A distillation loss as a recipe makes it: the number of classes reaches those that take it."""
+    return build(DISTILLATION_LOSSES, {"name": name, **arguments}, name, num_classes=num_classes)
 
 
 def features(channels: int = 4, size: int = 16, batch: int = 2, seed: int = 0) -> torch.Tensor:

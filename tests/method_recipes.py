@@ -7,6 +7,7 @@ import torch
 import yaml
 
 from utils.distillation.losses import DISTILLATION_LOSSES, TASK_LOSSES
+from utils.recipe.registry import build
 
 METHODS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "configs" / "methods").glob("*.yaml"))}
 HDKD = ["hdkd", "hdkd_as_published", "hdkd_hard"]
@@ -25,7 +26,7 @@ def content(name: str) -> dict[str, Any]:
     return recipe
 
 
-def read(name: str) -> tuple[torch.nn.Module, list[tuple]]:
+def read(name: str, num_classes: int = 3) -> tuple[torch.nn.Module, list[tuple]]:
     """The task loss, and (loss, student taps, teacher taps, weight) for each entry."""
     recipe = content(name)
     assert recipe.keys() <= {"network", "task_loss", "task_weight", "distillation"}
@@ -34,5 +35,5 @@ def read(name: str) -> tuple[torch.nn.Module, list[tuple]]:
     terms = []
     for entry in recipe["distillation"]:
         places = [entry.pop(key) for key in ("student", "teacher", "weight")]
-        terms.append((DISTILLATION_LOSSES[entry.pop("name")](**entry), *places))
+        terms.append((build(DISTILLATION_LOSSES, entry, name, num_classes=num_classes), *places))
     return TASK_LOSSES[task.pop("name")](**task), terms

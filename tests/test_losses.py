@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from loss_features import features, labels, row
+from loss_features import features, labels, make, row
 
 from utils.distillation.losses import DISTILLATION_LOSSES
 from utils.distillation.losses.attention_transfer import attention
@@ -34,14 +34,14 @@ VARIANTS = [
 
 @pytest.mark.parametrize(("name", "arguments"), VARIANTS)
 def test_equal_features_cost_nothing(name, arguments):
-    loss = DISTILLATION_LOSSES[name](**arguments)(features(), features(), labels())
+    loss = make(name, **arguments)(features(), features(), labels())
     assert loss.ndim == 0
     assert loss.item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(("name", "arguments"), VARIANTS)
 def test_a_small_step_against_the_gradient_lowers_it(name, arguments):
-    loss = DISTILLATION_LOSSES[name](**arguments)
+    loss = make(name, **arguments)
     student, teacher = features().requires_grad_(), features(seed=1)
     before = loss(student, teacher, labels())
     before.backward()
@@ -57,7 +57,7 @@ def test_tiling_the_image_changes_nothing(name, arguments):
             return tensor.repeat_interleave(2, 2).repeat_interleave(2, 3)
         return tensor.tile(1, 1, 2, 2)
 
-    loss = DISTILLATION_LOSSES[name](**arguments)
+    loss = make(name, **arguments)
     student, teacher, target = features(), features(seed=1), labels()
     expected = loss(student, teacher, target)
     torch.testing.assert_close(loss(tiled(student), tiled(teacher), tiled(target)), expected)
@@ -65,7 +65,7 @@ def test_tiling_the_image_changes_nothing(name, arguments):
 
 @pytest.mark.parametrize("name", ALL)
 def test_repeating_the_batch_changes_nothing(name):
-    loss = DISTILLATION_LOSSES[name]()
+    loss = make(name)
     student, teacher, target = features(), features(seed=1), labels()
     loss(student, teacher, target)  # creates what the loss learns
     loss.eval()
@@ -77,7 +77,7 @@ def test_repeating_the_batch_changes_nothing(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_half_precision_and_autocast_compute_in_fp32(name):
-    loss = DISTILLATION_LOSSES[name](**({"projector": "learned"} if name in PROJECTED else {}))
+    loss = make(name, **({"projector": "learned"} if name in PROJECTED else {}))
     student, teacher, target = (
         features().bfloat16(),
         features(6 if name in PROJECTED else 4, seed=1).bfloat16(),
@@ -95,7 +95,7 @@ def test_half_precision_and_autocast_compute_in_fp32(name):
 @pytest.mark.parametrize("projector", ["learned", "orthogonal"])
 @pytest.mark.parametrize("name", ALL)
 def test_the_gradient_reaches_the_student_and_every_parameter_but_not_the_teacher(name, projector):
-    loss = DISTILLATION_LOSSES[name](**({"projector": projector} if name in PROJECTED else {}))
+    loss = make(name, **({"projector": projector} if name in PROJECTED else {}))
     student = features().requires_grad_()
     teacher = features(6 if name in PROJECTED else 4, seed=1).requires_grad_()
     with torch.inference_mode():
@@ -115,7 +115,7 @@ def test_a_teacher_in_inference_mode_and_dead_features_give_finite_gradients(nam
     with torch.inference_mode():
         teacher = features(seed=1)
     student = torch.zeros(2, 4, 16, 16, requires_grad=True)
-    loss = DISTILLATION_LOSSES[name]()(student, teacher, labels())
+    loss = make(name)(student, teacher, labels())
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(student.grad).all()
@@ -128,7 +128,7 @@ SCALE_FREE += ["region_normalized", "unified_attention"]
 @pytest.mark.parametrize("name", SCALE_FREE)
 @pytest.mark.parametrize("factor", [10.0, 1e-4, 1e4])
 def test_scaling_a_feature_changes_nothing(name, factor):
-    loss = DISTILLATION_LOSSES[name](**({"power": 4} if name.endswith(("transfer", "unified_attention")) else {}))
+    loss = make(name, **({"power": 4} if name.endswith(("transfer", "unified_attention")) else {}))
     student, teacher = features(), features(seed=1)
     expected = loss(student, teacher, labels())
     torch.testing.assert_close(loss(factor * student, teacher, labels()), expected, rtol=1e-4, atol=0)
@@ -137,8 +137,8 @@ def test_scaling_a_feature_changes_nothing(name, factor):
 @pytest.mark.parametrize("name", [name for name in ALL if name != "holistic"])
 def test_student_and_teacher_may_differ_in_size_and_the_target_in_both(name):
     student, teacher = features(size=8), features(size=16, seed=1)
-    assert DISTILLATION_LOSSES[name]()(student, teacher, labels(size=48)) > 0
-    assert DISTILLATION_LOSSES[name]()(teacher, student, labels(size=48)) > 0
+    assert make(name)(student, teacher, labels(size=48)) > 0
+    assert make(name)(teacher, student, labels(size=48)) > 0
 
 
 def test_soft_target_at_temperature_2():
@@ -237,7 +237,7 @@ def test_unified_losses_join_several_features_on_either_side(name, plain, argume
     parts, whole = [features(4, 16), features(2, 8, seed=1)], features(6, 16, seed=2)
     joined = torch.cat([F.avg_pool2d(parts[0], 2), parts[1]], 1)
     joined = F.interpolate(joined, size=(16, 16), mode="bilinear")
-    loss, plain = DISTILLATION_LOSSES[name](**arguments), DISTILLATION_LOSSES[plain](**arguments)
+    loss, plain = make(name, **arguments), make(plain, **arguments)
     torch.testing.assert_close(loss(parts, whole, None), plain(joined, whole, None))
     torch.testing.assert_close(loss(whole, parts, None), plain(whole, joined, None))
     assert [part.shape[2] for part in parts] == [16, 8]  # the caller's list is left alone

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from loss_features import make
 
 from utils.distillation.losses import DISTILLATION_LOSSES
 from utils.distillation.losses.projector import Projector
@@ -18,7 +19,7 @@ def features(channels: int = 4, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("name", PROJECTED)
 def test_no_projector_between_different_channels_is_refused_with_both_numbers(name):
     with pytest.raises(ValueError, match=r"4 and 6 channels.*projector: learned"):
-        DISTILLATION_LOSSES[name](projector="none")(features(4), features(6), TARGET)
+        make(name, projector="none")(features(4), features(6), TARGET)
 
 
 @pytest.mark.parametrize(("kind", "channels", "text"), [
@@ -98,7 +99,7 @@ def test_an_orthogonal_projector_stays_orthonormal_while_it_learns_under_autocas
 def test_a_random_projector_is_new_at_every_call_leaves_the_global_generator_alone_and_resumes_exactly(name):
     def build():
         torch.manual_seed(5)
-        return DISTILLATION_LOSSES[name](projector="random")
+        return make(name, projector="random")
 
     student, teacher = features(4), [features(6, seed=1)] if name.startswith("unified") else features(6, seed=1)
     loss = build()
@@ -109,7 +110,7 @@ def test_a_random_projector_is_new_at_every_call_leaves_the_global_generator_alo
     assert not list(loss.parameters())
     again = build()
     assert [again(student, teacher, TARGET).item() for _ in range(2)] == values[:2]
-    resumed = DISTILLATION_LOSSES[name](projector="random")
+    resumed = make(name, projector="random")
     resumed(student, teacher, TARGET)
     resumed.load_state_dict(again.state_dict())
     assert [resumed(student, teacher, TARGET).item() for _ in range(2)] == values[2:]

@@ -9,15 +9,11 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
+from loss_features import make
 
-from utils.distillation.losses import DISTILLATION_LOSSES
 from utils.distillation.losses.attention_feature import refined
 from utils.distillation.losses.normalization import normalized
 from utils.distillation.losses.wavelet import haar
-
-
-def build(name: str, **arguments) -> torch.nn.Module:
-    return DISTILLATION_LOSSES[name](**arguments)
 
 
 def features(channels: int = 4, size: int = 8, batch: int = 2, seed: int = 0) -> torch.Tensor:
@@ -58,10 +54,10 @@ def test_attention_feature_is_the_squared_distance_of_unit_vectors():
     values = [3 * a * a, a * b, a * b, b * b]
     cosine = sum(values) / (2 * math.sqrt(sum(value**2 for value in values)))
     student, teacher = row((1.0, 1.0), (1.0, 1.0)), row((3.0, 1.0), (1.0, 1.0))
-    value = build("attention_feature")(student, teacher).item()
+    value = make("attention_feature")(student, teacher).item()
     assert value == pytest.approx(2 - 2 * cosine, abs=1e-5)
     # of each image, not of the batch: a second image 100 times as large does not outweigh the first
-    twice = build("attention_feature")(torch.cat([student, 100 * teacher]), torch.cat([teacher, 100 * teacher])).item()
+    twice = make("attention_feature")(torch.cat([student, 100 * teacher]), torch.cat([teacher, 100 * teacher])).item()
     assert twice == pytest.approx((2 - 2 * cosine) / 2, abs=1e-5)
 
 
@@ -72,8 +68,8 @@ def test_a_teacher_is_standardized_over_channels():
     student, teacher = features(2, 4), features(2, 4, seed=1)
     assert normalized(teacher, "none") is teacher
     for name in ("hint", "attention_feature"):
-        value = build(name, teacher_normalization="standardize")(student, teacher)
-        torch.testing.assert_close(value, build(name)(student, normalized(teacher, "standardize")))
+        value = make(name, teacher_normalization="standardize")(student, teacher)
+        torch.testing.assert_close(value, make(name)(student, normalized(teacher, "standardize")))
 
 
 def test_cross_image_by_hand():
@@ -83,7 +79,7 @@ def test_cross_image_by_hand():
     # The student sees (1/2, 1/2) everywhere: 4 of 8 rows cost KL = 0.130812, the mean is 0.065406.
     teacher = torch.cat([row((1.0, 0.0), (0.0, 1.0)), row((1.0, 0.0), (1.0, 0.0))])
     student = row((2.0, 0.0), (5.0, 0.0)).repeat(2, 1, 1, 1)
-    loss = build("cross_image", temperature=1 / math.log(3))
+    loss = make("cross_image", temperature=1 / math.log(3))
     assert loss(student, teacher).item() == pytest.approx(0.065406, abs=1e-6)
     # one image: its own pixels, both rows 0.130812
     assert loss(student[:1], teacher[:1]).item() == pytest.approx(0.130812, abs=1e-6)
@@ -93,7 +89,7 @@ def test_cross_image_compares_images_of_one_batch():
     # each image alone looks the same to student and teacher, the second is turned against the first
     student, teacher = features(4, 4, batch=2), features(4, 4, batch=2)
     teacher[1] = -teacher[1]
-    loss = build("cross_image")
+    loss = make("cross_image")
     assert loss(student[1:], teacher[1:]).item() == pytest.approx(0, abs=1e-5)
     assert loss(student, teacher) > 0.1
 
@@ -110,12 +106,12 @@ def test_wavelet_by_hand():
     # coarse band, twice the mean 1, is one of 2x2 at level 2: bands 2 / 4 each -> 3 / 4.
     student, teacher = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)
     student[..., 2, 1] = 4.0
-    assert build("wavelet", levels=2)(student, teacher).item() == pytest.approx(3 / 4)
-    assert build("wavelet")(student, teacher).item() == pytest.approx(3 / 4)  # there is no third level
-    assert build("wavelet", levels=1)(student, teacher).item() == pytest.approx(3 / 4)
+    assert make("wavelet", levels=2)(student, teacher).item() == pytest.approx(3 / 4)
+    assert make("wavelet")(student, teacher).item() == pytest.approx(3 / 4)  # there is no third level
+    assert make("wavelet", levels=1)(student, teacher).item() == pytest.approx(3 / 4)
     # which band is the diagonal one: a checkerboard is nothing else, (1, -1; -1, 1) has bands 0, 0, 1
     board = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).view(1, 1, 2, 2)
-    assert build("wavelet")(board, torch.zeros_like(board)).item() == pytest.approx(1)
+    assert make("wavelet")(board, torch.zeros_like(board)).item() == pytest.approx(1)
 
 
 def test_wavelet_levels_weigh_as_in_an_orthonormal_transform():
@@ -125,8 +121,8 @@ def test_wavelet_levels_weigh_as_in_an_orthonormal_transform():
     means = [F.interpolate(F.avg_pool2d(difference, side), scale_factor=side) for side in (1, 2, 4, 8)]
     levels = [(fine - coarse).square().mean() for fine, coarse in pairwise(means)]
     expected = (levels[0] + 4 * levels[1] + 16 * levels[2]) / 3
-    torch.testing.assert_close(build("wavelet", levels=3)(student, teacher), expected)
-    torch.testing.assert_close(build("wavelet", levels=3)(student + 7, teacher), expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(make("wavelet", levels=3)(student, teacher), expected)
+    torch.testing.assert_close(make("wavelet", levels=3)(student + 7, teacher), expected, rtol=1e-4, atol=0)
 
 
 def test_wavelet_equals_a_transform_by_orthonormal_matrices():
@@ -144,12 +140,12 @@ def test_wavelet_equals_a_transform_by_orthonormal_matrices():
         coarse = bands[..., :half, :half].clone()
         bands[..., :half, :half] = 0
         losses.append((rows.T @ bands @ rows).square().mean())
-    loss = build("wavelet", levels=3)(features(2, 8), features(2, 8, seed=1))
+    loss = make("wavelet", levels=3)(features(2, 8), features(2, 8, seed=1))
     assert loss.item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
 
 
 def test_wavelet_takes_odd_sides():
-    odd = build("wavelet")(features(3, 7), features(3, 7, seed=1))
+    odd = make("wavelet")(features(3, 7), features(3, 7, seed=1))
     assert torch.isfinite(odd) and odd > 0
 
 
@@ -164,25 +160,25 @@ def test_region_normalized_by_hand():
     student[0, :, 0, 0] = torch.tensor([0.0, 5.0])
     student[0, :, 0, 7] = torch.tensor([-1.0, 0.0])
     student[1] = torch.tensor([0.0, 2.0]).view(2, 1, 1)
-    value = build("region_normalized")(student, teacher, labels).item()
+    value = make("region_normalized")(student, teacher, labels).item()
     assert value == pytest.approx(18 / 7, rel=1e-3)  # vectors are a little short of 1
     # classes that are nowhere change nothing
-    assert build("region_normalized", num_classes=5)(student, teacher, labels).item() == pytest.approx(value)
+    assert make("region_normalized", num_classes=5)(student, teacher, labels).item() == pytest.approx(value)
     # weighed by shares where the target is finer: a pixel half of each class
     fine = torch.tensor([0, 1, 1, 1]).view(1, 1, 1, 4)
     student, teacher = row((0.0, 1.0), (1.0, 0.0)), row((1.0, 0.0), (1.0, 0.0))
     # distances 2 and 0: class 0 has half of pixel 0 only: 2; class 1 half of it and pixel 1: 2 / 3; mean 4 / 3
-    assert build("region_normalized")(student, teacher, fine).item() == pytest.approx(4 / 3, rel=1e-3)
+    assert make("region_normalized")(student, teacher, fine).item() == pytest.approx(4 / 3, rel=1e-3)
 
 
 def test_region_normalized_leaves_out_an_image_without_labels():
     student, teacher = features(), features(seed=1)
     target = torch.zeros(2, 1, 8, 8, dtype=torch.int64)
     target[:, :, 2:5, 3:6] = 1
-    expected = build("region_normalized")(student[:1], teacher[:1], target[:1])
+    expected = make("region_normalized")(student[:1], teacher[:1], target[:1])
     target[1] = -1
-    torch.testing.assert_close(build("region_normalized")(student, teacher, target), expected)
-    assert build("region_normalized")(student, teacher, torch.full_like(target, -1)) == 0
+    torch.testing.assert_close(make("region_normalized")(student, teacher, target), expected)
+    assert make("region_normalized")(student, teacher, torch.full_like(target, -1)) == 0
 
 
 @pytest.mark.parametrize("side", [2, 4, 16])
@@ -193,26 +189,26 @@ def test_region_normalized_hears_a_tumor_whatever_its_size_where_others_fall_sil
     teacher = features(4, 8, batch=1)
     cells = F.interpolate((target == 1).float(), size=(8, 8), mode="area") > 0
     student = torch.where(cells, -teacher, teacher)
-    assert 1.9 < build("region_normalized")(student, teacher, target).item() < 2.4  # 4 in the tumor, 0 beside it
+    assert 1.9 < make("region_normalized")(student, teacher, target).item() < 2.4  # 4 in the tumor, 0 beside it
     if side == 2:
-        assert build("region_affinity", as_published=True)(student, teacher, target) == 0
-        assert build("hint")(student, teacher, None) < 0.2
+        assert make("region_affinity", as_published=True)(student, teacher, target) == 0
+        assert make("hint")(student, teacher, None) < 0.2
 
 
 @pytest.mark.parametrize("name", ["region_affinity", "region_normalized"])
 def test_regions_need_a_mask_not_a_label_an_image(name):
     with pytest.raises(ValueError, match=r"target \(2,\) has no regions.*mask \(B, 1, Y, X\)"):
-        build(name)(features(), features(seed=1), torch.tensor([0, 1]))
+        make(name)(features(), features(seed=1), torch.tensor([0, 1]))
 
 
 @pytest.mark.parametrize("name", ["body_edge", "region_normalized"])
 def test_a_batch_without_labels_has_a_gradient_of_zero(name):
     student = features(3).requires_grad_()
-    build(name)(student, features(3, seed=1), torch.full((2, 1, 8, 8), -1)).backward()
+    make(name)(student, features(3, seed=1), torch.full((2, 1, 8, 8), -1)).backward()
     assert not student.grad.any()
 
 
 @pytest.mark.parametrize("name", ["cross_image", "wavelet"])
 def test_a_feature_of_one_pixel_is_refused(name):
     with pytest.raises(ValueError, match=r"one pixel.*tap an earlier place"):
-        build(name)(torch.zeros(2, 4, 1, 1), torch.zeros(2, 4, 1, 1))
+        make(name)(torch.zeros(2, 4, 1, 1), torch.zeros(2, 4, 1, 1))

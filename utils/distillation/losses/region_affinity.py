@@ -33,10 +33,10 @@ class RegionAffinityLoss(nn.Module):
     `as_published=True` takes the nearest pixel and, for more than two classes, the paper's one number per image: the
     mean over the pairs before the difference.
 
-    `num_classes` is read from the target when not given; giving it spares a GPU a synchronization.
+    `num_classes` counts the background; recipes take it from the data.
     """
 
-    def __init__(self, num_classes: int | None = None, as_published: bool = False) -> None:
+    def __init__(self, num_classes: int, as_published: bool = False) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.as_published = as_published
@@ -45,8 +45,7 @@ class RegionAffinityLoss(nn.Module):
         """student (B, C, h, w), teacher (B, D, H, W), target (B, 1, Y, X) with integer labels."""
         check_maps(student, teacher)
         check_mask(target)
-        num_classes = self.num_classes or int(target.max()) + 1
-        labels = torch.arange(num_classes, device=target.device).view(1, -1, 1, 1)
+        labels = torch.arange(self.num_classes, device=target.device).view(1, -1, 1, 1)
         one_hot = (target == labels).float()
         student_regions = self._resize(one_hot, student)
         teacher_regions = student_regions if student.shape[2:] == teacher.shape[2:] else self._resize(one_hot, teacher)

@@ -35,10 +35,10 @@ class RegionNormalizedLoss(nn.Module):
     is one mean vector beside others: its inside and border may be anything. A plain mean over the feature (hint) hears
     every pixel, but 20 beside 147000. Here areas keep every tumor, and the mean of a region is its own.
 
-    `num_classes` is read from the target when not given; giving it spares a GPU a synchronization.
+    `num_classes` counts the background; recipes take it from the data.
     """
 
-    def __init__(self, num_classes: int | None = None, projector: ProjectorKind = "learned") -> None:
+    def __init__(self, num_classes: int, projector: ProjectorKind = "learned") -> None:
         super().__init__()
         self.num_classes = num_classes
         self.projector = Projector(projector)
@@ -49,7 +49,7 @@ class RegionNormalizedLoss(nn.Module):
         check_mask(target)
         student = match_size(self.projector(student, teacher.shape[1]), teacher.shape[2:])
         distance = (unit_vectors(student) - unit_vectors(teacher.detach())).square().sum(1, keepdim=True)
-        labels = torch.arange(self.num_classes or int(target.max()) + 1, device=target.device).view(1, -1, 1, 1)
+        labels = torch.arange(self.num_classes, device=target.device).view(1, -1, 1, 1)
         regions = F.interpolate((target == labels).float(), size=teacher.shape[2:], mode="area")
         areas = regions.sum((2, 3))
         present = areas > 0

@@ -1,0 +1,58 @@
+"""No method asks the device for a value: on the meta device, where tensors have none, asking raises.
+
+A loss that asks (`.item()`, a boolean index, a shape that depends on values) stops a GPU until all its work is done,
+and cannot be part of a CUDA graph.
+"""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from method_recipes import METHODS, WHOLE_IMAGES, read
+from test_classification_methods import sides
+from test_methods import STUDENT, TEACHER, features, pick
+
+from utils.distillation.losses import DISTILLATION_LOSSES
+
+ARGUMENTS = {
+    "timm": {"model": "resnet10t", "image_size": 32},
+    "HDKD": {"image_size": 32},
+    "student_model": {"image_size": 32},
+}
+
+
+@pytest.fixture(autouse=True)
+def without_autocast(monkeypatch):
+    """The meta device has no autocast, which asks for no value."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+
+
+def on_meta(side):
+    return {tap: value.detach().to("meta").requires_grad_(value.is_floating_point()) for tap, value in side.items()}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_asks_for_no_value(name):
+    if name in WHOLE_IMAGES:
+        student, teacher, target = sides(name)
+    else:
+        student, teacher = features(STUDENT, 0, 3), features(TEACHER, 1, 3)
+        target = torch.zeros(2, 1, 64, 64, dtype=torch.int64)
+    student, target = on_meta(student), target.to("meta")
+    teacher = on_meta(teacher) | {f"self/{tap}": value.detach() for tap, value in student.items()}
+    task, terms = read(name)
+    value = task.to("meta")(student["logits"], target)
+    for loss, taps, other_taps, _ in terms:
+        value = value + loss(pick(student, taps), pick(teacher, other_taps), target)
+    value.backward()
+
+
+def test_a_loss_that_asks_is_found(monkeypatch):
+    asked = DISTILLATION_LOSSES["soft_target"].forward
+
+    def forward(self, student, teacher, target=None):
+        return asked(self, student, teacher) * (1 if student.sum().item() else 2)
+
+    monkeypatch.setattr(DISTILLATION_LOSSES["soft_target"], "forward", forward)
+    with pytest.raises(RuntimeError, match="meta"):
+        test_a_method_asks_for_no_value("hinton")
