@@ -249,7 +249,7 @@ def test_every_method_stacks_on_a_recipe(file):
     assert recipe.data["root"] == "data/phantom"
     for term in recipe.distillation:
         arguments = {key: value for key, value in term.items() if key not in ("student", "teacher", "weight")}
-        build(DISTILLATION_LOSSES, arguments, "distillation")
+        build(DISTILLATION_LOSSES, arguments, "distillation", num_classes=2)
 
 
 def test_what_ran_can_be_given_again(tmp_path):

@@ -77,7 +77,7 @@ def time_in_turns(steps: dict[str, Step], rounds: int, device: str) -> dict[str,
 def our_step(image: Tensor, target: Tensor, precision: str, channels_last: bool, compile: bool = False) -> Step:
     """The objective, the backward and the optimizer of `utils.training.loop.fit`, without its logging."""
     device = image.device.type
-    terms = read_terms(yaml.safe_load((METHODS / "emkd.yaml").read_text())["distillation"])
+    terms = read_terms(yaml.safe_load((METHODS / "emkd.yaml").read_text())["distillation"], num_classes=2)
     objective = Distiller(NETWORKS["resnet18"](), Task(TASK_LOSSES["dice_focal"]()), NETWORKS["raunet"](), terms).to(
         device
     )

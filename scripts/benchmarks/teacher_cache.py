@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     parts = list(zip(slices.split(args.batch_size), targets.split(args.batch_size), strict=True))
     batches = [(turned(image, *view), turned(target, *view)) for view in VIEWS for image, target in parts]
     student, teacher = NETWORKS["unet"](widths=[4, 8, 16, 32, 64]), NETWORKS[args.teacher]()
-    terms = read_terms(yaml.safe_load((METHODS / f"{args.method}.yaml").read_text())["distillation"])
+    terms = read_terms(yaml.safe_load((METHODS / f"{args.method}.yaml").read_text())["distillation"], num_classes=2)
     asking = Distiller(student, Task(TASK_LOSSES["dice_ce"]()), teacher, terms)
     with tempfile.TemporaryDirectory() as folder:
         reading = copy.deepcopy(asking)

@@ -116,7 +116,7 @@ def prepare(recipe: Recipe) -> Experiment:
     check(METRICS, recipe.metric, "metric")
     teacher = None
     if isinstance(recipe, DistillationRecipe):
-        read_terms(recipe.distillation)
+        read_terms(recipe.distillation, num_classes=2)  # of the data, which is not read yet; any number will do
         teacher = checkpoints.file_of(recipe.teacher) if recipe.teacher else None
     recipe, resumed = start_or_resume(recipe)
     fabric = launch(recipe.training)
