@@ -16,7 +16,7 @@ from utils.leaderboard.execution import Slots, execute
 from utils.leaderboard.identity import difference, fingerprint
 from utils.leaderboard.plan import (
     Calibration,
-    Run,
+    PlannedRun,
     calibration_runs,
     method_runs,
     plain_runs,
@@ -151,7 +151,7 @@ def counting(tmp_path, name, code="pass"):
     program = f"import sys; open({str(tmp_path / 'ran')!r}, 'a').write({name!r} + {given} + ';'); {code}"
     script = tmp_path / f"{name}.py"
     script.write_text(program)
-    return Run(name, tmp_path / name, str(script), (), ())
+    return PlannedRun(name, tmp_path / name, str(script), (), ())
 
 
 def ran(tmp_path):

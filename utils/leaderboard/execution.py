@@ -15,20 +15,20 @@ from typing import Any, TextIO
 
 from datasets.slices.store import write_json
 from utils.leaderboard.identity import difference
-from utils.leaderboard.plan import Run
+from utils.leaderboard.plan import PlannedRun
 from utils.machine import cores
 
 RECORD, LOG = "leaderboard.json", "log.txt"
 POLL_S = 0.2
 
-Fingerprint = Callable[[Run], dict[str, Any]]
+Fingerprint = Callable[[PlannedRun], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Finished:
     """What became of a run: seconds it took (0 where it was there already), and what was wrong with it, in one line."""
 
-    run: Run
+    run: PlannedRun
     seconds: float
     problem: str | None = None
 
@@ -52,7 +52,7 @@ class Slots:
 
 
 def execute(
-    runs: Sequence[Run], fingerprint: Fingerprint, slots: Slots, report: Callable[[Finished], Any]
+    runs: Sequence[PlannedRun], fingerprint: Fingerprint, slots: Slots, report: Callable[[Finished], Any]
 ) -> list[Finished]:
     """Run what is not done yet, and report each as it ends.
 
@@ -65,7 +65,7 @@ def execute(
         report(finished)
 
     waiting = list(runs)
-    active: dict[int, tuple[Run, subprocess.Popen, float]] = {}
+    active: dict[int, tuple[PlannedRun, subprocess.Popen, float]] = {}
     try:
         while waiting or active:
             while waiting and slots.free:
@@ -94,7 +94,7 @@ def execute(
     return ended
 
 
-def _start(run: Run, identity: dict[str, Any], environment: dict[str, str]) -> subprocess.Popen | None:
+def _start(run: PlannedRun, identity: dict[str, Any], environment: dict[str, str]) -> subprocess.Popen | None:
     """Start or resume a run; None where it is done.
 
     Raises ValueError where its folder holds another run, or where another process trains this one.
@@ -127,7 +127,7 @@ def _hold(log: TextIO, folder: Path) -> None:
         pass  # a file system that cannot
 
 
-def _end(run: Run, status: int, seconds: float) -> Finished:
+def _end(run: PlannedRun, status: int, seconds: float) -> Finished:
     if status == 0:
         record = run.folder / RECORD
         write_json(record, read_record(record) | {"done": True})

@@ -13,14 +13,14 @@ from typing import Any
 import yaml
 
 from datasets.slices.fingerprints import store_fingerprint
-from utils.leaderboard.plan import Plan, Run
+from utils.leaderboard.plan import Plan, PlannedRun
 from utils.recipe.schema import ROOT
 from utils.training import checkpoints
 
 NAMES = {"command": "command", "recipes_sha256": "recipe", "data_fingerprint": "data", "teacher_sha256": "teacher"}
 
 
-def fingerprint(plan: Plan, run: Run) -> dict[str, Any]:
+def fingerprint(plan: Plan, run: PlannedRun) -> dict[str, Any]:
     """A run's command, the content of its recipe files, its slices where they are there, and its teacher, if any."""
     command = [part.removeprefix(f"{ROOT}/") for part in run.command[1:]]  # the repository may move
     recipes = [_content(Path(file)) for file in run.configs]

@@ -16,7 +16,7 @@ from utils.leaderboard.identity import fingerprint
 from utils.leaderboard.page import write_leaderboard
 from utils.leaderboard.plan import (
     Plan,
-    Run,
+    PlannedRun,
     calibration_runs,
     method_runs,
     plain_runs,
@@ -60,7 +60,7 @@ def train(plan: Plan, slots: Slots) -> list[Finished]:
     with tqdm(total=len(total), unit="run", disable=None) as bar:
         clock = _Clock(len(total), bar)
 
-        def phase(runs: Sequence[Run]) -> list[Finished]:
+        def phase(runs: Sequence[PlannedRun]) -> list[Finished]:
             ended = execute(runs, lambda run: fingerprint(plan, run), slots, clock.report)
             problems.extend(finished for finished in ended if finished.problem)
             return ended

@@ -124,7 +124,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """One training: its name, its folder, and the script, recipe files and flags that make it."""
 
     name: str
@@ -155,15 +155,15 @@ def method_file(method: str) -> Path:
     return Path(method) if method.endswith(".yaml") else METHODS / f"{method}.yaml"
 
 
-def teacher_runs(plan: Plan) -> list[Run]:
+def teacher_runs(plan: Plan) -> list[PlannedRun]:
     """The teacher's training, if it is not given."""
     if plan.teacher:
         return []
     folder = plan.folder / "teacher"
-    return [Run("teacher", folder, "train.py", (plan.teacher_config,), (*plan.teacher_flags, "--mode=both"))]
+    return [PlannedRun("teacher", folder, "train.py", (plan.teacher_config,), (*plan.teacher_flags, "--mode=both"))]
 
 
-def plain_runs(plan: Plan) -> list[Run]:
+def plain_runs(plan: Plan) -> list[PlannedRun]:
     """Every student alone, and as each control, once a seed."""
     runs = []
     for student in plan.students:
@@ -172,11 +172,11 @@ def plain_runs(plan: Plan) -> list[Run]:
                 folder = run_folder(plan, student, control, seed)
                 flags = (*_student_flags(plan, student, seed), *further, "--mode=both")
                 name = f"{student}/{control}/{seed}"
-                runs.append(Run(name, folder, "train.py", (plan.student_config,), flags))
+                runs.append(PlannedRun(name, folder, "train.py", (plan.student_config,), flags))
     return runs
 
 
-def calibration_runs(plan: Plan) -> list[Run]:
+def calibration_runs(plan: Plan) -> list[PlannedRun]:
     """Every calibrated student with every method and share, on the calibration's seed; they never read test."""
     runs = []
     for student in plan.calibrated:
@@ -190,7 +190,7 @@ def calibration_runs(plan: Plan) -> list[Run]:
     return runs
 
 
-def method_runs(plan: Plan, shares: dict[tuple[str, str], float] | None = None) -> list[Run]:
+def method_runs(plan: Plan, shares: dict[tuple[str, str], float] | None = None) -> list[PlannedRun]:
     """Every student with every method, once a seed.
 
     shares: those that were chosen. A method that is weighed and has none yet is left out; without `shares` none is.
@@ -235,5 +235,5 @@ def _distillation_flags(plan: Plan, student: str, seed: int) -> list[str]:
     return flags
 
 
-def _distillation(plan: Plan, name: str, folder: Path, method: str, flags: Sequence[str]) -> Run:
-    return Run(name, folder, "train_kd.py", (plan.student_config, str(method_file(method))), tuple(flags))
+def _distillation(plan: Plan, name: str, folder: Path, method: str, flags: Sequence[str]) -> PlannedRun:
+    return PlannedRun(name, folder, "train_kd.py", (plan.student_config, str(method_file(method))), tuple(flags))

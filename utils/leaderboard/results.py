@@ -21,7 +21,7 @@ from utils.leaderboard.identity import difference, fingerprint
 from utils.leaderboard.plan import (
     PLAIN,
     Plan,
-    Run,
+    PlannedRun,
     calibration_folder,
     calibration_runs,
     method_runs,
@@ -189,7 +189,7 @@ def _finished(plan: Plan, shares: Mapping[tuple[str, str], float]) -> dict[tuple
     return found
 
 
-def _is_of(plan: Plan, run: Run, done: bool = False) -> bool:
+def _is_of(plan: Plan, run: PlannedRun, done: bool = False) -> bool:
     """Whether what lies in a run's folder was made by its command, recipes, data and teacher (and ended well)."""
     file = run.folder / RECORD
     if not file.is_file():
