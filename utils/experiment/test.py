@@ -13,7 +13,6 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import Dataset
 
-from datasets import DATASETS
 from datasets.files import write_text
 from datasets.findings import listed
 from datasets.fingerprints import fingerprint
@@ -22,9 +21,8 @@ from utils.evaluation.inference import evaluate, make_metrics
 from utils.evaluation.kind import kind_of
 from utils.evaluation.pictures import draw, representative
 from utils.experiment.resuming import PLACES
-from utils.recipe.registry import build
 from utils.recipe.schema import Recipe
-from utils.runs.data import refuse_seen
+from utils.runs.data import open_split
 from utils.runs.results import read_result
 from utils.tables import table
 from utils.training import checkpoints
@@ -48,7 +46,8 @@ def test(recipe: Recipe) -> int:
     data = checkpoint["recipe"]["data"] | moved
     known = _stored(file)
     try:
-        dataset = build(DATASETS, data, "data", split="test", seed=recipe.seed)
+        source = checkpoint | {"recipe": checkpoint["recipe"] | {"data": data, "seed": recipe.seed}}
+        dataset = open_split(source, "test", same_split=False, keep_decoded=True, where=best)
         content = fingerprint(dataset.digests, dataset.class_names)
     except (ValueError, OSError):
         if known is None or _changed(known, digest, data, None, None):
@@ -59,7 +58,6 @@ def test(recipe: Recipe) -> int:
         print(f"test: stored on {known['tested']}, not read again; {_standing(known, dataset)}")
     else:
         fabric = launch(recipe.training)
-        refuse_seen(checkpoint, dataset, best)
         earlier = file.with_name(f"test_{known['tested'].replace(':', '')}.json") if known else None
         if earlier is not None and fabric.is_global_zero:
             print(f"test: read again, since {changed}; the earlier result is kept in {earlier}")

@@ -26,6 +26,7 @@ def open_split(
     *,
     same_split: bool = True,
     keep_decoded: bool = False,
+    where: Path | str = "the checkpoint",
 ) -> Dataset:
     """The split as a network is scored on it: whole and not augmented, the train split too.
 
@@ -35,6 +36,7 @@ def open_split(
         root: Where the data lie, if no longer at the recipe's place.
         same_split: Whether the data must be split as they were in training; otherwise its patients must be unseen.
         keep_decoded: Keep the samples in memory, for reading them several times.
+        where: Names the checkpoint in messages.
 
     Raises ValueError where the data are not there, have other classes or another split, or hold patients that the
     network was trained or (test) selected on, and OSError.
@@ -52,8 +54,8 @@ def open_split(
     place = section.get(place_key, section["name"])
     ours, theirs = list(dataset.class_names), list(preprocessing["class_names"])
     if ours != theirs:
-        raise ValueError(f"{place}: has the classes {', '.join(ours)}, but the checkpoint predicts {', '.join(theirs)}")
-    checkpoints.patients_of(source["split"], "the checkpoint")
+        raise ValueError(f"{place}: has the classes {', '.join(ours)}, but {where} predicts {', '.join(theirs)}")
+    checkpoints.patients_of(source["split"], where)
     knows_patients = "train" in source["split"]
     if (same_split or not knows_patients) and dataset.split_sha256 != source["split"]["sha256"]:
         raise ValueError(
@@ -61,11 +63,11 @@ def open_split(
             "file, or give its own data"
         )
     if knows_patients:
-        refuse_seen(source, dataset, "the checkpoint")
+        _refuse_seen(source, dataset, where)
     return dataset
 
 
-def refuse_seen(checkpoint: Mapping[str, Any], dataset: Dataset, where: Path | str) -> None:
+def _refuse_seen(checkpoint: Mapping[str, Any], dataset: Dataset, where: Path | str) -> None:
     """Raises ValueError when patients of a val or test split were trained on, or those of test selected on.
 
     where: names the checkpoint. Also where converted weights do not say who they were trained on.

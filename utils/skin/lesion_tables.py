@@ -13,11 +13,9 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from datasets import DATASETS
 from datasets.images.isic_metadata import read_metadata
 from utils.evaluation.inference import case_batches
-from utils.recipe.registry import build
-from utils.runs.data import refuse_seen
+from utils.runs.data import open_split
 from utils.skin.boosting import Table
 from utils.skin.embeddings import embed
 from utils.training.loading import load_batches
@@ -58,8 +56,8 @@ def read_lesion_tables(
     `student` is a checkpoint, `network` its network, `data` the section of a recipe for ISIC 2024.
     Raises ValueError when the student has seen a patient of the split, and for columns that leak.
     """
-    dataset = build(DATASETS, data, "data", split=split)
-    refuse_seen(student, dataset, "the student")
+    source = student | {"recipe": student["recipe"] | {"data": data}}
+    dataset = open_split(source, split, same_split=False, where="the student")
     metadata = read_metadata(data["root"], columns, dataset.cases)
     known = Table(metadata.values, tuple(metadata.columns.index(name) for name in metadata.categories))
     probability, embedding = look(fabric, network, dataset, taps, batch_size, workers)
