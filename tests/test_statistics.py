@@ -191,7 +191,11 @@ def test_every_command_says_the_same(tmp_path, capsys, monkeypatch, kind, cases)
     assert (found.verdict, found.why, found.estimate.low) == (expected.verdict, expected.why, expected.low)
 
     row = next(row for row in leaderboard_rows(plan, {}) if row["method"] == "emkd")
-    assert (row["verdict"], row["gain_low"]) == (expected.verdict, pytest.approx(expected.low))
+    assert (row["verdict"], row["why"], row["gain_low"]) == (
+        expected.verdict,
+        expected.why,
+        pytest.approx(expected.low),
+    )
     assert expected.verdict == {"better in all": "better", "worse": "worse"}.get(
         kind if cases > 5 else "", "no measurable difference"
     )

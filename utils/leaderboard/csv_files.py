@@ -12,7 +12,7 @@ from datasets.files import replacing
 COLUMNS = [
     *("student", "method", "seeds", "dice", "dice_sd", "val_dice"),
     *("gain", "gain_low", "gain_high", "verdict", "closed", "closed_low", "closed_high"),
-    *("share", "ms_per_image", "ranked"),
+    *("share", "ms_per_image", "ranked", "why"),
 ]
 SCORE_COLUMNS = ["student", "method", "seed", "case", "patient", "dice"]
 

@@ -148,7 +148,8 @@ def rows(plan: Plan, shares: Mapping[tuple[str, str], float]) -> list[dict[str, 
                 line |= dict(zip(("closed", "closed_low", "closed_high"), closed, strict=True))
             lines.append(line)
         for place, gain in zip(gains, correct(list(gains.values())), strict=True):
-            lines[place] |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high, "verdict": gain.verdict}
+            lines[place] |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
+            lines[place] |= {"verdict": gain.verdict, "why": gain.why}
         table += sorted(lines, key=lambda line: -line.get("gain", float("-inf")))
     return table
 
