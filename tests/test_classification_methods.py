@@ -3,31 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from method_recipes import HDKD, ISIC, WHOLE_IMAGES, content, read
+from method_recipes import HDKD, ISIC, WHOLE_IMAGES, content, read, sides
 
 from networks import NETWORKS
 from utils.distillation.losses import TASK_LOSSES
 from utils.distillation.objective import Distiller
 from utils.distillation.terms import Task, read_terms
-
-STAGES = {"encoder1": (4, 8, 8), "encoder2": (6, 4, 4), "encoder3": (8, 2, 2)}  # HDKD: equal on both sides
-VIT = {"block4": (10, 8), "block8": (10, 8), "tokens": (10, 8), "embedding": (8,)}  # a class token and 3x3 patches
-SWIN = {"encoder2": (4, 6, 6), "encoder3": (8, 3, 3), "encoder4": (16, 3, 3), "embedding": (16,)}
-
-
-def of_images(shapes: dict[str, tuple[int, ...]], seed: int, num_classes: int = 3) -> dict[str, torch.Tensor]:
-    """Features of three images, and every head that a classification network may have."""
-    generator = torch.Generator().manual_seed(seed)
-    shapes = shapes | dict.fromkeys(("logits", "class_logits", "distillation_logits"), (num_classes,))
-    return {name: torch.randn(3, *shape, generator=generator) for name, shape in shapes.items()}
-
-
-def sides(name: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]:
-    """Student, teacher and target of a classification method; ISIC has two classes."""
-    shapes = (STAGES, STAGES) if name in HDKD else (VIT, SWIN)
-    num_classes = 2 if name in ISIC else 3
-    student, teacher = (of_images(side, seed, num_classes) for seed, side in enumerate(shapes))
-    return {tap: value.requires_grad_() for tap, value in student.items()}, teacher, torch.tensor([0, 1, 1])
 
 
 def mse(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:

@@ -4,22 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from method_recipes import MASKS, METHODS, THREE_CLASSES, read
+from method_recipes import MASKS, METHODS, STUDENT, TEACHER, THREE_CLASSES, features, pick, read
 
 from scripts.benchmarks.kd_step import published_loss, published_task_loss
 
 STUDENT_TAPS = {"encoder1", "encoder2", "encoder3", "encoder4", "bottleneck", "logits"}  # what every network has
 TEACHER_TAPS = STUDENT_TAPS | {"decoder1", "decoder2", "decoder3", "decoder4"}
-# channels and side of each tap, for a 64x64 image
-STUDENT = {"encoder1": (8, 32), "encoder2": (8, 16), "encoder3": (12, 8), "encoder4": (16, 4), "bottleneck": (20, 2)}
-TEACHER = {**STUDENT, "encoder2": (10, 16), "bottleneck": (24, 2), "decoder4": (16, 4), "decoder3": (12, 8)}
-TEACHER |= {"decoder2": (8, 16), "decoder1": (8, 32)}
-
-
-def features(shapes: dict[str, tuple[int, int]], seed: int, num_classes: int) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    shapes = shapes | {"logits": (num_classes, 64)}
-    return {name: torch.randn(2, c, size, size, generator=generator).relu() for name, (c, size) in shapes.items()}
 
 
 def labels(num_classes: int) -> torch.Tensor:
@@ -39,10 +29,6 @@ def total(name: str, student: dict, teacher: dict, target: torch.Tensor) -> torc
 
 def as_list(taps: str | list[str]) -> list[str]:
     return [taps] if isinstance(taps, str) else taps
-
-
-def pick(side: dict, taps: str | list[str]):
-    return side[taps] if isinstance(taps, str) else [side[tap] for tap in taps]
 
 
 def test_the_published_loss_types_and_the_methods_are_there():

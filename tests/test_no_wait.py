@@ -1,24 +1,21 @@
-"""No method asks the device for a value: on the meta device, where tensors have none, asking raises.
+"""No network, method or metric asks the device for a value: on the meta device, where tensors have none, asking raises.
 
 A loss that asks (`.item()`, a boolean index, a shape that depends on values) stops a GPU until all its work is done,
 and cannot be part of a CUDA graph.
 """
 
 from contextlib import nullcontext
+from inspect import signature
 
 import pytest
 import torch
-from method_recipes import METHODS, WHOLE_IMAGES, read
-from test_classification_methods import sides
-from test_methods import STUDENT, TEACHER, features, pick
+from method_recipes import METHODS, STUDENT, TEACHER, WHOLE_IMAGES, features, pick, read, sides
 
+from networks import NETWORKS
 from utils.distillation.losses import DISTILLATION_LOSSES
+from utils.evaluation.metrics import METRICS
 
-ARGUMENTS = {
-    "timm": {"model": "resnet10t", "image_size": 32},
-    "HDKD": {"image_size": 32},
-    "student_model": {"image_size": 32},
-}
+ONE_OF_EACH = list({network: name for name, network in NETWORKS.items() if name != "timm"}.values())
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +26,20 @@ def without_autocast(monkeypatch):
 
 def on_meta(side):
     return {tap: value.detach().to("meta").requires_grad_(value.is_floating_point()) for tap, value in side.items()}
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_a_network_asks_for_no_value(name):
+    arguments = signature(NETWORKS[name]).parameters
+    with torch.device("meta"):
+        network = NETWORKS[name](**({"image_size": 64} if "image_size" in arguments else {}))
+    channels = arguments["in_channels"].default
+    network(torch.empty(2, channels, 64, 64, device="meta")).sum().backward()
+
+
+def test_counting_dice_asks_for_no_value():
+    target = torch.zeros(2, 1, 64, 64, dtype=torch.int64, device="meta")
+    METRICS["volume_dice"](["kidney", "tumor"]).update(torch.empty(2, 3, 64, 64, device="meta"), target, ["a", "b"])
 
 
 @pytest.mark.parametrize("name", METHODS)
