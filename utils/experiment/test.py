@@ -44,18 +44,19 @@ def test(recipe: Recipe) -> int:
     digest = checkpoints.sha256(best)
     moved = {key: recipe.data[key] for key in PLACES if key in recipe.data}  # the data may lie elsewhere now
     data = checkpoint["recipe"]["data"] | moved
-    known = _stored(file)
+    known, why = _stored(file), ""
     try:
         source = checkpoint | {"recipe": checkpoint["recipe"] | {"data": data, "seed": recipe.seed}}
         dataset = open_split(source, "test", same_split=False, keep_decoded=True, where=best)
         content = fingerprint(dataset.digests, dataset.class_names)
-    except (ValueError, OSError):
+    except (ValueError, OSError) as error:
+        why = " ".join(str(error).split())
         if known is None or _changed(known, digest, data, None, None):
             raise
         dataset = content = None
     changed = None if known is None else _changed(known, digest, data, dataset, content)
     if known is not None and changed is None:
-        print(f"test: stored on {known['tested']}, not read again; {_standing(known, dataset)}")
+        print(f"test: stored on {known['tested']}, not read again; {_standing(known, dataset, why)}")
     else:
         fabric = launch(recipe.training)
         earlier = file.with_name(f"test_{known['tested'].replace(':', '')}.json") if known else None
@@ -110,10 +111,10 @@ def _changed(
     return f"test images have changed since {known['tested']}"
 
 
-def _standing(known: dict[str, Any], dataset: Dataset | None) -> str:
-    """What is known about the data of a stored result."""
+def _standing(known: dict[str, Any], dataset: Dataset | None, why: str) -> str:
+    """What is known about the data of a stored result. why: the data could not be opened."""
     if dataset is None:
-        return "the data cannot be read now, so they were not compared with those of then"
+        return f"the data cannot be read now, so they were not compared with those of then ({why})"
     if "data_fingerprint" not in known:
         return "it does not record what the data held, so they were not compared with those of now"
     return f"the data are the same as then (fingerprint {known['data_fingerprint'][:12]})"
