@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from monai.losses import FocalLoss
+from monai.losses import DiceLoss, FocalLoss
 
 from utils.distillation.losses import TASK_LOSSES
 
@@ -45,6 +45,22 @@ def test_a_perfect_prediction_costs_nothing_where_most_slices_are_empty(name, nu
 def test_a_worked_value(name, arguments, expected):
     target = torch.tensor([1, 0, 0, 0, 0, 0, 0, 0]).view(2, 1, 1, 4)
     assert TASK_LOSSES[name](**arguments)(torch.zeros(2, 2, 1, 4), target).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("labeled", ["all", "one class missing", "nothing"])
+@pytest.mark.parametrize("include_background", [False, True])
+@pytest.mark.parametrize("smooth", [1.0, 1e-5])
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_the_dice_loss_is_monais(num_classes, smooth, include_background, labeled):
+    logits, target = random_logits(num_classes)
+    target = {"all": target, "one class missing": target % (num_classes - 1), "nothing": 0 * target}[labeled]
+    logits = (3 * logits).requires_grad_()
+    ours = TASK_LOSSES["dice"](include_background=include_background, smooth=smooth)(logits, target)
+    options = {"to_onehot_y": True, "softmax": True, "batch": True, "smooth_nr": smooth, "smooth_dr": smooth}
+    monai = DiceLoss(include_background=include_background, **options)(logits, target)
+    assert ours.item() == pytest.approx(monai.item(), abs=1e-6)
+    (gradient,), (expected,) = (torch.autograd.grad(loss, logits) for loss in (ours, monai))
+    torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])
@@ -94,3 +110,8 @@ def test_a_small_step_against_the_gradient_lowers_it(name):
 def test_the_dice_losses_refuse_the_logits_of_whole_images(name):
     with pytest.raises(ValueError, match=r"\(3, 2\).*masks.*cross_entropy"):
         TASK_LOSSES[name]()(torch.zeros(3, 2), torch.tensor([0, 1, 1]))
+
+
+def test_the_dice_loss_refuses_a_target_without_its_axis():
+    with pytest.raises(ValueError, match=r"\(3, 8, 8\) do not fit"):
+        TASK_LOSSES["dice"]()(torch.zeros(3, 2, 8, 8), torch.zeros(3, 8, 8, dtype=torch.int64))
