@@ -16,8 +16,8 @@ from utils.distillation.losses import DISTILLATION_LOSSES, TASK_LOSSES
 from utils.distillation.objective import Distiller
 from utils.distillation.terms import Task, Term
 from utils.recipe.schema import Training
-from utils.training.loading import epoch_batches
 from utils.training.optimization import gradient_shares, make_optimizer
+from utils.training.order import order_of
 
 SETTINGS = Training(batch_size=4, learning_rate=5e-3)
 
@@ -25,7 +25,7 @@ SETTINGS = Training(batch_size=4, learning_rate=5e-3)
 class Blobs(Dataset):
     """Bright squares in noise."""
 
-    sampling_weights = None
+    sampling_weights = labeled = None
     epoch = 3
 
     def __len__(self):
@@ -38,6 +38,9 @@ class Blobs(Dataset):
         image[:, top : top + 8, 8:16] += 3
         target[:, top : top + 8, 8:16] = 1
         return {"image": image, "target": target}
+
+    def batch(self, indices):
+        return default_collate([self[index] for index in indices])
 
 
 @pytest.fixture
@@ -57,12 +60,12 @@ def test_the_share_holds_after_the_warm_up(fabric):
     objective, dataset = distiller(), Blobs()
     factor = balance(fabric, objective, dataset, SETTINGS, seed=0, share=3.0)
     assert objective.weights["soft"] == pytest.approx(2 * factor)
-    order = epoch_batches(24, 4, 0, 0)
+    order = order_of(dataset, 4, seed=0).epoch(0)
     optimizer = make_optimizer(objective.network.parameters(), SETTINGS)
     task = Distiller(objective.network, objective.task).train()
     ratios = []
     for step in range(WARM_UP + MEASURED):
-        batch = default_collate([dataset[index] for index in order[step % len(order)]])
+        batch = dataset.batch(order[step % len(order)])
         if step < WARM_UP:
             task(batch["image"], batch["target"])["task"].backward()
             optimizer.step()

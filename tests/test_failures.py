@@ -2,6 +2,7 @@
 
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from utils.experiment.checks import refuse_lonely
 from utils.recipe.schema import Recipe, Training
 from utils.training.failures import explained
 from utils.training.launch import launch
-from utils.training.loading import load_batches
+from utils.training.loading import Loader
 
 RECIPE = Recipe(network={"name": "pspnet"}, training=Training(batch_size=3, workers=2))
 WORKER = "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File x\n"
@@ -63,7 +64,8 @@ def test_what_needs_a_gpu_is_refused_without_one(key):
 
 def test_threads_of_loader_processes_print_nothing(monkeypatch, capsys):
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
-    load_batches([0, 1], [[0]], workers=1).worker_init_fn(0)
+    samples = SimpleNamespace(hold=lambda _device: False, batch=list)
+    Loader(samples, torch.device("cpu"), workers=1)._processes.worker_init_fn(0)
     try:
         raise ConnectionResetError(104, "Connection reset by peer")
     except ConnectionResetError:

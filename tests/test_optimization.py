@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from utils.recipe.schema import Training
-from utils.training.loading import epoch_batches
 from utils.training.optimization import Schedule, make_optimizer
+from utils.training.order import Order, labeled_of
 
 
 def schedule_of(steps_per_epoch: int = 10, **settings) -> Schedule:
@@ -68,7 +68,7 @@ def test_weights_draw_a_rare_class_as_often_as_a_common_one():
     drawn = Counter(
         index % 100 >= 90
         for epoch in range(20)
-        for batch in epoch_batches(100, 10, seed=0, epoch=epoch, weights=weights)
+        for batch in Order(size=100, batch_size=10, seed=0, weights=weights).epoch(epoch)
         for index in batch
     )
     assert sum(drawn.values()) == 2000
@@ -76,10 +76,33 @@ def test_weights_draw_a_rare_class_as_often_as_a_common_one():
 
 
 def test_weighted_batches_depend_on_seed_and_epoch_and_are_shared_out():
-    weights = torch.ones(40)
-    batches = [epoch_batches(40, 8, seed, epoch, weights=weights) for seed, epoch in ((0, 0), (0, 0), (1, 0), (0, 1))]
+    drawn = {"size": 40, "batch_size": 8, "weights": torch.ones(40)}
+    batches = [Order(seed=seed, **drawn).epoch(epoch) for seed, epoch in ((0, 0), (0, 0), (1, 0), (0, 1))]
     assert batches[0] == batches[1]
     assert batches[0] != batches[2]
     assert batches[0] != batches[3]
-    halves = [epoch_batches(40, 8, 0, 0, rank, 2, weights) for rank in range(2)]
+    halves = [Order(seed=0, rank=rank, world=2, **drawn).epoch(0) for rank in range(2)]
     assert [sorted(one + two) for one, two in zip(*halves, strict=True)] == [sorted(batch) for batch in batches[0]]
+
+
+@pytest.mark.parametrize(("processes", "parts"), [(1, 1), (2, 1), (1, 3), (2, 3)])
+def test_half_of_every_part_of_a_batch_is_labeled_and_comes_first(processes, parts):
+    labeled = torch.arange(50) % 5 == 0
+    for epoch in range(2):
+        orders = [
+            Order(size=50, batch_size=12, seed=0, labeled=labeled, rank=rank, world=processes, parts=parts).epoch(epoch)
+            for rank in range(processes)
+        ]
+        assert {len(order) for order in orders} == {4}
+        known = [index for order in orders for step in order for index in step if labeled[index % 50]]
+        assert len(known) == len(set(known)) == 24
+        assert sorted(Counter(index % 50 for index in known).values()) == [2] * 6 + [3] * 4, "whole passes"
+        for step in (step for order in orders for step in order):
+            for part in torch.tensor(step).tensor_split(parts):
+                is_known = labeled[part % 50].tolist()
+                assert is_known == [True] * labeled_of(len(part)) + [False] * (len(part) - labeled_of(len(part)))
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused():
+    with pytest.raises(ValueError, match=r"batch_size 6 is not a multiple of the 2 processes times .*accumulate 2"):
+        Order(size=10, batch_size=6, seed=0, world=2, parts=2)

@@ -93,6 +93,7 @@ class LabeledImages(Dataset):
     """
 
     unlabeled: frozenset[str] = frozenset()  # every image has its class
+    labeled: torch.Tensor | None = None
 
     def __init__(
         self,
@@ -175,6 +176,11 @@ class LabeledImages(Dataset):
         """The index of each case's image, in a list as for cases of many slices."""
         return {case: [index] for index, case in enumerate(self.cases)}
 
+    @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """All images are resized to one square."""
+        return dict.fromkeys(self.cases, (self.preparation.image_size,) * 2)
+
     def __len__(self) -> int:
         return len(self.records)
 
@@ -194,6 +200,20 @@ class LabeledImages(Dataset):
             image = self._augment(image, generator_of(self.seed, self.epoch, index))
         target = torch.tensor(record.label, dtype=torch.int64)
         return {"image": self.preparation.normalize(image), "target": target, "case": record.case}
+
+    def gather(self, indices: Sequence[int]) -> dict[str, Any]:
+        samples = [self[index] for index in indices]
+        raw = {key: torch.stack([sample[key] for sample in samples]) for key in ("image", "target")}
+        return raw | {"case": [sample["case"] for sample in samples]}
+
+    def finish(self, raw: dict[str, Any]) -> dict[str, Any]:
+        return raw
+
+    def batch(self, indices: Sequence[int]) -> dict[str, Any]:
+        return self.finish(self.gather(indices))
+
+    def hold(self, device: torch.device) -> bool:
+        return device.type == "cpu" and self._images is not None
 
     def _resized(self, record: ImageRecord) -> np.ndarray:
         return self.preparation.resize(self._read(record))

@@ -57,7 +57,7 @@ class SliceDataset(Dataset):
             `seed` alone.
         labeled: Fraction of the training patients whose labels are known, for distillation on unlabeled images as well;
             the same ones whatever the seed. The target of the others is -1 everywhere, thinning and crops do not use
-            their labels, and half of an epoch's samples are drawn from each of the two groups.
+            their labels, and half of each training batch comes from each of the two groups.
         cache: Keep decoded slices in memory if all of this split fits in `cache_mb` megabytes (per process started
             with DDP; forked loader workers share it).
         seed: Seed of thinning, foreground crops and augmentation.
@@ -69,6 +69,7 @@ class SliceDataset(Dataset):
     in_channels = 1
     notes: tuple[str, ...] = ()  # a store has nothing to report about itself
     sampling_weights: torch.Tensor | None = None  # every slice once an epoch
+    labeled: torch.Tensor | None = None
     class_counts = None  # classes are per pixel
 
     def __init__(
@@ -128,7 +129,7 @@ class SliceDataset(Dataset):
                 raise ValueError("no training slice has foreground and thin_background is 0: raise it")
         self.records = records
         if self.unlabeled:
-            self.sampling_weights = self._halves()
+            self.labeled = torch.tensor([record.patient not in self.unlabeled for record in self.records])
 
         self._augment = None
         if split == "train":
@@ -182,6 +183,12 @@ class SliceDataset(Dataset):
             indices[record.case].append(index)
         return indices
 
+    @cached_property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """The (height, width) of each case's slices."""
+        first = {record.case: record for record in reversed(self._all_records)}
+        return {case: read_slice(first[case].path)[0].shape for case in self.cases}
+
     def __len__(self) -> int:
         return len(self.records)
 
@@ -214,6 +221,22 @@ class SliceDataset(Dataset):
             "size": size,
         }
 
+    def gather(self, indices: Sequence[int]) -> dict[str, Any]:
+        samples = [self[index] for index in indices]
+        raw = {key: torch.stack([sample[key] for sample in samples]) for key in ("image", "target")}
+        return (
+            raw | {key: [sample[key] for sample in samples] for key in ("case", "slice")} | {"size": samples[0]["size"]}
+        )
+
+    def finish(self, raw: dict[str, Any]) -> dict[str, Any]:
+        return raw
+
+    def batch(self, indices: Sequence[int]) -> dict[str, Any]:
+        return self.finish(self.gather(indices))
+
+    def hold(self, device: torch.device) -> bool:
+        return device.type == "cpu" and self._cache is not None
+
     def _training_pair(
         self, image: np.ndarray, target: np.ndarray, record: SliceRecord, index: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -234,11 +257,6 @@ class SliceDataset(Dataset):
     def _read(self, record: SliceRecord) -> tuple[np.ndarray, np.ndarray]:
         image, label = read_slice(record.path)
         return image, self._lookup[label]
-
-    def _halves(self) -> torch.Tensor:
-        """Weights by which labeled and unlabeled slices are drawn equally often."""
-        unlabeled = torch.tensor([record.patient in self.unlabeled for record in self.records])
-        return torch.where(unlabeled, 0.5 / unlabeled.sum(), 0.5 / (~unlabeled).sum())
 
     def _largest_side(self) -> int:
         """Side of the smallest square, a multiple of 32, that holds every case of this split."""

@@ -7,13 +7,12 @@ import statistics
 
 import torch
 from lightning_fabric import Fabric
-from torch.utils.data import default_collate
 
 from utils.distillation.objective import Distiller
 from utils.recipe.contracts import Samples
 from utils.recipe.schema import Training
-from utils.training.loading import epoch_batches
 from utils.training.optimization import gradient_shares, make_optimizer
+from utils.training.order import order_of
 
 WARM_UP, MEASURED = 32, 4  # steps on the task alone, then batches
 
@@ -32,15 +31,14 @@ def balance(
     was_training = distiller.training
     distiller.train()
     dataset.epoch = 0
-    order = epoch_batches(len(dataset), settings.batch_size, seed, 0, weights=dataset.sampling_weights)
+    order = order_of(dataset, settings.batch_size, seed).epoch(0)
     first = copy.deepcopy(distiller.network.state_dict())
     task = Distiller(distiller.network, distiller.task, partly_labeled=distiller.partly_labeled).train()
     optimizer = make_optimizer((p for p in distiller.network.parameters() if p.requires_grad), settings)
     ratios = []
     with torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []):
         for step in range(WARM_UP + MEASURED):
-            indices = order[step % len(order)]
-            batch = fabric.to_device(default_collate([dataset[index] for index in indices]))
+            batch = fabric.to_device(dataset.batch(order[step % len(order)]))
             if step < WARM_UP:
                 with fabric.autocast():
                     loss = task(batch["image"], batch["target"])["task"]

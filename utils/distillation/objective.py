@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from utils.distillation.taps import tap
 from utils.distillation.teacher_cache import TeacherCache
 from utils.distillation.terms import OWN, Task, Term
+from utils.training.order import labeled_of
 
 
 class Distiller(nn.Module):
@@ -25,8 +26,8 @@ class Distiller(nn.Module):
             whatever mode the objective is put in. None where every term learns from the student's own taps
             (`self/TAP`), which reach the loss without a gradient.
         terms: Maps a name (the TensorBoard tag) to a term.
-        partly_labeled: Images whose target is -1 everywhere take no part in the task loss and in terms that read the
-            target; the other terms learn from them.
+        partly_labeled: The second half of every batch has no labels (its target is -1). It takes no part in the task
+            loss and in terms that read the target; the other terms learn from it.
         cache: Keeps the teacher's answers on disk.
 
     Raises ValueError when terms read a teacher's taps and there is none.
@@ -93,12 +94,6 @@ class Distiller(nn.Module):
 
 
 def of_labeled(loss: nn.Module, target: Tensor, *features: dict[str, Tensor]) -> Tensor:
-    """The loss over the labeled images of a batch (target not -1).
-
-    A batch without one gives a zero that has a gradient, for projectors too.
-    """
-    rows = target.reshape(len(target), -1)[:, 0] >= 0
-    if not rows.any():
-        nothing = sum(feature[:0].sum() for feature in features[0].values())
-        return nothing + 0 * sum(parameter.sum() for parameter in loss.parameters())
-    return loss(*({name: feature[rows] for name, feature in each.items()} for each in features), target[rows])
+    """The loss over the labeled images of a batch, which come first; how many there are its size says."""
+    count = labeled_of(len(target))
+    return loss(*({name: feature[:count] for name, feature in each.items()} for each in features), target[:count])

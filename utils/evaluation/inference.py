@@ -16,7 +16,7 @@ from utils.evaluation.metrics import METRICS
 from utils.recipe.contracts import Metric, Samples
 from utils.recipe.registry import build
 from utils.training.launch import all_processes, quiet
-from utils.training.loading import load_batches
+from utils.training.loading import Loader
 
 
 def case_batches(dataset: Samples, cases: Sequence[str], batch_size: int) -> list[list[int]]:
@@ -66,13 +66,12 @@ def evaluate(
     cases = list(dataset.cases if cases is None else cases)
     mine = cases[fabric.global_rank :: fabric.world_size]
     batches = case_batches(dataset, mine, batch_size)
-    loader = load_batches(dataset, batches, workers)
-    for batch in tqdm(loader, description, leave=False, unit="batch", disable=quiet(fabric)):
+    loader = Loader(dataset, fabric.device, workers)
+    for batch in tqdm(loader(batches), description, len(batches), leave=False, unit="batch", disable=quiet(fabric)):
         logits = predict(fabric, network, batch["image"], channels_last)
-        target = fabric.to_device(batch["target"])
+        target = batch["target"]
         if "size" in batch:
-            size = tuple(int(extent[0]) for extent in batch["size"])
-            logits, target = unpad(logits, size), unpad(target, size)
+            logits, target = unpad(logits, batch["size"]), unpad(target, batch["size"])
         for metric in metrics:
             metric.update(logits, target, batch["case"])
     network.train(was_training)

@@ -26,6 +26,7 @@ from utils.recipe.registry import build, check
 from utils.recipe.schema import DistillationRecipe, Recipe
 from utils.training import checkpoints
 from utils.training.launch import launch
+from utils.training.order import order_of
 
 
 @dataclass(kw_only=True)
@@ -121,12 +122,9 @@ def prepare(recipe: Recipe) -> Experiment:
     recipe, resumed = start_or_resume(recipe)
     fabric = launch(recipe.training)
     settings = recipe.training
-    if settings.batch_size % fabric.world_size:
-        raise ValueError(
-            f"training.batch_size {settings.batch_size} is not a multiple of the {fabric.world_size} processes"
-        )
     train = build(DATASETS, recipe.data, "data", split="train", seed=recipe.seed)
     val = build(DATASETS, recipe.data, "data", split="val", seed=recipe.seed)
+    order_of(train, settings.batch_size, recipe.seed, world=fabric.world_size)  # refuses what cannot be shared out
     seed_everything(recipe.seed, verbose=False)
     sample = train[0]
     image = sample["image"]

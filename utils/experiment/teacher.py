@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import default_collate
 
 from datasets.findings import listed
 from utils.distillation.balance import balance
@@ -47,8 +46,8 @@ def distilled(experiment: Experiment) -> Distiller:
         cache=_cache(experiment) if recipe.teacher_cache and teacher is not None else None,
     )
     fabric.to_device(distiller)
-    batch = default_collate([train[0], train[len(train) // 2]])
-    rows = trial(distiller, fabric.to_device(batch["image"]), fabric.to_device(batch["target"]).clamp(min=0))
+    batch = fabric.to_device(train.batch([0, len(train) // 2]))
+    rows = trial(distiller, batch["image"], batch["target"].clamp(min=0))
     if recipe.distillation_share is not None:
         settings = (recipe.training, recipe.seed, recipe.distillation_share)
         experiment.scale_terms(balance(fabric, distiller, train, *settings))

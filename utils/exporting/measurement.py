@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from utils.evaluation.inference import case_batches, evaluate, make_metrics
 from utils.evaluation.kind import kind_of
@@ -88,7 +88,7 @@ def timed_batch(dataset: Dataset) -> Tensor:
     one_size = kind_of(dataset.preprocessing).one_size
     cases = dataset.cases[:TIMED_BATCH] if one_size else [dataset.cases[len(dataset.cases) // 2]]
     batches = case_batches(dataset, cases, TIMED_BATCH)
-    return default_collate([dataset[index]["image"] for index in batches[len(batches) // 2]])
+    return dataset.batch(batches[len(batches) // 2])["image"]
 
 
 @torch.inference_mode()

@@ -6,14 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # a command line is read without torch
+    import torch
     from torch import Tensor
 
 
 class Samples(Protocol):
     """One split of a dataset.
 
-    A sample is {"image": (C, H, W), "target": (1, H, W) or a class number, "case": name, ...}; a target of -1 is
-    unlabeled.
+    A batch is {"image": (B, C, H, W) float32, "target": (B, 1, H, W) or (B,) int64, "case": names, ...}; a target of -1
+    is unlabeled. It is made in two steps. `gather` finds what is stored of the samples, where it is stored; `finish`
+    makes the network's input of it on whatever device its tensors are by then, and never waits for that device. `batch`
+    is both; a sample, `dataset[i]`, is a batch of one without its first axis. Index i + n * len(dataset) is the n-th
+    repetition of sample i in an epoch, drawn anew. What is drawn depends on the seed, the epoch and the index alone.
 
     Attributes:
         cases: The cases of the split, in order; `patients` are the people that they come from.
@@ -24,8 +28,10 @@ class Samples(Protocol):
         digests: Hashes of each case's images and targets.
         split_sha256: The hash of who is in which split.
         unlabeled: Patients whose target is -1 everywhere.
+        labeled: Which samples' targets are known, a bool each; None where all are.
         sampling_weights: How often each sample is drawn; None for once an epoch.
-        epoch: It decides, with the seed, how samples are augmented.
+        epoch: It decides, with the seed, how samples are augmented; worker processes see a new one.
+        sizes: The (height, width) that each case's samples are stored in. Those of one size fit into one batch.
         notes: Lines to print before training.
     """
 
@@ -35,6 +41,7 @@ class Samples(Protocol):
     in_channels: int
     split_sha256: str
     unlabeled: frozenset[str]
+    labeled: Tensor | None
     sampling_weights: Tensor | None
     epoch: int
     notes: Sequence[str]
@@ -47,10 +54,18 @@ class Samples(Protocol):
     def preprocessing(self) -> dict[str, Any]: ...
     @property
     def digests(self) -> Mapping[str, Sequence[str]]: ...
+    @property
+    def sizes(self) -> Mapping[str, tuple[int, int]]: ...
     def split_patients(self, split: str) -> Sequence[str]: ...
     def case_indices(self) -> Mapping[str, Sequence[int]]: ...
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> dict[str, Any]: ...
+    def gather(self, indices: Sequence[int]) -> dict[str, Any]: ...
+    def finish(self, raw: dict[str, Any]) -> dict[str, Any]: ...
+    def batch(self, indices: Sequence[int]) -> dict[str, Any]: ...
+    def hold(self, device: torch.device) -> bool:
+        """Keeps the split on a device, if it fits there; False where it stays where it is."""
+        ...
 
 
 class Metric(Protocol):

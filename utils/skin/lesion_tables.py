@@ -18,7 +18,7 @@ from utils.evaluation.inference import case_batches
 from utils.runs.data import open_split
 from utils.skin.boosting import Table
 from utils.skin.embeddings import embed
-from utils.training.loading import load_batches
+from utils.training.loading import Loader
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def look(
 ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """The student's probability of malignant (N,) and its embedding (N, D) of every image."""
     batches = case_batches(dataset, dataset.cases, batch_size)
-    images = (batch["image"] for batch in load_batches(dataset, batches, workers))
+    images = (batch["image"] for batch in Loader(dataset, fabric.device, workers)(batches))
     answers = tqdm(embed(fabric, network, taps, images), dataset.split, len(batches), unit="batch", disable=None)
     embeddings, logits = zip(*answers, strict=True)
     probability = np.concatenate([part.double().softmax(1)[:, 1].numpy() for part in logits])

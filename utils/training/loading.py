@@ -1,58 +1,116 @@
-"""Training batches in an order that depends on the seed and the epoch alone."""
+"""Batches on the device of a run: read where they are, or gathered and copied ahead of their use."""
 
 from __future__ import annotations
 
 import sys
-from collections import Counter
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from utils.recipe.contracts import Samples
 
 
-def epoch_batches(
-    size: int,
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    rank: int = 0,
-    world: int = 1,
-    weights: Tensor | None = None,
-) -> list[list[int]]:
-    """The sample indices of every step of one epoch for one process.
+class Loader:
+    """Batches of a dataset on a device, in any order that is asked for.
 
-    `batch_size` counts the images of all processes together, so the steps do not depend on how many there are. A last
-    batch that is not full is dropped (batch normalization needs more than one image), unless it is the only one.
-    With `weights` (one a sample) an epoch draws as many samples, in proportion to them and with replacement; the n-th
-    repetition of sample i is index i + n * size, so that a dataset can augment it otherwise.
+    A split that the device holds is read there. From elsewhere the batches are gathered ahead of their use, by
+    `workers` processes, which live as long as the loader, or by a thread, and copied to a GPU while it is at work on
+    the batch before.
     """
-    if batch_size % world:
-        raise ValueError(f"training.batch_size {batch_size} is not a multiple of the {world} processes")
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    if weights is None:
-        order = torch.randperm(size, generator=generator).tolist()
-    else:
-        drawn: Counter[int] = Counter()
-        order = []
-        for index in torch.multinomial(weights, size, replacement=True, generator=generator).tolist():
-            order.append(index + size * drawn[index])
-            drawn[index] += 1
-    batches = [order[start : start + batch_size] for start in range(0, size - batch_size + 1, batch_size)] or [order]
-    return [batch[rank::world] for batch in batches]
+
+    def __init__(self, dataset: Samples, device: torch.device, workers: int = 0) -> None:
+        self.dataset, self.device = dataset, device
+        self._on_cpu = device.type == "cpu"
+        held = dataset.hold(device)
+        self._at_once = workers == 0 if self._on_cpu else held
+        self._processes = None
+        if workers and not self._at_once:
+            self._order = _Batches()
+            self._processes = DataLoader(
+                _Fetched(dataset.batch if self._on_cpu else dataset.gather),
+                batch_sampler=self._order,
+                num_workers=workers,
+                collate_fn=_as_it_is,
+                pin_memory=not self._on_cpu,
+                worker_init_fn=_silence,
+                persistent_workers=True,
+                generator=torch.Generator(),  # its own: an exact resume needs the global one as it was
+            )
+
+    def __call__(self, batches: Sequence[Sequence[int]]) -> Iterator[dict[str, Any]]:
+        """The batches of these samples, in this order."""
+        if self._at_once:
+            return map(self.dataset.batch, batches)
+        if self._processes is None:
+            return self._copied(self._gathered(batches))
+        self._order.batches = batches
+        return iter(self._processes) if self._on_cpu else self._copied(iter(self._processes))
+
+    def _gathered(self, batches: Sequence[Sequence[int]]) -> Iterator[dict[str, Any]]:
+        """Gathers in a thread, two ahead."""
+
+        def pinned(indices: Sequence[int]) -> dict[str, Any]:
+            raw = self.dataset.gather(indices)
+            return {key: value.pin_memory() if isinstance(value, Tensor) else value for key, value in raw.items()}
+
+        with ThreadPoolExecutor(1) as thread:
+            ahead = deque(thread.submit(pinned, indices) for indices in batches[:2])
+            for indices in [*batches[2:], None, None][: len(batches)]:
+                yield ahead.popleft().result()
+                if indices is not None:
+                    ahead.append(thread.submit(pinned, indices))
+
+    def _copied(self, raws: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Copies to the GPU on a stream of its own, one ahead, and finishes each batch there."""
+        side, waiting = torch.cuda.Stream(self.device), None
+        for raw in raws:
+            with torch.cuda.stream(side):
+                copy = {
+                    key: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
+                    for key, value in raw.items()
+                }
+                copied = (copy, side.record_event())
+            if waiting is not None:
+                yield self._finished(*waiting)
+            waiting = copied
+        if waiting is not None:
+            yield self._finished(*waiting)
+
+    def _finished(self, raw: dict[str, Any], is_there: torch.cuda.Event) -> dict[str, Any]:
+        stream = torch.cuda.current_stream(self.device)
+        stream.wait_event(is_there)
+        for value in raw.values():
+            if isinstance(value, Tensor):
+                value.record_stream(stream)  # its memory is not given away before this stream has read it
+        return self.dataset.finish(raw)
 
 
-def load_batches(dataset: Samples, batches: list[list[int]], workers: int, pin_memory: bool = False) -> DataLoader:
-    """Loads `batches` in their order. Its own generator keeps the global one as it is, for an exact resume."""
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        worker_init_fn=_silence,
-        generator=torch.Generator(),
-    )
+class _Batches:
+    """The batches that a loader's processes are to fetch next."""
+
+    batches: Sequence[Sequence[int]] = ()
+
+    def __iter__(self) -> Iterator[Sequence[int]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class _Fetched(Dataset):
+    """Lets torch's loader fetch a whole batch at a time."""
+
+    def __init__(self, fetch: Callable[[Sequence[int]], dict[str, Any]]) -> None:
+        self.__getitems__ = fetch
+
+
+def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
+    return batch
 
 
 def _silence(_worker: int) -> None:

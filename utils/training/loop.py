@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from utils.recipe.contracts import Samples
@@ -20,8 +19,9 @@ from utils.recipe.schema import Training
 from utils.training import checkpoints
 from utils.training.interruption import Interruption
 from utils.training.launch import all_processes, memory_format, quiet, share_buffers
-from utils.training.loading import epoch_batches, load_batches
+from utils.training.loading import Loader
 from utils.training.optimization import Schedule, gradient_shares, make_optimizer
+from utils.training.order import order_of
 from utils.training.progress import Progress, network_content, restore, restore_process, training_content
 from utils.training.term_watch import TermWatch
 from utils.training.tracking import Tracker
@@ -59,6 +59,7 @@ class State:
     runner: nn.Module
     optimizer: Optimizer
     schedule: Schedule
+    loader: Loader
     progress: Progress
     steps: int
     is_saved: bool
@@ -95,7 +96,7 @@ def begin(job: Job, resumed: dict[str, Any] | None) -> State:
     """The state to train from: a fresh one, or the one that last.ckpt holds."""
     fabric, objective, settings = job.fabric, job.objective, job.settings
     fabric.to_device(objective).to(memory_format=memory_format(settings))
-    steps = len(epoch_batches(len(job.dataset), settings.batch_size, job.seed, 0, world=fabric.world_size))
+    steps = order_of(job.dataset, settings.batch_size, job.seed, world=fabric.world_size).steps
     optimizer = make_optimizer([value for value in objective.parameters() if value.requires_grad], settings)
     schedule = Schedule(optimizer, settings, steps)
     progress = Progress() if resumed is None else restore(resumed, objective, optimizer, schedule)
@@ -105,7 +106,8 @@ def begin(job: Job, resumed: dict[str, Any] | None) -> State:
         restore_process(fabric, resumed["training"])
     elif fabric.world_size > 1:
         torch.manual_seed(job.seed + fabric.global_rank)  # the processes see other images and must drop other units
-    return State(runner, optimizer, schedule, progress, steps, is_saved=resumed is not None)
+    loader = Loader(job.dataset, fabric.device, settings.workers)
+    return State(runner, optimizer, schedule, loader, progress, steps, is_saved=resumed is not None)
 
 
 def train_epoch(job: Job, state: State, interruption: Interruption) -> None:
@@ -149,28 +151,19 @@ def train_epoch(job: Job, state: State, interruption: Interruption) -> None:
                 return
 
 
-def remaining_batches(job: Job, state: State) -> DataLoader:
+def remaining_batches(job: Job, state: State) -> Iterator[dict[str, Any]]:
     """The batches of this epoch that are still to be done."""
     fabric, settings, progress = job.fabric, job.settings, state.progress
-    batches = epoch_batches(
-        len(job.dataset),
-        settings.batch_size,
-        job.seed,
-        progress.epoch,
-        fabric.global_rank,
-        fabric.world_size,
-        job.dataset.sampling_weights,
-    )
+    order = order_of(job.dataset, settings.batch_size, job.seed, fabric.global_rank, fabric.world_size)
+    batches = order.epoch(progress.epoch)
     job.dataset.epoch = progress.epoch
-    on_gpu = fabric.device.type == "cuda"
-    return load_batches(job.dataset, batches[progress.position :], settings.workers, on_gpu)
+    return state.loader(batches[progress.position :])
 
 
 def train_step(job: Job, state: State, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
     """One step of the optimizer; returns the unweighted losses by name."""
     fabric, settings, weights = job.fabric, job.settings, job.objective.weights
-    image = fabric.to_device(batch["image"]).contiguous(memory_format=memory_format(settings))
-    target = fabric.to_device(batch["target"])
+    image, target = batch["image"].contiguous(memory_format=memory_format(settings)), batch["target"]
     if state.step == 0 or (settings.share_every and state.step % settings.share_every == 0):
         shares = gradient_shares(fabric, job.objective, image, target)
         _log(job, state, {f"gradient_share/{name}": share for name, share in shares.items()})
