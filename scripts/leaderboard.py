@@ -10,7 +10,7 @@ leaderboard.csv, leaderboard.html, scores.csv (the Dice of each seed and case), 
 leaderboards do not train in one OUTPUT at once.
 
   python scripts/leaderboard.py configs/leaderboards/hippocampus.yaml --jobs 2
-  python scripts/leaderboard.py configs/leaderboards/phantom.yaml --gpus 0 1 2 3
+  python scripts/leaderboard.py configs/leaderboards/phantom.yaml --gpus 0 1 2 3 --per_gpu 2
   python scripts/leaderboard.py configs/leaderboards/liver.yaml --table      # from the finished runs, without training
 """
 
@@ -27,8 +27,9 @@ from utils.command import run_command
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("plan", type=Path, help="YAML file, see above")
-    parser.add_argument("--jobs", type=int, help="runs at once (default: 1, or one a GPU)")
+    parser.add_argument("--jobs", type=int, help="runs at once where no GPUs are given (default: 1)")
     parser.add_argument("--gpus", nargs="+", default=[], metavar="ID", help="GPUs to share out, e.g. 0 1 2 3")
+    parser.add_argument("--per_gpu", type=int, help="runs at once on each GPU (default: 1)")
     parser.add_argument("--table", action="store_true", help="only make the table of what is done")
     return parser
 

@@ -1,7 +1,6 @@
 """Leaderboards: fair runs, an equal budget for weights, honest intervals, and what a failure or a stop leaves."""
 
 import csv
-import fcntl
 import json
 from dataclasses import asdict
 
@@ -16,7 +15,6 @@ from utils.leaderboard.execution import Slots, execute
 from utils.leaderboard.identity import difference, fingerprint
 from utils.leaderboard.plan import (
     Calibration,
-    PlannedRun,
     calibration_runs,
     method_runs,
     plain_runs,
@@ -143,81 +141,6 @@ def test_a_plan_of_wrong_keys_is_one_line(tmp_path):
     with pytest.raises(ValueError, match=r"plan.yaml: ") as error:
         read_plan(tmp_path / "plan.yaml")
     assert "\n" not in str(error.value)
-
-
-def counting(tmp_path, name, code="pass"):
-    """A run that notes that it ran, then does `code`."""
-    given = "' '.join(flag for flag in sys.argv[1:] if not flag.startswith('--output='))"
-    program = f"import sys; open({str(tmp_path / 'ran')!r}, 'a').write({name!r} + {given} + ';'); {code}"
-    script = tmp_path / f"{name}.py"
-    script.write_text(program)
-    return PlannedRun(name, tmp_path / name, str(script), (), ())
-
-
-def ran(tmp_path):
-    file = tmp_path / "ran"
-    return file.read_text() if file.is_file() else ""
-
-
-def run_all(runs, slots=None, identity="same"):
-    ended = execute(runs, lambda run: {"command": identity}, slots or Slots(), lambda finished: None)
-    return {finished.run.name: finished.problem for finished in ended}
-
-
-def test_a_failed_run_is_told_and_the_others_finish(tmp_path):
-    runs = [counting(tmp_path, "a"), counting(tmp_path, "b", "sys.exit('no good')"), counting(tmp_path, "c")]
-    problems = run_all(runs, Slots(2))
-    assert problems["a"] is None and problems["c"] is None
-    assert problems["b"] == "exit status 1: no good"
-
-
-def test_what_is_done_stays_and_what_failed_is_resumed(tmp_path):
-    fails_once = (
-        f"p = {str(tmp_path / 'once')!r}; import os; done = os.path.exists(p); open(p, 'w'); sys.exit(not done)"
-    )
-    runs = [counting(tmp_path, "a"), counting(tmp_path, "b", fails_once)]
-    assert run_all(runs)["b"] is not None
-    assert run_all(runs) == {"a": None, "b": None}
-    assert ran(tmp_path) == "a;b;b--resume;"
-
-
-def test_a_folder_of_another_command_or_teacher_is_never_taken(tmp_path):
-    runs = [counting(tmp_path, "a")]
-    run_all(runs)
-    assert "another command" in run_all(runs, identity="other")["a"]
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b/best.ckpt").write_bytes(b"")
-    assert "not from a leaderboard" in run_all([counting(tmp_path, "b")])["b"]
-    (tmp_path / "c").mkdir()  # all that was left of a start that was killed
-    assert run_all([counting(tmp_path, "c")]) == {"c": None}
-    assert ran(tmp_path) == "a;c;"
-
-
-def test_a_run_that_another_process_still_trains_is_left_alone(tmp_path):
-    outliving = "import subprocess; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(10)'])"
-    run = counting(tmp_path, "a", f"{outliving}; sys.exit('its leaderboard died')")
-    assert "died" in run_all([run])["a"]  # what it started holds the log as a training does
-    assert "another process trains this run" in run_all([run])["a"]
-    assert ran(tmp_path) == "a;"
-
-
-def test_no_training_outlives_an_error_of_the_leaderboard(tmp_path):
-    slow = counting(tmp_path, "a", f"import time; time.sleep(5); open({str(tmp_path / 'late')!r}, 'w')")
-
-    def report(finished):
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        execute([slow, counting(tmp_path, "b")], lambda run: {"command": ""}, Slots(2), report)
-    with (tmp_path / "a/log.txt").open() as log:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody has it any more
-    assert not (tmp_path / "late").exists()
-
-
-def test_gpus_are_shared_out_and_cores_too():
-    slots = Slots(3, ["0", "7"])
-    assert [slots.environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in slots.free] == ["0", "7", "0"]
-    assert "OMP_NUM_THREADS" in Slots(2).environment(0)
 
 
 def test_flags_of_a_student_are_those_of_its_control_and_its_methods_and_come_last(tmp_path):

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import time
+from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +36,7 @@ class Finished:
 
 @dataclass
 class Slots:
-    """Places for runs: `jobs` at once, on the CPU's cores shared out, or each on one of `gpus` in turn."""
+    """Places for runs: `jobs` at once, which share out the CPU's cores, and `gpus` in turn where there are any."""
 
     jobs: int = 1
     gpus: Sequence[str] = ()
@@ -44,11 +45,18 @@ class Slots:
     def __post_init__(self) -> None:
         self.free = list(range(self.jobs))
 
+    def take(self) -> int:
+        """The first free place; in this order each GPU has one run before any has two."""
+        return self.free.pop(0)
+
+    def give_back(self, slot: int) -> None:
+        insort(self.free, slot)
+
     def environment(self, slot: int) -> dict[str, str]:
-        if self.gpus:
-            return dict(os.environ) | {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]}
+        """What a run in this place sees: its share of the cores unless OMP_NUM_THREADS is set, and one GPU."""
         threads = max(1, cores() // self.jobs)
-        return {"OMP_NUM_THREADS": str(threads)} | dict(os.environ)
+        gpu = {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]} if self.gpus else {}
+        return {"OMP_NUM_THREADS": str(threads)} | dict(os.environ) | gpu
 
 
 def execute(
@@ -78,11 +86,11 @@ def execute(
                 if started is None:
                     end(Finished(run, 0.0))
                     continue
-                active[slots.free.pop(0)] = (run, started, time.monotonic())
+                active[slots.take()] = (run, started, time.monotonic())
             for slot, (run, process, began) in list(active.items()):
                 if process.poll() is not None:
                     del active[slot]
-                    slots.free.append(slot)
+                    slots.give_back(slot)
                     end(_end(run, process.returncode, time.monotonic() - began))
             time.sleep(POLL_S if active else 0)
     except BaseException:
@@ -132,7 +140,11 @@ def _end(run: PlannedRun, status: int, seconds: float) -> Finished:
         record = run.folder / RECORD
         write_json(record, read_record(record) | {"done": True})
         return Finished(run, seconds)
-    return Finished(run, seconds, f"exit status {status}: {last_line(run.folder / LOG)}")
+    ending = f"exit status {status}"
+    if status < 0:
+        name = signal.Signals(-status).name
+        ending = f"killed by {name}{' (out of memory?)' if name == 'SIGKILL' else ''}"
+    return Finished(run, seconds, f"{ending}: {last_line(run.folder / LOG)}")
 
 
 def read_record(file: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from datasets.files import alone_in
+from utils.command import check_numbers
 from utils.leaderboard.csv_files import SCORE_COLUMNS, refuse_foreign_table, write_csv
 from utils.leaderboard.execution import Finished, Slots, execute
 from utils.leaderboard.identity import fingerprint
@@ -38,8 +39,7 @@ TABLE, PAGE, SCORES = "leaderboard.csv", "leaderboard.html", "scores.csv"
 
 def measure(args: argparse.Namespace) -> int:
     """Train what is missing, and print the table; 1 where a run failed."""
-    if args.jobs is not None and args.jobs < 1:
-        raise ValueError(f"--jobs {args.jobs}: give 1 or more")
+    slots = places(args)
     plan = read_plan(args.plan)
     refuse_foreign_table(plan.folder / TABLE)
     refuse_foreign_table(plan.folder / SCORES, SCORE_COLUMNS)
@@ -47,9 +47,23 @@ def measure(args: argparse.Namespace) -> int:
     problems = []
     if not args.table:
         with alone_in(plan.folder):
-            problems = train(plan, Slots(args.jobs or len(args.gpus) or 1, args.gpus))
+            problems = train(plan, slots)
     show(plan, problems)
     return 1 if problems else 0
+
+
+def places(args: argparse.Namespace) -> Slots:
+    """Places for the runs that train at once, on the CPU or the GPUs that are given. Raises ValueError for others."""
+    check_numbers(args, jobs=1, per_gpu=1)
+    if not args.gpus:
+        if args.per_gpu is not None:
+            raise ValueError(f"--per_gpu {args.per_gpu}: say on which GPUs, e.g. --gpus 0")
+        return Slots(args.jobs or 1)
+    if args.jobs is not None:
+        raise ValueError(f"--jobs {args.jobs}: with --gpus give --per_gpu, the runs at once on each")
+    if len(set(args.gpus)) < len(args.gpus):
+        raise ValueError(f"--gpus {' '.join(args.gpus)}: give each GPU once, and --per_gpu for several runs on each")
+    return Slots(len(args.gpus) * (args.per_gpu or 1), args.gpus)
 
 
 def train(plan: Plan, slots: Slots) -> list[Finished]:
