@@ -22,6 +22,7 @@ ORDER = (
     "utils/recipe",
     "datasets/volumes",
     "datasets/phantom",
+    "datasets/batches",
     "datasets/slices",
     "datasets/images",
     "datasets",  # the registry
