@@ -38,7 +38,8 @@ def refuse_misfit(network: nn.Module, task: Task, metric: Metric, sample: dict[s
 def refuse_lonely(network: nn.Module, image: Tensor, batch_size: int, count: int) -> None:
     """Raises ValueError when a batch has one image and the network normalizes over batches of more.
 
-    image (C, H, W); batch_size: of each process; count: images to train on. Only shapes pass through the network.
+    image (C, H, W); batch_size: images normalized together; count: images to train on. Only shapes pass through the
+    network.
     """
     if min(batch_size, count) > 1:
         return

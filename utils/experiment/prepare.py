@@ -133,7 +133,8 @@ def prepare(recipe: Recipe) -> Experiment:
     loss = build(TASK_LOSSES, task_section, "task_loss", class_counts=train.class_counts)
     task = Task(loss, on, recipe.task_weight)
     refuse_misfit(network, task, make_metrics(recipe.metric, train.class_names)[0], sample)
-    refuse_lonely(network, image, settings.batch_size // fabric.world_size, len(train))
+    together = settings.batch_size if settings.sync_batchnorm else settings.batch_size // fabric.world_size
+    refuse_lonely(network, image, together, len(train))
     notes = [refuse_val_without(make_metrics(recipe.metric, val.class_names)[0], val)]
     experiment = Experiment(
         recipe=recipe,

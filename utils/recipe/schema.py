@@ -33,6 +33,8 @@ class Training:
         precision: auto is bf16-mixed where the hardware has bf16, else 32-true.
         accelerator: auto, cpu or cuda.
         devices: processes on this machine; under torchrun its number is taken.
+        sync_batchnorm: the student's batch normalization takes its statistics from the images of all processes, not of
+            each one; for processes on GPUs.
         channels_last: memory format; `scripts/benchmarks/benchmark.py kd_step` shows which is faster for your networks.
         compile: torch.compile the objective.
         workers: processes that load images; 0 loads in the main process.
@@ -58,6 +60,7 @@ class Training:
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = 1
+    sync_batchnorm: bool = False
     channels_last: bool = True
     compile: bool = False
     workers: int = 0

@@ -25,6 +25,11 @@ def launch(settings: Training) -> Fabric:
             "training.accelerator cuda: torch finds no CUDA device here; set training.accelerator to auto or cpu, or "
             "check the driver (nvidia-smi) and CUDA_VISIBLE_DEVICES"
         )
+    if settings.sync_batchnorm and devices * nodes > 1 and (settings.accelerator == "cpu" or not has_gpu):
+        raise ValueError(
+            "training.sync_batchnorm: torch synchronizes processes on GPUs only, and these are on the CPU; set it to "
+            "false, or training.devices to 1"
+        )
     if settings.precision == "16-mixed" and (settings.accelerator == "cpu" or not has_gpu):
         raise ValueError("training.precision 16-mixed needs a CUDA device; on a CPU set bf16-mixed, 32-true or auto")
     try:
@@ -58,6 +63,17 @@ def resolve_precision(precision: str, accelerator: str) -> str:
 
 def memory_format(settings: Training) -> torch.memory_format:
     return torch.channels_last if settings.channels_last else torch.contiguous_format
+
+
+def synchronized(network: nn.Module, settings: Training, world_size: int) -> nn.Module:
+    """The network, with batch statistics over all processes where the settings ask for them.
+
+    Its parameters are the same objects and its weights have the same names, so that checkpoints do not tell the two
+    apart. A single process has all images itself.
+    """
+    if settings.sync_batchnorm and world_size > 1:
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    return network
 
 
 def quiet(fabric: Fabric) -> bool | None:

@@ -18,7 +18,7 @@ from utils.recipe.contracts import Samples
 from utils.recipe.schema import Training
 from utils.training import checkpoints
 from utils.training.interruption import Interruption
-from utils.training.launch import all_processes, memory_format, quiet, share_buffers
+from utils.training.launch import all_processes, memory_format, quiet, share_buffers, synchronized
 from utils.training.loading import Loader
 from utils.training.optimization import Schedule, gradient_shares, make_optimizer
 from utils.training.order import order_of
@@ -95,6 +95,7 @@ def fit(job: Job, resumed: dict[str, Any] | None = None) -> Progress:
 def begin(job: Job, resumed: dict[str, Any] | None) -> State:
     """The state to train from: a fresh one, or the one that last.ckpt holds."""
     fabric, objective, settings = job.fabric, job.objective, job.settings
+    objective.network = synchronized(objective.network, settings, fabric.world_size)
     fabric.to_device(objective).to(memory_format=memory_format(settings))
     steps = order_of(job.dataset, settings.batch_size, job.seed, world=fabric.world_size).steps
     optimizer = make_optimizer([value for value in objective.parameters() if value.requires_grad], settings)
