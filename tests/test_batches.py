@@ -1,5 +1,7 @@
 """The pieces of a batch: draws, the pool of samples, exact moves, warps and changes; MONAI is the reference."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -38,6 +40,21 @@ def test_a_repetition_has_a_row_of_its_own():
     first, again, third = uniform([2, 12, 22])
     assert len({tuple(first), tuple(again), tuple(third)}) == 3
     assert np.array_equal(uniform([12]), [again])
+    uniform.epoch = 1
+    assert not np.array_equal(uniform([12]), [again])
+
+
+def test_a_sample_that_is_repeated_often_takes_no_more_memory():
+    uniform = Draws(50_000, 10, seed=0)
+    uniform([0])
+    tracemalloc.start()
+    try:
+        rows = uniform([n * 50_000 for n in range(1, 101)])
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(np.unique(rows)) == 1000
+    assert most < 2**20  # those of the split take 4 MB
 
 
 def test_noise_is_standard_normal_and_every_key_has_its_own():

@@ -13,7 +13,8 @@ _WORD = 0xFFFFFFFF
 class Draws:
     """Uniform numbers of the samples of a split, a row for each, drawn for a whole epoch at once.
 
-    Index `i + n * samples` is sample i once more: its n-th repetition in an epoch has a row of its own.
+    Index `i + n * samples` is sample i once more: its n-th repetition in an epoch has a row of its own, drawn when it
+    is asked for, since where classes are evened out a rare one is repeated hundreds of times and the others are not.
 
     Args:
         samples: How many the split has.
@@ -24,7 +25,7 @@ class Draws:
     def __init__(self, samples: int, columns: int, seed: int) -> None:
         self.samples, self.columns, self.seed = samples, columns, seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._drawn: dict[tuple[int, int], np.ndarray] = {}
+        self._drawn: dict[int, np.ndarray] = {}
 
     @property
     def epoch(self) -> int:
@@ -37,19 +38,17 @@ class Draws:
 
     def __call__(self, indices: Sequence[int]) -> np.ndarray:
         """The rows of these indices, float64 (B, columns) in [0, 1)."""
-        epoch = self.epoch
-        repetitions, places = np.divmod(np.asarray(indices, np.int64), self.samples)
-        if repetitions.max() == repetitions.min():
-            return self._all(epoch, int(repetitions[0]))[places]
-        return np.stack([self._all(epoch, int(n))[i] for n, i in zip(repetitions, places, strict=True)])
+        epoch, places = self.epoch, np.asarray(indices, np.int64)
+        if epoch not in self._drawn:
+            self._drawn = {epoch: self._generator(epoch, 0).random((self.samples, self.columns))}
+        rows = self._drawn[epoch][places % self.samples]
+        for row in np.flatnonzero(places >= self.samples):
+            rows[row] = self._generator(epoch, int(places[row])).random(self.columns)
+        return rows
 
-    def _all(self, epoch: int, repetition: int) -> np.ndarray:
-        key = epoch, repetition
-        if key not in self._drawn:
-            kept = {past: numbers for past, numbers in self._drawn.items() if past[0] == epoch}
-            generator = np.random.Generator(np.random.Philox(key=[self.seed, epoch << 32 | repetition]))
-            self._drawn = kept | {key: generator.random((self.samples, self.columns))}
-        return self._drawn[key]
+    def _generator(self, epoch: int, stream: int) -> np.random.Generator:
+        """Philox starts in microseconds. Stream 0 is of the whole split, any other that of an index above it."""
+        return np.random.Generator(np.random.Philox(key=[self.seed, epoch << 32 | stream]))
 
 
 def gaussian(keys: Tensor, pixels: int) -> Tensor:
