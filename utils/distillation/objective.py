@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -22,9 +22,9 @@ class Distiller(nn.Module):
     Args:
         student: The network that learns; it is kept as `.network`, which is evaluated and saved.
         task: The supervised loss.
-        teacher: It is frozen here and nowhere else: no parameter requires a gradient, and it stays in eval mode
-            whatever mode the objective is put in. None where every term learns from the student's own taps
-            (`self/TAP`), which reach the loss without a gradient.
+        teacher: It is frozen here and nowhere else: no parameter requires a gradient, and it stays in eval mode. It is
+            no part of this module (DistributedDataParallel need not know it), but moves with it to a device. None where
+            every term learns from the student's own taps (`self/TAP`), which reach the loss without a gradient.
         terms: Maps a name (the TensorBoard tag) to a term.
         partly_labeled: The second half of every batch has no labels (its target is -1). It takes no part in the task
             loss and in terms that read the target; the other terms learn from it.
@@ -46,7 +46,8 @@ class Distiller(nn.Module):
         terms = terms or {}
         self.partly_labeled, self.cache = partly_labeled, cache
         self.network = student
-        self.teacher = None if teacher is None else teacher.requires_grad_(False).eval()
+        frozen = None if teacher is None else teacher.requires_grad_(False).eval()
+        object.__setattr__(self, "teacher", frozen)  # past nn.Module, which would make it a part
         self.task = task
         self.names = list(terms)
         self.terms = nn.ModuleList(terms.values())
@@ -65,11 +66,11 @@ class Distiller(nn.Module):
             name: term.weight for name, term in zip(self.names, self.terms, strict=True)
         }
 
-    def train(self, mode: bool = True) -> Distiller:
-        super().train(mode)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
+        """What `to`, `cuda` and the like do, for the teacher as well."""
         if self.teacher is not None:
-            self.teacher.eval()
-        return self
+            self.teacher._apply(fn, recurse)
+        return super()._apply(fn, recurse)
 
     def features(self, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Features of image (B, C, H, W) by tap: the student's, and those that terms compare with, without gradient."""

@@ -124,7 +124,8 @@ def prepare(recipe: Recipe) -> Experiment:
     settings = recipe.training
     train = build(DATASETS, recipe.data, "data", split="train", seed=recipe.seed)
     val = build(DATASETS, recipe.data, "data", split="val", seed=recipe.seed)
-    order_of(train, settings.batch_size, recipe.seed, world=fabric.world_size)  # refuses what cannot be shared out
+    # refuses a batch that cannot be shared out
+    order_of(train, settings.batch_size, recipe.seed, world=fabric.world_size, parts=settings.accumulate)
     seed_everything(recipe.seed, verbose=False)
     sample = train[0]
     image = sample["image"]
@@ -133,7 +134,7 @@ def prepare(recipe: Recipe) -> Experiment:
     loss = build(TASK_LOSSES, task_section, "task_loss", class_counts=train.class_counts)
     task = Task(loss, on, recipe.task_weight)
     refuse_misfit(network, task, make_metrics(recipe.metric, train.class_names)[0], sample)
-    together = settings.batch_size if settings.sync_batchnorm else settings.batch_size // fabric.world_size
+    together = settings.batch_size // settings.accumulate // (1 if settings.sync_batchnorm else fabric.world_size)
     refuse_lonely(network, image, together, len(train))
     notes = [refuse_val_without(make_metrics(recipe.metric, val.class_names)[0], val)]
     experiment = Experiment(

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from datasets.findings import listed
 from utils.distillation.terms import scaled
 from utils.recipe import schema
-from utils.recipe.schema import Recipe
+from utils.recipe.schema import Recipe, Training
 from utils.training import checkpoints
 
 # Of a method the terms are compared, not its name.
 FREE_ON_RESUME = {"output", "mode", "resume", "allow_leak", "teacher_cache", "teacher_cache_gb", "method"}
-FREE_TRAINING = {"epochs", "workers", "log_every", "share_every", "checkpoint_minutes", "pictures"}
+FREE_TRAINING = {"epochs", "workers", "graph", "log_every", "share_every", "checkpoint_minutes", "pictures"}
 RESULTS = ("best.ckpt", "history.csv", "test.json")
 STARTED = ("config.yaml", "leaderboard.json")  # what a run, or the leaderboard that starts it, writes first
 PLACES = ("root", "file", "index", "patients")  # keys of `data` that say where data lie; what they hold is compared
@@ -82,7 +82,8 @@ def _changed(resumed: dict[str, Any], now: dict[str, Any]) -> list[str]:
     free = FREE_ON_RESUME | {f"training.{key}" for key in FREE_TRAINING}
     if "data" in resumed:  # the data may lie elsewhere: what they hold is compared
         free |= {f"data.{key}" for key in PLACES}
-    then, now = _flat(resumed["recipe"]), _flat(now)
+    # A run is older than a key of `training` that it does not have: it ran as the default does.
+    then, now = _flat({"training": asdict(Training())}) | _flat(resumed["recipe"]), _flat(now)
     return [
         f"{key} ({then.get(key, 'none')} then, {now.get(key, 'none')} now)"
         for key in dict.fromkeys((*now, *then))

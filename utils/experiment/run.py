@@ -24,6 +24,7 @@ from utils.recipe.schema import DistillationRecipe, Recipe
 from utils.training.failures import explained
 from utils.training.launch import finish, resolve_precision
 from utils.training.loop import Job, fit
+from utils.training.step import obstacle
 from utils.training.tracking import Tracker
 
 
@@ -74,6 +75,9 @@ def train(experiment: Experiment, objective: Distiller) -> int:
                 tracker.picture(f"val/{name}", picture, step)
         return scores, cases
 
+    reason = obstacle(fabric, objective, recipe.training)
+    if reason and fabric.is_global_zero and fabric.device.type == "cuda":
+        print(f"note: a step is not captured as a CUDA graph: {reason}", flush=True)
     job = Job(
         fabric=fabric,
         objective=objective,

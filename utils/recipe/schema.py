@@ -20,6 +20,8 @@ class Training:
         epochs: passes over the training images, at most.
         patience: stop after this many epochs without a better score; null trains all epochs.
         batch_size: images per step, over all processes together.
+        accumulate: parts that a step's images go through the networks in, one after the other, where they do not fit at
+            once; batch normalization then sees one part at a time.
         optimizer: adam, adamw or sgd (momentum 0.9, Nesterov).
         learning_rate: the highest learning rate.
         minimum_learning_rate: where the cosine ends.
@@ -37,6 +39,8 @@ class Training:
             each one; for processes on GPUs.
         channels_last: memory format; `scripts/benchmarks/benchmark.py kd_step` shows which is faster for your networks.
         compile: torch.compile the objective.
+        graph: auto captures a step as one CUDA graph, on one GPU, and says why where it cannot; never launches each
+            kernel by itself.
         workers: processes that load images; 0 loads in the main process.
         log_every: steps between scalars in TensorBoard.
         share_every: steps between measurements of each term's share of the gradient; 0 never.
@@ -48,6 +52,7 @@ class Training:
     epochs: int = 100
     patience: int | None = None
     batch_size: int = 16
+    accumulate: int = 1
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: float = 1.0e-2
     minimum_learning_rate: float = 1.0e-6
@@ -63,6 +68,7 @@ class Training:
     sync_batchnorm: bool = False
     channels_last: bool = True
     compile: bool = False
+    graph: Literal["auto", "never"] = "auto"
     workers: int = 0
     log_every: int = 20
     share_every: int = 200
@@ -71,7 +77,7 @@ class Training:
     pictures: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "devices", "log_every", "validate_every"):
+        for name in ("epochs", "batch_size", "accumulate", "devices", "log_every", "validate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must be at least 1, got {getattr(self, name)}")
         for name in (

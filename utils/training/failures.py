@@ -26,7 +26,8 @@ def explained(recipe: Recipe) -> Iterator[None]:
 
 def _explanation(error: Exception, recipe: Recipe) -> str | None:
     message, settings = str(error), recipe.training
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in message for words in NO_MEMORY):
+    unexplained = not isinstance(error, ValueError) and any(words in message for words in NO_MEMORY)
+    if unexplained or isinstance(error, MemoryError | torch.OutOfMemoryError):
         where = "the GPU" if isinstance(error, torch.OutOfMemoryError) else "this machine"
         return (
             f"out of memory on {where}: lower training.batch_size (now {settings.batch_size}), the size of the images "

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
@@ -32,12 +33,18 @@ def launch(settings: Training) -> Fabric:
         )
     if settings.precision == "16-mixed" and (settings.accelerator == "cpu" or not has_gpu):
         raise ValueError("training.precision 16-mixed needs a CUDA device; on a CPU set bf16-mixed, 32-true or auto")
+    if has_gpu:
+        torch.set_float32_matmul_precision("high")  # TF32 for what stays in 32 bits
+        torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
+    # Gradients lie in the buckets that processes exchange: no copy of them is made.
+    several = {"strategy": DDPStrategy(gradient_as_bucket_view=True)} if devices * nodes > 1 else {}
     try:
         fabric = Fabric(
             accelerator=settings.accelerator,
             devices=devices,
             num_nodes=nodes,
             precision=resolve_precision(settings.precision, settings.accelerator),
+            **several,
         )
     except (MisconfigurationException, RuntimeError) as error:
         reason = " ".join(str(error).split())

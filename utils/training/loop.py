@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
@@ -20,12 +20,15 @@ from utils.training import checkpoints
 from utils.training.interruption import Interruption
 from utils.training.launch import all_processes, memory_format, quiet, share_buffers, synchronized
 from utils.training.loading import Loader
-from utils.training.optimization import Schedule, gradient_shares, make_optimizer
+from utils.training.memory import no_memory
+from utils.training.optimization import Schedule, gradient_shares, make_optimizer, place_learning_rate
 from utils.training.order import order_of
 from utils.training.progress import Progress, network_content, restore, restore_process, training_content
+from utils.training.step import CapturedStep, Step, obstacle
 from utils.training.term_watch import TermWatch
 from utils.training.tracking import Tracker
 
+Take = Callable[[Tensor, Tensor], Tensor]
 Validate = Callable[[nn.Module, int], tuple[dict[str, float], list[dict[str, Any]]]]
 
 
@@ -54,9 +57,11 @@ class Job:
 
 @dataclass
 class State:
-    """What changes while a job runs. `runner` is the objective as Fabric calls it, `steps` the length of an epoch."""
+    """What changes while a job runs. `runner` is the objective as Fabric calls it, `take` a step of its optimizer, and
+    `steps` the length of an epoch."""
 
     runner: nn.Module
+    take: Take
     optimizer: Optimizer
     schedule: Schedule
     loader: Loader
@@ -97,18 +102,22 @@ def begin(job: Job, resumed: dict[str, Any] | None) -> State:
     fabric, objective, settings = job.fabric, job.objective, job.settings
     objective.network = synchronized(objective.network, settings, fabric.world_size)
     fabric.to_device(objective).to(memory_format=memory_format(settings))
-    steps = order_of(job.dataset, settings.batch_size, job.seed, world=fabric.world_size).steps
+    steps = order_of(job.dataset, settings.batch_size, job.seed).steps
     optimizer = make_optimizer([value for value in objective.parameters() if value.requires_grad], settings)
     schedule = Schedule(optimizer, settings, steps)
     progress = Progress() if resumed is None else restore(resumed, objective, optimizer, schedule)
     runner = torch.compile(objective) if settings.compile else objective
-    runner, optimizer = fabric.setup(runner, optimizer)
+    place_learning_rate(optimizer, fabric.device)
+    runner, fabric_optimizer = fabric.setup(runner, optimizer)
+    take: Take = Step(fabric, runner, fabric_optimizer, objective.weights, settings)
+    if obstacle(fabric, objective, settings) is None:
+        take = CapturedStep(take, objective, optimizer)
     if resumed is not None:
         restore_process(fabric, resumed["training"])
     elif fabric.world_size > 1:
         torch.manual_seed(job.seed + fabric.global_rank)  # the processes see other images and must drop other units
     loader = Loader(job.dataset, fabric.device, settings.workers)
-    return State(runner, optimizer, schedule, loader, progress, steps, is_saved=resumed is not None)
+    return State(runner, take, fabric_optimizer, schedule, loader, progress, steps, is_saved=resumed is not None)
 
 
 def train_epoch(job: Job, state: State, interruption: Interruption) -> None:
@@ -155,25 +164,29 @@ def train_epoch(job: Job, state: State, interruption: Interruption) -> None:
 def remaining_batches(job: Job, state: State) -> Iterator[dict[str, Any]]:
     """The batches of this epoch that are still to be done."""
     fabric, settings, progress = job.fabric, job.settings, state.progress
-    order = order_of(job.dataset, settings.batch_size, job.seed, fabric.global_rank, fabric.world_size)
+    order = order_of(
+        job.dataset, settings.batch_size, job.seed, fabric.global_rank, fabric.world_size, settings.accumulate
+    )
     batches = order.epoch(progress.epoch)
     job.dataset.epoch = progress.epoch
     return state.loader(batches[progress.position :])
 
 
-def train_step(job: Job, state: State, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """One step of the optimizer; returns the unweighted losses by name."""
-    fabric, settings, weights = job.fabric, job.settings, job.objective.weights
+def train_step(job: Job, state: State, batch: dict[str, Any]) -> Tensor:
+    """One step of the optimizer; returns the unweighted losses, in the order of the objective's weights."""
+    settings, count = job.settings, job.settings.accumulate
     image, target = batch["image"].contiguous(memory_format=memory_format(settings)), batch["target"]
-    if state.step == 0 or (settings.share_every and state.step % settings.share_every == 0):
-        shares = gradient_shares(fabric, job.objective, image, target)
-        _log(job, state, {f"gradient_share/{name}": share for name, share in shares.items()})
-    losses = state.runner(image, target)
-    fabric.backward(sum(weights[name] * loss for name, loss in losses.items()))
-    if settings.clip_norm is not None:
-        fabric.clip_gradients(state.runner, state.optimizer, max_norm=settings.clip_norm)
-    state.optimizer.step()
-    state.optimizer.zero_grad()
+    losses = None
+    try:
+        if state.step == 0 or (settings.share_every and state.step % settings.share_every == 0):
+            first = (part.tensor_split(count)[0] for part in (image, target))
+            shares = gradient_shares(job.fabric, job.objective, *first)
+            _log(job, state, {f"gradient_share/{name}": share for name, share in shares.items()})
+        losses = state.take(image, target)
+    except torch.OutOfMemoryError:
+        pass  # only once this is left is the memory of the failed step free again
+    if losses is None:
+        raise no_memory(job.fabric, job.objective, image, target, settings)
     state.schedule.step()
     return losses
 

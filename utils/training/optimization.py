@@ -24,6 +24,15 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: Training) -> Op
     return {"adam": Adam, "adamw": AdamW}[settings.optimizer](parameters, **common)
 
 
+def place_learning_rate(optimizer: Optimizer, device: torch.device) -> None:
+    """On a GPU the learning rate is a tensor there, which a captured step reads anew each time; elsewhere a number."""
+    for group in optimizer.param_groups:
+        rate, on_gpu = float(group["lr"]), device.type == "cuda" and group["fused"]
+        group["lr"] = torch.tensor(rate, device=device) if on_gpu else rate
+        if "capturable" in group:
+            group["capturable"] = on_gpu
+
+
 class Schedule:
     """The learning rate: by step a linear warm-up and a cosine (or nothing), or by validation a plateau.
 
@@ -69,7 +78,7 @@ class Schedule:
 
     @property
     def learning_rate(self) -> float:
-        return self.optimizer.param_groups[0]["lr"]
+        return float(self.optimizer.param_groups[0]["lr"])
 
     def state_dict(self) -> dict[str, Any]:
         return self.schedule.state_dict()

@@ -25,8 +25,9 @@ class TermWatch:
         self.started = time.monotonic()
         self.losses = losses
 
-    def add(self, losses: dict[str, Tensor], images: int, step: int, cases: list[str]) -> None:
-        self.window.append(torch.stack([losses[name].detach().float() for name in self.names]))
+    def add(self, losses: Tensor, images: int, step: int, cases: list[str]) -> None:
+        """losses: (terms,), unweighted, in the order of the weights."""
+        self.window.append(losses)
         self.cases.append((step, list(cases)))
         self.images += images
 

@@ -1,0 +1,48 @@
+"""What only a GPU can show: a CUDA graph trains as the steps that it records."""
+
+import pytest
+import torch
+from captured_steps import losses_of_50_steps
+from lightning_fabric import Fabric
+from tiny_runs import assert_same_weights, run_student, taught, tiny
+
+from utils.training import loop
+from utils.training.step import CudaGraph
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+__all__ = ["taught", "tiny"]  # fixtures
+
+
+@pytest.fixture(autouse=True)
+def deterministic(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+
+
+def test_a_graph_has_the_losses_of_its_steps_to_the_last_bit():
+    fabric = Fabric(accelerator="cuda", devices=1, precision="32-true")
+    assert torch.equal(losses_of_50_steps(fabric), losses_of_50_steps(fabric, new_graph=CudaGraph))
+
+
+def test_a_graph_in_bf16_has_the_losses_of_its_steps_but_for_rounding():
+    fabric = Fabric(accelerator="cuda", devices=1, precision="bf16-mixed")
+    one, other = losses_of_50_steps(fabric), losses_of_50_steps(fabric, new_graph=CudaGraph)
+    torch.testing.assert_close(one, other, rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize("graph", ["auto", "never"])
+def test_a_run_that_is_resumed_equals_one_that_is_not(taught, tmp_path, monkeypatch, graph):
+    flags = [f"--training.graph={graph}", "--training.checkpoint_minutes=0", "--training.log_every=1"]
+    assert run_student(taught, tmp_path / "whole", *flags) == 0
+    calls, once = [], loop.train_step
+
+    def interrupted(job, state, batch):
+        calls.append(None)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return once(job, state, batch)
+
+    monkeypatch.setattr(loop, "train_step", interrupted)
+    assert run_student(taught, tmp_path / "stopped", *flags) == 130
+    assert run_student(taught, tmp_path / "stopped", *flags, "--resume=true") == 0
+    assert_same_weights(tmp_path / "whole", tmp_path / "stopped")

@@ -1,0 +1,174 @@
+"""A step of training: its losses, its gradient and its update, launched one by one or replayed as one CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from utils.recipe.schema import Training
+
+WARM_UP = 3  # steps before the capture, as torch's documentation has it: libraries choose and allocate in them
+
+
+class Step:
+    """One step of the optimizer, the reference that a captured one is held to.
+
+    Args:
+        runner: The objective as Fabric calls it.
+        optimizer: The optimizer as Fabric steps it.
+        weights: Of each loss, by the names that the objective returns.
+    """
+
+    def __init__(
+        self, fabric: Fabric, runner: nn.Module, optimizer: Optimizer, weights: dict[str, float], settings: Training
+    ) -> None:
+        self.fabric, self.runner, self.optimizer = fabric, runner, optimizer
+        self.weights, self.settings = weights, settings
+
+    def __call__(self, image: Tensor, target: Tensor) -> Tensor:
+        """image (B, C, H, W) and its target -> the unweighted losses (terms,), means over the parts of the batch."""
+        count, means = self.settings.accumulate, []
+        parts = zip(image.tensor_split(count), target.tensor_split(count), strict=True)
+        for number, part in enumerate(parts, 1):
+            with self._apart(number < count):
+                losses = self.runner(*part)
+                self.fabric.backward(sum(weight * losses[name] for name, weight in self.weights.items()) / count)
+            means.append(torch.stack([losses[name].detach().float() for name in self.weights]) / count)
+        if self.settings.clip_norm is not None:
+            # What is not finite shows in the next losses; asking here would wait for the device.
+            limit = {"max_norm": self.settings.clip_norm, "error_if_nonfinite": False}
+            self.fabric.clip_gradients(self.runner, self.optimizer, **limit)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return sum(means)
+
+    def _apart(self, is_part: bool) -> Any:
+        """Processes exchange gradients once a step, after its last part."""
+        if self.fabric.world_size == 1:
+            return nullcontext()
+        return self.fabric.no_backward_sync(self.runner, enabled=is_part)
+
+
+class Graph(Protocol):
+    """What records the work of a device, to repeat it."""
+
+    def warm_up(self, work: Callable[[], None]) -> None: ...
+    def capture(self, work: Callable[[], None]) -> None: ...
+    def replay(self) -> None: ...
+
+
+class CudaGraph:
+    """torch's CUDA graph, with its warm-up on another stream, as it wants it."""
+
+    def __init__(self) -> None:
+        self._graph = torch.cuda.CUDAGraph()
+
+    def warm_up(self, work: Callable[[], None]) -> None:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            work()
+        torch.cuda.current_stream().wait_stream(side)
+
+    def capture(self, work: Callable[[], None]) -> None:
+        torch.cuda.empty_cache()  # the graph has memory of its own
+        # thread_local: what a thread that gathers batches does beside this is no part of the graph.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            work()
+
+    def replay(self) -> None:
+        self._graph.replay()
+
+
+class CapturedStep:
+    """A step whose kernels are launched at once: forwards, losses, backward, clipping and update as one graph.
+
+    The first call captures it. Its warm-up trains for some steps; weights, batch statistics, the optimizer's state and
+    random states are then put back, so that a run starts, and goes on, as with the step itself.
+
+    Args:
+        step: What is captured.
+        objective: The parameters and buffers that the step changes.
+        optimizer: torch's own, capturable, with its learning rate in a tensor.
+    """
+
+    def __init__(
+        self, step: Step, objective: nn.Module, optimizer: Optimizer, new_graph: Callable[[], Graph] = CudaGraph
+    ) -> None:
+        self.step, self.objective, self.optimizer = step, objective, optimizer
+        self.new_graph, self.graph = new_graph, None
+
+    def __call__(self, image: Tensor, target: Tensor) -> Tensor:
+        """As `Step`; every batch must have the first one's shape."""
+        if self.graph is None:
+            self._capture(image, target)
+        self.image.copy_(image)
+        self.target.copy_(target)
+        self.graph.replay()
+        return self.losses.clone()
+
+    def _capture(self, image: Tensor, target: Tensor) -> None:
+        self.image, self.target = image.clone(), target.clone()
+        self.losses = torch.zeros(len(self.step.weights), device=image.device)
+
+        def work() -> None:
+            self.losses.copy_(self.step(self.image, self.target))
+
+        def warm_up() -> None:
+            for _ in range(WARM_UP):
+                work()
+
+        self.graph = self.new_graph()
+        devices = [image.device] if image.is_cuda else []
+        with _without_autocast_cache():
+            with _put_back(self.objective, self.optimizer), torch.random.fork_rng(devices):
+                self.graph.warm_up(warm_up)
+            self.graph.capture(work)
+
+
+@contextmanager
+def _without_autocast_cache():
+    """Weights that were cast before a capture would be read in every replay."""
+    was = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(was)
+
+
+@contextmanager
+def _put_back(objective: nn.Module, optimizer: Optimizer):
+    """Undoes what steps change, in the same memory, which a graph may know already."""
+    values = [(value, value.detach().clone()) for value in (*objective.parameters(), *objective.buffers())]
+    before = {parameter: dict(_tensors(state)) for parameter, state in optimizer.state.items()}
+    yield
+    with torch.no_grad():
+        for value, old in values:
+            value.copy_(old)
+        for parameter, state in optimizer.state.items():
+            for key, value in _tensors(state, copy=False):
+                old = before.get(parameter, {}).get(key)
+                value.zero_() if old is None else value.copy_(old)
+
+
+def _tensors(state: dict[str, Any], copy: bool = True) -> list[tuple[str, Tensor]]:
+    return [(key, value.clone() if copy else value) for key, value in state.items() if isinstance(value, Tensor)]
+
+
+def obstacle(fabric: Fabric, objective: nn.Module, settings: Training) -> str | None:
+    """Why the steps of a run are not captured as a CUDA graph; None where they are."""
+    reasons = {
+        "training.graph is never": settings.graph == "never",
+        "only a GPU has such graphs": fabric.device.type != "cuda",
+        "processes exchange gradients within it": fabric.world_size > 1,
+        "the scaler of training.precision 16-mixed looks at the gradients": settings.precision == "16-mixed",
+        "teacher_cache reads files within it": objective.cache is not None,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
