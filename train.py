@@ -8,6 +8,7 @@ Published: python train.py --model raunet --checkpoint_path DIR
 import sys
 
 import train_kd
+from utils.command import importing_torch
 from utils.recipe.command_line import parse
 from utils.recipe.schema import Recipe
 
@@ -17,7 +18,8 @@ def main() -> int:
     if any(argument.partition("=")[0] == "--teacher-path" for argument in sys.argv):
         return train_kd.main()
     recipe = parse(Recipe, __doc__)
-    from utils.experiment.run import main as run  # it loads torch and MONAI: --help and a wrong flag need neither
+    with importing_torch():  # --help and a wrong flag do not need it
+        from utils.experiment.run import main as run
 
     return run(recipe)
 

@@ -7,13 +7,15 @@ Published: python train_kd.py --tckpt DIR/best.ckpt --smodel resnet_18
 
 import sys
 
+from utils.command import importing_torch
 from utils.recipe.command_line import parse
 from utils.recipe.schema import DistillationRecipe
 
 
 def main() -> int:
     recipe = parse(DistillationRecipe, __doc__)
-    from utils.experiment.run import main as run  # it loads torch and MONAI: --help and a wrong flag need neither
+    with importing_torch():  # --help and a wrong flag do not need it
+        from utils.experiment.run import main as run
 
     return run(recipe)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.command import run_command
+from utils.command import importing_torch, run_command
 from utils.prediction.flags import build_parser
 
 
@@ -31,7 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     interrupted = "interrupted; the same command continues where it stopped"
 
     def work() -> int:
-        from utils.prediction.run import predict  # it loads torch, which --help does not need
+        with importing_torch():  # --help does not need it
+            from utils.prediction.run import predict
 
         return predict(args)
 

@@ -191,6 +191,13 @@ def test_errors_have_the_colors_of_the_legend():
     assert right.max() == 0
 
 
+def test_an_outline_is_on_the_pixels_of_a_class_that_touch_another():
+    labels = np.zeros((5, 6), np.uint8)
+    labels[1:4, :3], labels[1:4, 3] = 1, 2
+    lines = drawing.outlined(np.zeros((5, 6, 3), np.uint8), labels, drawing.Frame(0, 5, 0, 6, (5, 6)))[..., 0] > 0
+    assert lines.astype(int).tolist() == [[0] * 6, [1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 0, 0], [1, 1, 1, 1, 0, 0], [0] * 6]
+
+
 class Bright(nn.Module):
     """Logit 1 is the image as it comes out of a normalization in its only tap."""
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from skimage.segmentation import find_boundaries
 
 from datasets.files import replacing
 
@@ -32,6 +31,8 @@ MARGIN = 0.18  # of the foreground's extent, on each side of it
 MOST = 0.85  # of a slice's sides: a larger frame becomes the whole slice
 SMALLEST = 32  # pixels of a slice that are shown at least
 LINE, GAP = 15, 4  # pixels of a line of text, and between pictures
+FOUR_NEIGHBORS = ((-1, 0), (0, -1), (0, 1), (1, 0))
+EIGHT_NEIGHBORS = (*FOUR_NEIGHBORS, (-1, -1), (-1, 1), (1, -1), (1, 1))
 Pixels = NDArray[np.uint8]
 Words = Sequence[tuple[str, Shade]]
 
@@ -95,7 +96,7 @@ def gray(image: NDArray, low: float, high: float, frame: Frame) -> Pixels:
 def with_classes(base: Pixels, labels: NDArray[np.integer], frame: Frame) -> Pixels:
     """Class numbers (H, W) over a picture: a tint and an edge for each."""
     enlarged = _labels(labels, frame)
-    edge = find_boundaries(enlarged, connectivity=2, mode="inner")
+    edge = _edges(enlarged, EIGHT_NEIGHBORS)
     shown = base
     for value in np.unique(enlarged[enlarged > 0]):
         inside, shade = enlarged == value, CLASS_SHADES[(int(value) - 1) % len(CLASS_SHADES)]
@@ -119,7 +120,7 @@ def with_errors(base: Pixels, target: NDArray[np.integer], prediction: NDArray[n
 def outlined(base: Pixels, labels: NDArray[np.integer], frame: Frame) -> Pixels:
     """A thin line about every class."""
     enlarged = _labels(labels, frame)
-    edge = find_boundaries(enlarged, mode="inner") & (enlarged > 0)
+    edge = _edges(enlarged, FOUR_NEIGHBORS) & (enlarged > 0)
     return _tint(base, edge, OUTLINE, 0.9)
 
 
@@ -247,6 +248,16 @@ def css(shade: Shade) -> str:
 
 def _labels(labels: NDArray[np.integer], frame: Frame) -> NDArray[np.uint8]:
     return _resized(frame.cut(labels).astype(np.uint8), frame.size, Image.Resampling.NEAREST)
+
+
+def _edges(labels: NDArray[np.uint8], neighbors: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
+    """Where one of these neighbors, given as (rows, columns) away, has another label; beyond the border none has."""
+    height, width = labels.shape
+    around = np.pad(labels, 1, mode="edge")
+    edge = np.zeros(labels.shape, bool)
+    for row, column in neighbors:
+        edge |= around[1 + row : 1 + row + height, 1 + column : 1 + column + width] != labels
+    return edge
 
 
 def _resized(array: NDArray, size: tuple[int, int], how: Image.Resampling) -> NDArray:
