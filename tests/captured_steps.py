@@ -9,10 +9,10 @@ from utils.distillation.objective import Distiller
 from utils.distillation.terms import Task, read_terms
 from utils.experiment.teacher import trial
 from utils.recipe.schema import Training
-from utils.training.optimization import Schedule, make_optimizer, place_learning_rate
-from utils.training.step import CapturedStep, Step
+from utils.training.optimization import Schedule, make_optimizer
+from utils.training.step import CapturedStep, make_step
 
-SETTINGS = Training(batch_size=4, clip_norm=1.0, warmup_epochs=1, epochs=5)
+SETTINGS = Training(graph="never", batch_size=4, clip_norm=1.0, warmup_epochs=1, epochs=5)
 TERMS = [
     {"name": "soft_target", "student": "logits", "teacher": "logits", "weight": 1.0},
     {"name": "hint", "student": "encoder2", "teacher": "encoder2", "weight": 0.5, "projector": "learned"},
@@ -48,9 +48,7 @@ def losses_of_50_steps(fabric: Fabric, new_graph=None) -> torch.Tensor:
     trial(objective, image[0], target[0])
     optimizer = make_optimizer(objective.parameters(), SETTINGS)
     schedule = Schedule(optimizer, SETTINGS, steps_per_epoch=10)
-    place_learning_rate(optimizer, fabric.device)
-    runner, wrapped = fabric.setup(objective.train(), optimizer)
-    step = Step(fabric, runner, wrapped, objective.weights, SETTINGS)
+    _, _, step = make_step(fabric, objective.train(), optimizer, SETTINGS)
     if new_graph is not None:
         step = CapturedStep(step, objective, optimizer, new_graph)
     losses = []

@@ -14,7 +14,7 @@ from utils.distillation.losses import TASK_LOSSES
 from utils.distillation.objective import Distiller
 from utils.distillation.terms import Task
 from utils.recipe.schema import Training
-from utils.training import loop
+from utils.training import loop, step
 from utils.training.memory import no_memory
 from utils.training.optimization import make_optimizer
 from utils.training.step import CapturedStep, Step, obstacle
@@ -28,8 +28,8 @@ CPU = Fabric(accelerator="cpu", devices=1)
 def captured(monkeypatch):
     """Steps are captured, on the CPU as well."""
     monkeypatch.setattr(Tape, "count", 0)
-    monkeypatch.setattr(loop, "obstacle", lambda *_: None)
-    monkeypatch.setattr(loop, "CapturedStep", partial(CapturedStep, new_graph=Tape))
+    monkeypatch.setattr(step, "obstacle", lambda *_: None)
+    monkeypatch.setattr(step, "CapturedStep", partial(CapturedStep, new_graph=Tape))
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
@@ -137,9 +137,9 @@ def test_out_of_memory_names_the_part_that_fits(most, accumulate, message):
 
 
 def test_a_run_that_has_no_memory_says_which_part_fits(taught, tmp_path, monkeypatch, capsys):
-    def step(*_):
+    def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(loop, "Step", lambda *_: step)
+    monkeypatch.setattr(step, "Step", lambda *_: fail)
     assert run_teacher(taught, tmp_path / "run") == 1
     assert "4 images of 32x32 do not fit at once, 2 do: set training.accumulate to 2" in capsys.readouterr().err

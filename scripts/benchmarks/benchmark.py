@@ -4,6 +4,7 @@
   python scripts/benchmarks/benchmark.py kd_step        one EMKD step against the published step
   python scripts/benchmarks/benchmark.py teacher_cache  a student's step, the teacher's answers read or computed
   python scripts/benchmarks/benchmark.py prediction     a volume from file to file, a student against its teacher
+  python scripts/benchmarks/benchmark.py gpu            steps, batches, trainings and a prediction on a GPU, in minutes
 
 `python scripts/benchmarks/benchmark.py slicing --help` lists the flags of one of them.
 """
@@ -70,7 +71,9 @@ def build_parser() -> argparse.ArgumentParser:
     help_exports = "folder that export.py made of the student: its ONNX files take part"
     prediction.add_argument("--exports", type=Path, help=help_exports)
     prediction.add_argument("--volume", type=Path, help="NIfTI to predict (default: one of 512x512 pixels is made)")
-    prediction.add_argument("--output", type=Path, help="also write the figures to this JSON file")
+    gpu = add("gpu", minutes=(6, "after which no part begins"), threads=threads)
+    for benchmark in (prediction, gpu):
+        benchmark.add_argument("--output", type=Path, help="also write the figures to this JSON file")
     return parser
 
 

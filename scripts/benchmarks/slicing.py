@@ -79,7 +79,6 @@ def make_input(raw: Path, cases: int, slices: int) -> None:
     rows, columns = np.mgrid[-1:1:512j, -1:1:512j]
     radius = np.hypot(rows, columns)
     body = np.hypot(rows / 0.62, columns / 0.85) < 1
-    affine = np.array([[0, 0, -0.8, 0], [0, -0.8, 0, 0], [-3.0, 0, 0, 0], [0, 0, 0, 1]])
     for case in range(cases):
         random = np.random.default_rng(case)
         image = np.empty((slices, 512, 512), np.int16)
@@ -92,11 +91,17 @@ def make_input(raw: Path, cases: int, slices: int) -> None:
             if slices // 4 < index < slices // 2:
                 label[index] = np.hypot(rows - 0.1, columns - 0.4) < 0.15
                 label[index][np.hypot(rows - 0.15, columns - 0.4) < 0.05] = 2
-        folder = raw / f"case_{case:05d}"
-        folder.mkdir(parents=True)
-        for name, array in (("imaging", image), ("segmentation", label)):
-            content = nibabel.Nifti1Image(array, affine).to_bytes()
-            (folder / f"{name}.nii.gz").write_bytes(igzip.compress(content, 2))
+        write_case(raw, case, image, label)
+
+
+def write_case(raw: Path, case: int, image: np.ndarray, label: np.ndarray) -> None:
+    """Write a case, (slices, H, W) both, as KiTS has it."""
+    affine = np.array([[0, 0, -0.8, 0], [0, -0.8, 0, 0], [-3.0, 0, 0, 0], [0, 0, 0, 1]])
+    folder = raw / f"case_{case:05d}"
+    folder.mkdir(parents=True)
+    for name, array in (("imaging", image), ("segmentation", label)):
+        content = nibabel.Nifti1Image(array, affine).to_bytes()
+        (folder / f"{name}.nii.gz").write_bytes(igzip.compress(content, 2))
 
 
 def ours(raw: Path, out: Path, jobs: int) -> None:

@@ -33,9 +33,7 @@ def launch(settings: Training) -> Fabric:
         )
     if settings.precision == "16-mixed" and (settings.accelerator == "cpu" or not has_gpu):
         raise ValueError("training.precision 16-mixed needs a CUDA device; on a CPU set bf16-mixed, 32-true or auto")
-    if has_gpu:
-        torch.set_float32_matmul_precision("high")  # TF32 for what stays in 32 bits
-        torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
+    use_hardware()
     # Gradients lie in the buckets that processes exchange: no copy of them is made.
     several = {"strategy": DDPStrategy(gradient_as_bucket_view=True)} if devices * nodes > 1 else {}
     try:
@@ -54,6 +52,13 @@ def launch(settings: Training) -> Fabric:
     if "LT_CLI_USED" not in os.environ:  # `fabric run` has launched already
         fabric.launch()
     return fabric
+
+
+def use_hardware() -> None:
+    """Lets a GPU compute in TF32 what stays in 32 bits, and cuDNN choose the fastest convolutions by trying them."""
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
 
 
 def resolve_precision(precision: str, accelerator: str) -> str:

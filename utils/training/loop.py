@@ -21,10 +21,10 @@ from utils.training.interruption import Interruption
 from utils.training.launch import all_processes, memory_format, quiet, share_buffers, synchronized
 from utils.training.loading import Loader
 from utils.training.memory import no_memory
-from utils.training.optimization import Schedule, gradient_shares, make_optimizer, place_learning_rate
+from utils.training.optimization import Schedule, gradient_shares, make_optimizer
 from utils.training.order import order_of
 from utils.training.progress import Progress, network_content, restore, restore_process, training_content
-from utils.training.step import CapturedStep, Step, obstacle
+from utils.training.step import make_step
 from utils.training.term_watch import TermWatch
 from utils.training.tracking import Tracker
 
@@ -106,18 +106,13 @@ def begin(job: Job, resumed: dict[str, Any] | None) -> State:
     optimizer = make_optimizer([value for value in objective.parameters() if value.requires_grad], settings)
     schedule = Schedule(optimizer, settings, steps)
     progress = Progress() if resumed is None else restore(resumed, objective, optimizer, schedule)
-    runner = torch.compile(objective) if settings.compile else objective
-    place_learning_rate(optimizer, fabric.device)
-    runner, fabric_optimizer = fabric.setup(runner, optimizer)
-    take: Take = Step(fabric, runner, fabric_optimizer, objective.weights, settings)
-    if obstacle(fabric, objective, settings) is None:
-        take = CapturedStep(take, objective, optimizer)
+    runner, optimizer, take = make_step(fabric, objective, optimizer, settings)
     if resumed is not None:
         restore_process(fabric, resumed["training"])
     elif fabric.world_size > 1:
         torch.manual_seed(job.seed + fabric.global_rank)  # the processes see other images and must drop other units
     loader = Loader(job.dataset, fabric.device, settings.workers)
-    return State(runner, take, fabric_optimizer, schedule, loader, progress, steps, is_saved=resumed is not None)
+    return State(runner, take, optimizer, schedule, loader, progress, steps, is_saved=resumed is not None)
 
 
 def train_epoch(job: Job, state: State, interruption: Interruption) -> None:

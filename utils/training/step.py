@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from utils.recipe.schema import Training
+from utils.training.optimization import place_learning_rate
 
 WARM_UP = 3  # steps before the capture, as torch's documentation has it: libraries choose and allocate in them
 
@@ -160,6 +161,19 @@ def _put_back(objective: nn.Module, optimizer: Optimizer):
 
 def _tensors(state: dict[str, Any], copy: bool = True) -> list[tuple[str, Tensor]]:
     return [(key, value.clone() if copy else value) for key, value in state.items() if isinstance(value, Tensor)]
+
+
+def make_step(
+    fabric: Fabric, objective: nn.Module, optimizer: Optimizer, settings: Training
+) -> tuple[nn.Module, Optimizer, Step | CapturedStep]:
+    """Runner and optimizer as Fabric has them, and the step that a run takes with them, captured where it can be."""
+    place_learning_rate(optimizer, fabric.device)
+    runner = torch.compile(objective) if settings.compile else objective
+    runner, wrapped = fabric.setup(runner, optimizer)
+    step = Step(fabric, runner, wrapped, objective.weights, settings)
+    if obstacle(fabric, objective, settings) is None:
+        return runner, wrapped, CapturedStep(step, objective, optimizer)
+    return runner, wrapped, step
 
 
 def obstacle(fabric: Fabric, objective: nn.Module, settings: Training) -> str | None:
