@@ -6,6 +6,7 @@ and cannot be part of a CUDA graph.
 
 from contextlib import nullcontext
 from inspect import signature
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from method_recipes import METHODS, STUDENT, TEACHER, WHOLE_IMAGES, features, pi
 
 from networks import NETWORKS
 from utils.distillation.losses import DISTILLATION_LOSSES
+from utils.evaluation.inference import evaluate
 from utils.evaluation.metrics import METRICS
 
 ONE_OF_EACH = list({network: name for name, network in NETWORKS.items() if name != "timm"}.values())
@@ -37,9 +39,46 @@ def test_a_network_asks_for_no_value(name):
     network(torch.empty(2, channels, 64, 64, device="meta")).sum().backward()
 
 
-def test_counting_dice_asks_for_no_value():
-    target = torch.zeros(2, 1, 64, 64, dtype=torch.int64, device="meta")
-    METRICS["volume_dice"](["kidney", "tumor"]).update(torch.empty(2, 3, 64, 64, device="meta"), target, ["a", "b"])
+@pytest.mark.parametrize("name", METRICS)
+def test_counting_asks_for_no_value(name):
+    shape = () if name == "classification" else (1, 64, 64)
+    target = torch.zeros(4, *shape, dtype=torch.int64, device="meta")
+    names = ["background", "kidney", "tumor"][1 if shape else 0 :]
+    logits = torch.empty(4, 3, *shape[1:], device="meta")
+    METRICS[name](names).update(logits, target, ["a", "a", "b", "c"] if shape else ["a", "b", "c", "d"])
+
+
+class OnMeta:
+    """Two cases of three slices, of which nothing is known but their shape."""
+
+    cases, sizes = ("a", "b"), {"a": (60, 64), "b": (60, 64)}
+
+    def case_indices(self):
+        return {"a": [0, 1, 2], "b": [3, 4, 5]}
+
+    def hold(self, device):
+        return device.type == "meta"
+
+    def batch(self, indices):
+        image = torch.empty(len(indices), 1, 64, 64, device="meta")
+        return {"image": image, "target": image.long(), "case": ["ab"[i // 3] for i in indices], "size": (60, 64)}
+
+
+def test_validation_asks_for_no_value_before_its_last_batch():
+    """Until the scores are computed, which is the first time that values are asked for."""
+    seen = []
+
+    class Counted(METRICS["volume_dice"]):
+        def update(self, logits, target, case):
+            super().update(logits, target, case)
+            seen.append((tuple(logits.shape), list(case)))
+
+    fabric = SimpleNamespace(device=torch.device("meta"), to_device=lambda value: value, autocast=nullcontext)
+    fabric.global_rank, fabric.world_size, fabric.is_global_zero = 0, 1, True
+    network = torch.nn.Conv2d(1, 3, 1, device="meta")
+    with pytest.raises(NotImplementedError, match="meta"):
+        evaluate(fabric, network, OnMeta(), [Counted(["kidney", "tumor"])], batch_size=4, channels_last=True)
+    assert seen == [((4, 3, 60, 64), list("aaab")), ((2, 3, 60, 64), list("bb"))]
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from datasets.slices.transforms import unpad
-from utils.evaluation.kind import kind_of
 from utils.evaluation.metrics import METRICS
 from utils.recipe.contracts import Metric, Samples
 from utils.recipe.registry import build
@@ -20,12 +19,14 @@ from utils.training.loading import Loader
 
 
 def case_batches(dataset: Samples, cases: Sequence[str], batch_size: int) -> list[list[int]]:
-    """Sample indices in batches; cases are mixed only where all samples have one size, as the slices of a case do."""
-    indices = dataset.case_indices()
-    groups = [indices[case] for case in cases]
-    if kind_of(dataset.preprocessing).one_size:
-        groups = [[index for group in groups for index in group]]
-    return [group[start : start + batch_size] for group in groups for start in range(0, len(group), batch_size)]
+    """Sample indices in batches of one size: full ones but for the last of a size, case after case."""
+    indices, sizes = dataset.case_indices(), dataset.sizes
+    groups: dict[tuple[int, int], list[int]] = {}
+    for case in cases:
+        groups.setdefault(tuple(sizes[case]), []).extend(indices[case])
+    return [
+        group[start : start + batch_size] for group in groups.values() for start in range(0, len(group), batch_size)
+    ]
 
 
 def make_metrics(section: dict[str, Any], class_names: Sequence[str]) -> list[Metric]:
@@ -35,7 +36,7 @@ def make_metrics(section: dict[str, Any], class_names: Sequence[str]) -> list[Me
 
 
 def predict(fabric: Fabric, network: nn.Module, image: Tensor, channels_last: bool = False) -> Tensor:
-    """Logits in float32 of a batch on the CPU, on the device's precision; the caller holds no_grad and eval."""
+    """Logits in float32, on the device, of a batch on whatever device; the caller holds no_grad and eval."""
     image = fabric.to_device(image)
     if channels_last:
         image = image.contiguous(memory_format=torch.channels_last)
@@ -58,7 +59,8 @@ def evaluate(
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Scores `cases` (None: all of the dataset's) with every metric.
 
-    The cases are shared out over the processes and the counts gathered, so each process returns the same scores.
+    The cases are shared out over the processes and the counts gathered, so each process returns the same scores. The
+    device is not waited for before its last batch, unless a metric asks it for values.
     Returns all metrics' means by name, and the rows (one a case, or a case and class) of the first metric.
     """
     was_training = network.training

@@ -28,7 +28,6 @@ class Kind:
         example: Name of a file to predict.
         scores: How scores are introduced.
         empty: What `empty_mask_rule` is about.
-        one_size: Whether samples of different cases fit into one batch.
         background: How many logits there are beside those of the named classes.
         score: The key of a row that holds the scores of a case: one number, or one for each class.
         target: The key of a row that describes its target, for comparing the targets of two results.
@@ -48,7 +47,6 @@ class Kind:
     example: str
     scores: str
     empty: str
-    one_size: bool
     background: int
     score: str
     target: str
@@ -123,7 +121,6 @@ SLICES = Kind(
     example="case.nii.gz",
     scores="Volume Dice, all slices,",
     empty="Empty masks",
-    one_size=False,
     background=1,
     score="dice",
     target="target_voxels",
@@ -149,7 +146,6 @@ IMAGES = Kind(
     example="image.png",
     scores="Scores",
     empty="Empty classes",
-    one_size=True,
     background=0,
     score="probability",
     target="target",

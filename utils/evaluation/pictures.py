@@ -31,11 +31,12 @@ from utils.evaluation.drawing import (
     with_classes,
     with_errors,
 )
-from utils.evaluation.inference import predict
+from utils.evaluation.inference import case_batches, predict
 from utils.evaluation.kind import IMAGES, kind_of
 from utils.evaluation.metrics.classification import confusion
 
 COLUMNS = 8  # images side by side
+READ_AT_ONCE = 8  # slices, of which one is chosen
 
 
 def representative(dataset: Dataset, count: int) -> list[int]:
@@ -48,8 +49,9 @@ def representative(dataset: Dataset, count: int) -> list[int]:
         turns = [(turn, label, index) for label, found in by_class.items() for turn, index in enumerate(found)]
         return [index for _, _, index in sorted(turns)[:count]]
     indices = []
-    for slices in list(dataset.case_indices().values())[:count]:
-        areas = [int((dataset[index]["target"] > 0).sum()) for index in slices]
+    for case, slices in list(dataset.case_indices().items())[:count]:
+        targets = (dataset.batch(part)["target"] for part in case_batches(dataset, [case], READ_AT_ONCE))
+        areas = torch.cat([(target > 0).flatten(1).sum(1) for target in targets]).tolist()
         indices.append(slices[int(np.argmax(areas))])
     return indices
 
@@ -98,10 +100,10 @@ def _slices(
 ) -> Pixels:
     rows = []
     for index in indices:
-        sample = dataset[index]
-        logits = predict(fabric, network, sample["image"][None], channels_last)
-        parts = (sample["image"][0], sample["target"][0], logits[0].cpu().argmax(0))
-        rows.append(draw_slice(*(unpad(part, sample["size"]).numpy() for part in parts)))
+        sample = dataset.batch([index])
+        logits = predict(fabric, network, sample["image"], channels_last)
+        parts = (sample["image"][0, 0], sample["target"][0, 0], logits[0].argmax(0))
+        rows.append(draw_slice(*(unpad(part, sample["size"]).cpu().numpy() for part in parts)))
     width = max(row.shape[1] for row in rows)
     return np.concatenate([np.pad(row, ((0, GAP), (0, width - row.shape[1]), (0, 0))) for row in rows])
 
@@ -110,20 +112,18 @@ def _answers(
     fabric: Fabric, networks: dict[str, nn.Module], dataset: Dataset, indices: Sequence[int], channels_last: bool
 ) -> Pixels:
     """A grid of images; below each its target, and each network's answer with its probability."""
-    samples = [dataset[index] for index in indices]
-    images = torch.stack([sample["image"] for sample in samples])
+    samples = dataset.batch(indices)
     answers = {
-        name: predict(fabric, network.eval(), images, channels_last).softmax(1).cpu().max(1)
+        name: predict(fabric, network.eval(), samples["image"], channels_last).softmax(1).cpu().max(1)
         for name, network in networks.items()
     }
     names, scaling = dataset.class_names, (dataset.preprocessing["mean"], dataset.preprocessing["std"])
     cells = []
-    for number, sample in enumerate(samples):
-        target = int(sample["target"])
+    for number, (image, target) in enumerate(zip(samples["image"].cpu(), samples["target"].tolist(), strict=True)):
         lines = [[("target: ", INK), (names[target], INK)]]
         for name, (probability, answer) in answers.items():
             given = int(answer[number])
             ink = RIGHT if given == target else WRONG
             lines.append([(f"{name}: ", ink), (names[given], ink), (f" {float(probability[number]):.2f}", ink)])
-        cells.append(captioned([image_pixels(sample["image"].numpy(), *scaling)], lines))
+        cells.append(captioned([image_pixels(image.numpy(), *scaling)], lines))
     return contact_sheet({"": cells}, min(len(cells), COLUMNS))

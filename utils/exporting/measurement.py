@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from utils.evaluation.inference import case_batches, evaluate, make_metrics
-from utils.evaluation.kind import kind_of
 from utils.recipe.schema import Training
 from utils.training.launch import launch
 
@@ -84,11 +83,10 @@ def measure(
 
 
 def timed_batch(dataset: Dataset) -> Tensor:
-    """Images from the middle of a case in the middle."""
-    one_size = kind_of(dataset.preprocessing).one_size
-    cases = dataset.cases[:TIMED_BATCH] if one_size else [dataset.cases[len(dataset.cases) // 2]]
-    batches = case_batches(dataset, cases, TIMED_BATCH)
-    return dataset.batch(batches[len(batches) // 2])["image"]
+    """A full batch of images of one size, from the middle of the split."""
+    batches = case_batches(dataset, dataset.cases, TIMED_BATCH)
+    full = [batch for batch in batches if len(batch) == max(map(len, batches))]
+    return dataset.batch(full[len(full) // 2])["image"]
 
 
 @torch.inference_mode()

@@ -63,7 +63,7 @@ def predict_cases(
     cases: Sequence[str] | None = None,
     network: nn.Module | None = None,
 ) -> Iterator[Volumes]:
-    """Prediction and target of each case on the stored grid, in the batches and precision of the run's own test.
+    """Prediction and target of each case on the stored grid, in the batch size and precision of the run's own test.
 
     One process, one case in memory at a time. cases: some of the dataset's (None: all). network: what
     predicts instead of the checkpoint's own.

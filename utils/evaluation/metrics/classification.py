@@ -152,16 +152,17 @@ class Classification:
     def _settle(self) -> None:
         """Brings what waits to the CPU."""
         waiting, self._waiting = self._waiting, []
-        for cases, logits, targets in waiting:
-            # In double precision near-certain answers keep their order.
-            probability = logits.cpu().double().softmax(1)
-            if not torch.isfinite(probability).all():
-                worst = cases[int((~torch.isfinite(probability)).any(1).nonzero()[0])]
-                raise ValueError(
-                    f"the logits of {worst} are not finite: train with a lower learning rate or in 32-true"
-                )
-            for case, target, values in zip(cases, targets.tolist(), probability.tolist(), strict=True):
-                self._add(case, target, values)
+        if not waiting:
+            return
+        names, logits, targets = zip(*waiting, strict=True)
+        cases = [case for part in names for case in part]
+        # In double precision near-certain answers keep their order.
+        probability = torch.cat(logits).cpu().double().softmax(1)
+        if not torch.isfinite(probability).all():
+            worst = cases[int((~torch.isfinite(probability)).any(1).nonzero()[0])]
+            raise ValueError(f"the logits of {worst} are not finite: train with a lower learning rate or in 32-true")
+        for case, target, values in zip(cases, torch.cat(targets).tolist(), probability.tolist(), strict=True):
+            self._add(case, target, values)
 
     def _add(self, case: str, target: int, values: list[float]) -> None:
         if case in self._cases:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.evaluation.metrics.counts import CaseCounts, mean, overlap
+from utils.evaluation.metrics.counts import CaseCounts, mean
 
 
 class PublishedProtocol:
@@ -31,18 +31,14 @@ class PublishedProtocol:
 
     def __init__(self, class_names: Sequence[str], threshold: float = 0.4) -> None:
         self.threshold = threshold
-        self._counts = CaseCounts(class_names, ("intersection", "prediction", "target", "slices"))
+        self._counts = CaseCounts(class_names, ("intersection", "prediction", "target", "slices"), _of_slices)
 
     def update(self, logits: Tensor, target: Tensor, case: str | Sequence[str]) -> None:
         """logits (B, K, H, W), target (B, 1, H, W) of class numbers, the case of all slices or of each."""
         target = self._counts.checked(logits, target)
         probability = logits.float().softmax(1)
-        counts = []
-        for number in range(1, logits.shape[1]):
-            sums = overlap(probability[:, number] > self.threshold, target == number)
-            holds = (sums[2] > 0).long()
-            counts.append(torch.stack([*(part * holds for part in sums), holds], -1))
-        self._counts.add(torch.stack(counts, 1), case)
+        predictions = (probability[:, number] > self.threshold for number in range(1, logits.shape[1]))
+        self._counts.add(predictions, target, case)
 
     def compute(self) -> dict[str, float]:
         """`published/dice` (mean of the classes), `published/{dice,voe,rvd,cases}/C` for every class name C.
@@ -85,3 +81,8 @@ class PublishedProtocol:
     def merge(self, state: dict[str, Any]) -> None:
         """Add the `state()` of another process; the slices of a case may be spread over several."""
         self._counts.merge(state)
+
+
+def _of_slices(intersection: Tensor, predicted: Tensor, wanted: Tensor) -> Tensor:
+    holds = wanted > 0
+    return torch.stack([intersection * holds, predicted * holds, wanted, holds], -1)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.evaluation.metrics.counts import CaseCounts, mean, overlap
+from utils.evaluation.metrics.counts import CaseCounts, mean
 from utils.evaluation.metrics.labels import class_numbers
 
 
@@ -30,20 +30,14 @@ class VolumeDice:
         self._counts = CaseCounts(
             class_names,
             ("intersection", "prediction", "target", "slices", "slices_without", "slices_false_positive"),
+            _of_slices,
         )
 
     def update(self, logits: Tensor, target: Tensor, case: str | Sequence[str]) -> None:
         """logits (B, K, H, W), target (B, 1, H, W) of class numbers, the case of all slices or of each."""
         target = self._counts.checked(logits, target)
-        labels, counts = class_numbers(logits), []
-        for number in range(1, logits.shape[1]):
-            intersection, predicted, wanted = overlap(labels == number, target == number)
-            without = wanted == 0
-            slices = torch.ones_like(wanted)
-            counts.append(
-                torch.stack([intersection, predicted, wanted, slices, without, without & (predicted > 0)], -1)
-            )
-        self._counts.add(torch.stack(counts, 1), case)
+        labels = class_numbers(logits)
+        self._counts.add((labels == number for number in range(1, logits.shape[1])), target, case)
 
     def compute(self) -> dict[str, float]:
         """Means by name; `C` stands for a class name.
@@ -102,3 +96,9 @@ class VolumeDice:
     def merge(self, state: dict[str, Any]) -> None:
         """Add the `state()` of another process; the slices of a case may be spread over several."""
         self._counts.merge(state)
+
+
+def _of_slices(intersection: Tensor, predicted: Tensor, wanted: Tensor) -> Tensor:
+    without = wanted == 0
+    slices = torch.ones_like(wanted)
+    return torch.stack([intersection, predicted, wanted, slices, without, without & (predicted > 0)], -1)
