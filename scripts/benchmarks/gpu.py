@@ -35,7 +35,7 @@ from scripts.benchmarks.slicing import write_case
 from utils.prediction.latency import STAGES, Candidate, measure
 from utils.recipe.schema import ROOT
 from utils.tables import table
-from utils.training.launch import resolve_precision, use_hardware
+from utils.training.device import resolve_precision, use_hardware
 from utils.training.loading import Loader
 from utils.training.order import order_of
 

@@ -27,7 +27,8 @@ from utils.distillation.taps import tap
 from utils.distillation.terms import Task, read_terms
 from utils.recipe.methods import METHODS
 from utils.recipe.schema import Training
-from utils.training.launch import memory_format, resolve_precision
+from utils.training.device import resolve_precision
+from utils.training.launch import memory_format
 from utils.training.optimization import make_optimizer
 from utils.training.step import make_step
 

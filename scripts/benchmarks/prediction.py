@@ -19,7 +19,7 @@ from datasets.slices.store import write_json
 from scripts.benchmarks.slicing import make_input
 from utils.prediction.latency import STAGES, Candidate, Timing, measure
 from utils.tables import table
-from utils.training.launch import resolve_precision
+from utils.training.device import resolve_precision
 
 
 def run(args: argparse.Namespace) -> None:

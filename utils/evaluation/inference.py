@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -14,8 +13,12 @@ from datasets.slices.transforms import unpad
 from utils.evaluation.metrics import METRICS
 from utils.recipe.contracts import Metric, Samples
 from utils.recipe.registry import build
+from utils.training.device import Device
 from utils.training.launch import all_processes, quiet
 from utils.training.loading import Loader
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def case_batches(dataset: Samples, cases: Sequence[str], batch_size: int) -> list[list[int]]:
@@ -35,12 +38,12 @@ def make_metrics(section: dict[str, Any], class_names: Sequence[str]) -> list[Me
     return [first, *(METRICS[name](class_names=class_names) for name in first.beside)]
 
 
-def predict(fabric: Fabric, network: nn.Module, image: Tensor, channels_last: bool = False) -> Tensor:
+def predict(device: Fabric | Device, network: nn.Module, image: Tensor, channels_last: bool = False) -> Tensor:
     """Logits in float32, on the device, of a batch on whatever device; the caller holds no_grad and eval."""
-    image = fabric.to_device(image)
+    image = device.to_device(image)
     if channels_last:
         image = image.contiguous(memory_format=torch.channels_last)
-    with fabric.autocast():
+    with device.autocast():
         return network(image).float()
 
 

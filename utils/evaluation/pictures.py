@@ -5,11 +5,10 @@ confusion matrix.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
@@ -37,6 +36,9 @@ from utils.evaluation.metrics.classification import confusion
 
 COLUMNS = 8  # images side by side
 READ_AT_ONCE = 8  # slices, of which one is chosen
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def representative(dataset: Dataset, count: int) -> list[int]:

@@ -21,8 +21,9 @@ from utils.experiment.teacher import distilled
 from utils.experiment.test import test
 from utils.recipe import schema
 from utils.recipe.schema import DistillationRecipe, Recipe
+from utils.training.device import resolve_precision
 from utils.training.failures import explained
-from utils.training.launch import finish, resolve_precision
+from utils.training.launch import finish
 from utils.training.loop import Job, fit
 from utils.training.step import obstacle
 from utils.training.tracking import Tracker

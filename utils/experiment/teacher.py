@@ -20,7 +20,7 @@ from utils.experiment.resuming import changed_cases
 from utils.recipe.contracts import Metric
 from utils.tables import table
 from utils.training import checkpoints
-from utils.training.launch import resolve_precision
+from utils.training.device import resolve_precision
 
 SAME_INPUT = ("modality", "window", "task", "class_names", "image_size", "in_channels", "mean", "std")
 TOLERANCE = 0.05  # Dice or probability: room for another precision or device, not for other weights or slices

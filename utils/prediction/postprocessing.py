@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy import ndimage
 
 from utils.evaluation.volumes.components import components
 
@@ -26,6 +25,8 @@ def remove_small(labels: np.ndarray, classes: Sequence[int], minimum_voxels: flo
 
 def _filter(labels: np.ndarray, classes: Sequence[int], choose: Callable[[np.ndarray], np.ndarray]) -> None:
     """`choose` says from the sizes of a class's components which of them are kept."""
+    from scipy import ndimage  # it takes longer to import than a small volume to predict
+
     boxes = ndimage.find_objects(labels)
     for number in classes:
         if number > len(boxes) or boxes[number - 1] is None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from datasets.slices.transforms import normalize, pad_center, padded_size, unpad
@@ -23,6 +22,7 @@ from datasets.volumes.reading import Statistics
 from utils.evaluation.inference import predict
 from utils.evaluation.metrics.labels import class_numbers
 from utils.runs.models import Model
+from utils.training.device import Device
 
 VIEWS = ((), (-1,), (-2,), (-2, -1))  # axes to mirror
 BLOCK_SLICES = 64  # slices gathered before they go to the volume: a cache line of it where they are its fastest axis
@@ -48,17 +48,17 @@ class Predictor:
 
     Args:
         models: Of one task; their windows and crops may differ.
-        fabric: Device and precision; an ONNX file has a precision of its own.
+        device: It has a precision; an ONNX file has a precision of its own.
         batch_size: Slices or images that go through a network together.
         flip: Average over the image as it is, mirrored along its rows, along its columns, and along both.
     """
 
-    def __init__(self, models: Sequence[Model], fabric: Fabric, batch_size: int, flip: bool = False) -> None:
-        self.models, self.fabric, self.batch_size = models, fabric, batch_size
+    def __init__(self, models: Sequence[Model], device: Device, batch_size: int, flip: bool = False) -> None:
+        self.models, self.device, self.batch_size = models, device, batch_size
         self.views = VIEWS if flip else VIEWS[:1]
         self.class_names: list[str] = models[0].preprocessing["class_names"]
         for model in models:
-            network = fabric.to_device(model.network)
+            network = device.to_device(model.network)
             model.network = network.to(memory_format=torch.channels_last) if _channels_last(model) else network
 
     @torch.inference_mode()
@@ -120,7 +120,7 @@ class Predictor:
         """Logits of every model and view, mirrored back; (B, K, H, W) cut to `size`, or (B, K)."""
         for model, image in zip(self.models, inputs, strict=True):
             for axes in self.views:
-                logits = predict(self.fabric, model.network, image.flip(axes), _channels_last(model))
+                logits = predict(self.device, model.network, image.flip(axes), _channels_last(model))
                 yield logits if size is None else unpad(logits.flip(axes), size)
 
 

@@ -25,10 +25,9 @@ from utils.prediction.predictor import Predictor
 from utils.prediction.read_ahead import run_ahead
 from utils.prediction.search import find_volumes
 from utils.prediction.volumes import Options, VolumeSteps, peak_memory
-from utils.recipe.schema import Training
 from utils.runs.models import Model, load_models
 from utils.tables import table
-from utils.training.launch import launch, resolve_precision
+from utils.training.device import choose_device
 
 READ_AHEAD_BYTES = 1 << 30
 STAGES = ("read", "preprocess", "network", "postprocess", "write")
@@ -62,10 +61,10 @@ def check_flags(args: argparse.Namespace) -> None:
 
 def make_predictor(args: argparse.Namespace, models: list[Model]) -> Predictor:
     args.precision = args.precision or models[0].training.get("precision", "auto")
-    args.precision = resolve_precision(args.precision, args.device)
-    fabric = launch(Training(accelerator=args.device, precision=args.precision))
-    batch_size = args.batch_size or (CPU_BATCH if fabric.device.type == "cpu" else GPU_BATCH)
-    return Predictor(models, fabric, batch_size, args.flip)
+    device = choose_device(args.device, args.precision)
+    args.precision = device.precision
+    batch_size = args.batch_size or (CPU_BATCH if device.device.type == "cpu" else GPU_BATCH)
+    return Predictor(models, device, batch_size, args.flip)
 
 
 def predict_volumes(args: argparse.Namespace, predictor: Predictor) -> int:
@@ -157,7 +156,7 @@ def summarize(
     args: argparse.Namespace, predictor: Predictor, entries: list[dict[str, Any]], counts: str, started: float
 ) -> None:
     """Print what was done and the seconds of each stage; read and write go on beside the others."""
-    elapsed, device = time.monotonic() - started, predictor.fabric.device.type
+    elapsed, device = time.monotonic() - started, predictor.device.device.type
     if entries:
         slices = sum(entry["slices"] for entry in entries)
         seconds = {stage: sum(entry["seconds"].get(stage, 0.0) for entry in entries) for stage in STAGES}

@@ -123,7 +123,7 @@ class VolumeSteps:
             "voxels": dict(zip(names, voxels, strict=True)),
             "volumes_ml": {name: count * source.voxel_ml for name, count in zip(names, voxels, strict=True)},
             "notes": source.notes,
-            "device": self.predictor.fabric.device.type,
+            "device": self.predictor.device.device.type,
             "formats": [model.format for model in self.predictor.models],
             "threads": torch.get_num_threads(),
             "batch_size": self.predictor.batch_size,

@@ -21,7 +21,7 @@ from utils.report.exports import TIMED, Export
 from utils.runs.artifact import INT8
 from utils.runs.data import open_split
 from utils.runs.groups import Group, telling_apart
-from utils.training.launch import resolve_precision
+from utils.training.device import resolve_precision
 
 PRECISIONS = {"32-true": "fp32", "bf16-mixed": "bf16", "16-mixed": "fp16"}
 BUSY = 0.2  # share of the cores' time taken by others from which times cannot be trusted

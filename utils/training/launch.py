@@ -1,38 +1,37 @@
-"""Device, precision, memory format and processes of a run."""
+"""Processes and memory format of a run."""
 
 from __future__ import annotations
 
 import logging
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from utils.recipe.schema import Training
+from utils.training.device import check_device, resolve_precision, use_hardware
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def launch(settings: Training) -> Fabric:
     """Fabric for one process, `training.devices` processes, or those that torchrun started."""
+    from lightning_fabric import Fabric  # with torch's compiler, which scoring and predicting do not need
+    from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its notes repeat the run's own summary
     devices = int(os.environ.get("LOCAL_WORLD_SIZE", settings.devices))
     nodes = int(os.environ.get("WORLD_SIZE", devices)) // devices
-    has_gpu = torch.cuda.is_available()
-    if settings.accelerator == "cuda" and not has_gpu:
-        raise ValueError(
-            "training.accelerator cuda: torch finds no CUDA device here; set training.accelerator to auto or cpu, or "
-            "check the driver (nvidia-smi) and CUDA_VISIBLE_DEVICES"
-        )
-    if settings.sync_batchnorm and devices * nodes > 1 and (settings.accelerator == "cpu" or not has_gpu):
+    on_gpus = settings.accelerator != "cpu" and torch.cuda.is_available()
+    if settings.sync_batchnorm and devices * nodes > 1 and not on_gpus:
         raise ValueError(
             "training.sync_batchnorm: torch synchronizes processes on GPUs only, and these are on the CPU; set it to "
             "false, or training.devices to 1"
         )
-    if settings.precision == "16-mixed" and (settings.accelerator == "cpu" or not has_gpu):
-        raise ValueError("training.precision 16-mixed needs a CUDA device; on a CPU set bf16-mixed, 32-true or auto")
+    check_device(settings.accelerator, settings.precision)
     use_hardware()
     # Gradients lie in the buckets that processes exchange: no copy of them is made.
     several = {"strategy": DDPStrategy(gradient_as_bucket_view=True)} if devices * nodes > 1 else {}
@@ -52,25 +51,6 @@ def launch(settings: Training) -> Fabric:
     if "LT_CLI_USED" not in os.environ:  # `fabric run` has launched already
         fabric.launch()
     return fabric
-
-
-def use_hardware() -> None:
-    """Lets a GPU compute in TF32 what stays in 32 bits, and cuDNN choose the fastest convolutions by trying them."""
-    if torch.cuda.is_available():
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
-
-
-def resolve_precision(precision: str, accelerator: str) -> str:
-    """`auto` is bf16-mixed on a GPU or CPU that computes in bf16, else 32-true."""
-    if precision != "auto":
-        return precision
-    if accelerator != "cpu" and torch.cuda.is_available():
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        has_bf16 = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-    return "bf16-mixed" if has_bf16 else "32-true"
 
 
 def memory_format(settings: Training) -> torch.memory_format:
