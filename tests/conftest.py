@@ -39,7 +39,7 @@ def write_store(
     rows = []
     for case, (image, label) in cases.items():
         (root / case).mkdir(parents=True)
-        statistics = [image.mean(), image.std(), *np.percentile(image, (0.5, 99.5))]
+        statistics = [image.mean(dtype=float), image.std(dtype=float), *np.percentile(image, (0.5, 99.5))]
         for number in range(len(image)):
             file = f"{case}/{number:04d}.npz"
             np.savez(root / file, image=image[number], label=label[number])

@@ -121,23 +121,23 @@ def test_killed_anywhere_and_resumed_equals_uninterrupted(whole, tmp_path, monke
     assert not list((tmp_path / "run").glob(".*"))
 
 
-def signal_at(monkeypatch, sample: int, number: int):
-    """Send this process a signal before it reads a sample of the second epoch."""
-    read, count = SliceDataset.__getitem__, [0]
+def signal_at(monkeypatch, batch: int, number: int):
+    """Send this process a signal before it gathers a batch of the second epoch."""
+    gather, count = SliceDataset.gather, [0]
 
-    def read_and_signal(self, index):
+    def gather_and_signal(self, indices):
         if self.split == "train" and self.epoch == 1:
             count[0] += 1
-            if count[0] == sample:
+            if count[0] == batch:
                 os.kill(os.getpid(), number)
-        return read(self, index)
+        return gather(self, indices)
 
-    monkeypatch.setattr(SliceDataset, "__getitem__", read_and_signal)
+    monkeypatch.setattr(SliceDataset, "gather", gather_and_signal)
 
 
 def test_killed_in_the_middle_of_an_epoch_and_resumed_equals_uninterrupted(taught, tmp_path, monkeypatch):
     def killed():
-        signal_at(monkeypatch, 10, signal.SIGKILL)  # in the third of four steps
+        signal_at(monkeypatch, 3, signal.SIGKILL)  # of four steps
         run_student(taught, tmp_path / "killed")
 
     assert forked(killed) == -signal.SIGKILL
@@ -150,7 +150,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_equals_uninterrupted(taugh
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_within_the_epoch_and_resume_is_exact(taught, tmp_path, monkeypatch, capsys, number):
     with monkeypatch.context() as patch:
-        signal_at(patch, 6, number)
+        signal_at(patch, 2, number)
         assert run_student(taught, tmp_path / "stopped") == 128 + number
     assert "continue with --resume" in capsys.readouterr().out
     training = checkpoints.load(tmp_path / "stopped" / "last.ckpt")["training"]

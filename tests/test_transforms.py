@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
+from datasets.slices.crops import foreground_corners, foreground_of
 from datasets.slices.dataset import SliceDataset
-from datasets.slices.transforms import crop_corner, pad_center, unpad
+from datasets.slices.transforms import pad_center, unpad
 from tests.conftest import store_of, stored
 
 
@@ -91,6 +92,11 @@ def test_the_central_crop_is_central(slice_store):
     assert torch.equal(sample["target"][0], torch.from_numpy(label[4:36, 8:40]).long())
 
 
+def random_corners(target, side, count):
+    uniform = np.random.default_rng(0).random((count, 3))
+    return foreground_corners(np.array([target.shape] * count), side, [foreground_of(target)] * count, uniform)
+
+
 def test_a_foreground_crop_holds_foreground_and_a_random_one_moves(tmp_path):
     label = np.zeros((2, 200, 160), dtype=np.uint8)
     label[0, 3, 150] = 2
@@ -99,7 +105,7 @@ def test_a_foreground_crop_holds_foreground_and_a_random_one_moves(tmp_path):
     for epoch in range(20):
         dataset.epoch = epoch
         assert dataset[0]["target"].sum() == 1
-    corners = {crop_corner(label[1], 32, np.random.RandomState(seed)) for seed in range(50)}
+    corners = set(map(tuple, random_corners(label[1], 32, 50)))
     assert len(corners) > 40
     assert all(0 <= top <= 168 and 0 <= left <= 128 for top, left in corners)
 
@@ -107,7 +113,7 @@ def test_a_foreground_crop_holds_foreground_and_a_random_one_moves(tmp_path):
 def test_foreground_is_not_always_in_the_middle_of_its_crop():
     target = np.zeros((200, 200), dtype=np.uint8)
     target[100, 100] = 1
-    corners = np.array([crop_corner(target, 64, np.random.RandomState(seed)) for seed in range(200)])
+    corners = random_corners(target, 64, 200)
     # the middle lies up to a quarter of the crop from the pixel: corner 100 - 32 +- 16
     assert corners.min() == 52
     assert corners.max() == 84

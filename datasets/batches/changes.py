@@ -3,11 +3,28 @@
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from datasets.batches.draws import gaussian
+from datasets.batches.moves import warp_grid, warped
 
+CACHED = 2**18  # numbers
 EPSILON = 1e-7  # as MONAI's AdjustContrast has it
+
+
+def scaled(stored: Tensor, scale: Tensor) -> Tensor:
+    """(x - center) / extent of stored samples (B, C, H, W) of any number format, as float32.
+
+    scale: float32 (B, 2), center and extent of each sample.
+    """
+    image = torch.empty(stored.shape, device=stored.device)
+    center, extent = scale.T[..., None, None, None]
+    step = _at_a_time(stored)
+    for first in range(0, len(stored), step):
+        part = slice(first, first + step)
+        torch.sub(stored[part], center[part], out=image[part]).div_(extent[part])
+    return image
 
 
 def chosen(where: np.ndarray, *columns: np.ndarray) -> np.ndarray:
@@ -16,32 +33,52 @@ def chosen(where: np.ndarray, *columns: np.ndarray) -> np.ndarray:
     where: bool (B,). columns: (B,), or (B, several).
     """
     rows = np.flatnonzero(where)
-    parts = [column[rows].reshape(len(rows), -1) for column in columns]
-    return np.concatenate((rows[:, None].astype(np.float64), *parts), axis=1)
+    return np.column_stack((rows.astype(np.float64), *(column[rows] for column in columns)))
 
 
-def changed(image: Tensor, table: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The batch (B, C, H, W), in place, after `change(samples, values)` of those that the table names."""
-    rows = table[:, 0].long()
-    return image.index_copy_(0, rows, change(image.index_select(0, rows), table[:, 1:]))
+def changed(batch: tuple[Tensor, ...], table: Tensor, change: Callable[..., tuple[Tensor, ...]]) -> None:
+    """Change the samples that a table names, in place.
+
+    Args:
+        batch: Tensors (B, C, H, W).
+        table: See `chosen`.
+        change: `change(*samples, values)` returns as many tensors as it is given, (n, C, H, W), and `values` are (n,
+            columns).
+    """
+    for part in table.split(_at_a_time(batch[0])):
+        rows = part[:, 0].long()
+        samples = change(*(tensor.index_select(0, rows) for tensor in batch), part[:, 1:])
+        for tensor, sample in zip(batch, samples, strict=True):
+            tensor.index_copy_(0, rows, sample)
 
 
-def adjust_contrast(image: Tensor, values: Tensor) -> Tensor:
-    """((x - min) / (max - min)) ** gamma, scaled back, with each sample's extremes. values: gamma, (B, 1)."""
+def _at_a_time(batch: Tensor) -> int:
+    """How many samples (B, ...) to work on: as many as a CPU's caches hold, or all on a GPU, whose calls are dear."""
+    return max(1, CACHED // batch[0].numel()) if batch.device.type == "cpu" else len(batch)
+
+
+def warp(image: Tensor, target: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Resample both by matrices (see `affine_matrices`), (n, 6): the image bilinearly, the target to the nearest."""
+    grid = warp_grid(values, image.shape[2:])
+    return warped(image, grid, "bilinear"), warped(target, grid, "nearest").to(target.dtype)
+
+
+def adjust_contrast(image: Tensor, values: Tensor) -> tuple[Tensor]:
+    """((x - min) / (max - min)) ** gamma, scaled back, with each sample's extremes. values: gamma, (n, 1)."""
     lowest, highest = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)
     extent = highest - lowest
     share = ((image - lowest) / (extent + EPSILON)).double().pow_(values[..., None, None])
-    return share.to(image.dtype).mul_(extent).add_(lowest)
+    return (share.to(image.dtype).mul_(extent).add_(lowest),)
 
 
-def scale_and_shift(image: Tensor, values: Tensor) -> Tensor:
-    """x * factor + offset. values: factor and offset, (B, 2)."""
+def scale_and_shift(image: Tensor, values: Tensor) -> tuple[Tensor]:
+    """x * factor + offset. values: factor and offset, (n, 2)."""
     factor, offset = values.to(image.dtype).T[..., None, None, None]
-    return image.mul(factor).add_(offset)
+    return (image.mul(factor).add_(offset),)
 
 
-def add_noise(image: Tensor, values: Tensor) -> Tensor:
-    """Gaussian noise. values: its standard deviation and its key (see `gaussian`), (B, 2)."""
+def add_noise(image: Tensor, values: Tensor) -> tuple[Tensor]:
+    """Gaussian noise. values: its standard deviation and its key (see `gaussian`), (n, 2)."""
     deviation, key = values.T
-    noise = gaussian(key.long(), image[0].numel()) * deviation[:, None]
-    return image + noise.to(image.dtype).view_as(image)
+    noise = gaussian(key.long(), image[0].numel()).mul_(deviation[:, None])
+    return (image + noise.to(image.dtype).view_as(image),)

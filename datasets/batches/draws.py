@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 KEY_BITS = 53  # what a float64 in [0, 1) holds
-_WORD = 0xFFFFFFFF
 
 
 class Draws:
@@ -54,22 +53,25 @@ class Draws:
 def gaussian(keys: Tensor, pixels: int) -> Tensor:
     """Standard normal numbers, float64 (B, pixels): a hash of key and pixel, then Box and Muller's transform.
 
-    keys: int64 (B,), at most `KEY_BITS` bits. The hash takes whole numbers alone, so every device gives the same noise
-    but for the rounding of logarithm and cosine in float64.
+    keys: int64 (B,), from 0 to 2 ** `KEY_BITS`. The hash takes whole numbers alone, so every device gives the same
+    noise but for the rounding of logarithm and cosine in float64.
     """
     half = -(-pixels // 2)
-    pixel = torch.arange(2 * half, device=keys.device)
-    first = _mixed(_mixed(keys >> 32) ^ keys & _WORD)
-    second = _mixed(first ^ _WORD)  # without it two keys may have the same numbers in another order
-    hashed = _mixed(_mixed(pixel ^ first[:, None]) ^ second[:, None])
-    uniform = (hashed.double() + 0.5) * 2.0**-32
-    radius = uniform[:, :half].log_().mul_(-2).sqrt_()
-    angle = uniform[:, half:].mul_(2 * torch.pi)
-    return torch.cat((angle.cos() * radius, angle.sin() * radius), dim=1)[:, :pixels]
+    first = _mixed(_mixed((keys >> 31).int()).bitwise_xor_((keys & 0x7FFFFFFF).int()))
+    second = _mixed(~first)  # without it two keys may have the same numbers in another order
+    pixel = torch.arange(2 * half, device=keys.device, dtype=torch.int32)
+    hashed = _mixed(_mixed(pixel ^ first[:, None]).bitwise_xor_(second[:, None]))
+    uniform = hashed.double().add_(2.0**31 + 0.5).mul_(2.0**-32)
+    radius = uniform[:, :half].log().mul_(-2).sqrt_()
+    angle = uniform[:, half:].mul(2 * torch.pi)
+    noise = torch.empty_like(uniform)
+    torch.mul(radius, angle.cos(), out=noise[:, :half])
+    torch.mul(radius, angle.sin_(), out=noise[:, half:])
+    return noise[:, :pixels]
 
 
 def _mixed(word: Tensor) -> Tensor:
-    """A hash of 32 bits held in int64, in which no product overflows."""
-    word = (word ^ (word >> 16)) * 0x21F0AAAD & _WORD
-    word = (word ^ (word >> 15)) * 0x735A2D97 & _WORD
-    return word ^ (word >> 15)
+    """A hash of words of 32 bits, int32, which wrap around; a shift to the right has to lose the copies of the sign."""
+    word = (word ^ (word >> 16).bitwise_and_(0xFFFF)).mul_(0x21F0AAAD)
+    word.bitwise_xor_((word >> 15).bitwise_and_(0x1FFFF)).mul_(0x735A2D97)
+    return word.bitwise_xor_((word >> 15).bitwise_and_(0x1FFFF))

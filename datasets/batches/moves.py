@@ -151,20 +151,28 @@ def affine_matrices(angles: np.ndarray, scales: np.ndarray, shifts: np.ndarray) 
     return np.stack((*rows, *columns), axis=1)
 
 
-def warped(image: Tensor, matrices: Tensor, mode: str) -> Tensor:
-    """Resample images (B, C, H, W) as their matrices, float64 (B, 6), say; what lies outside is mirrored at the border.
+def warp_grid(matrices: Tensor, size: tuple[int, int]) -> Tensor:
+    """Where the pixels of warped images of `size` (H, W) come from, float32 (B, H, W, 2) as `grid_sample` wants it.
 
-    mode: `bilinear` or `nearest`. The result is that of `monai.networks.layers.AffineTransform`. That layer asks the
-    device for values unless the matrices are normalized, and finds where pixels come from by a matrix product, which
-    takes three times as long on a CPU as the sum here, and which a GPU may compute with 10 bits.
+    matrices: float64 (B, 6), see `affine_matrices`. `monai.networks.layers.AffineTransform` does the same, but asks the
+    device for values unless the matrices are normalized, and multiplies matrices where this adds, which takes far
+    longer on a CPU, and which a GPU may compute with 10 bits.
     """
-    height, width = image.shape[2:]
+    height, width = size
     a, b, c, d, e, f = matrices.T[..., None, None]
-    rows, columns = (
-        torch.arange(length, device=image.device, dtype=torch.float64) - (length - 1) / 2 for length in (height, width)
+    row, column = (
+        torch.arange(length, device=matrices.device, dtype=torch.float64) - (length - 1) / 2 for length in size
     )
-    rows = rows[:, None]
-    grid = torch.stack(
-        (((d * rows + f) + e * columns) * (2 / width), ((a * rows + c) + b * columns) * (2 / height)), -1
-    )
-    return functional.grid_sample(image.float(), grid.float(), mode, "reflection", align_corners=False)
+    row = row[:, None]
+    grid = torch.empty((len(matrices), 2, *size), device=matrices.device)
+    torch.add(((d * row + f) * (2 / width)).float(), (e * column * (2 / width)).float(), out=grid[:, 0])
+    torch.add(((a * row + c) * (2 / height)).float(), (b * column * (2 / height)).float(), out=grid[:, 1])
+    return grid.permute(0, 2, 3, 1)
+
+
+def warped(image: Tensor, grid: Tensor, mode: str) -> Tensor:
+    """Images (B, C, H, W), resampled at a grid as float32; what lies outside is mirrored at the border.
+
+    mode: `bilinear` or `nearest`.
+    """
+    return functional.grid_sample(image.float(), grid, mode, "reflection", align_corners=False)

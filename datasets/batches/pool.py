@@ -53,26 +53,31 @@ def pool_of(samples: Sequence[Mapping[str, np.ndarray]]) -> Pool:
     return Pool(parts, *_layout(sizes))
 
 
-def load(read: Read, sizes: Sequence[tuple[int, int]], like: Mapping[str, np.ndarray], device: torch.device) -> Pool:
+def load(
+    read: Read, sizes: Sequence[tuple[int, int]], formats: Mapping[str, tuple[int, np.dtype]], device: torch.device
+) -> Pool:
     """Read all samples into the memory of a device, by several threads and in pieces: they need not fit the host's.
 
     Args:
         read: The parts of a sample by its number; an array of another height and width than `sizes` says is an error
             of the caller.
         sizes: (H, W) of every sample.
-        like: The parts of a sample, whose channels and number formats those of all have.
+        formats: How many channels each part has, and how its numbers are stored.
         device: Where the pool is to be.
     """
     heights, widths, offsets = _layout(np.asarray(sizes, np.int64))
     ends = offsets + heights * widths
-    channels = {name: part.size // (part.shape[-2] * part.shape[-1]) for name, part in like.items()}
-    formats = {name: torch.from_numpy(part).dtype for name, part in like.items()}
-    count = int(ends[-1])
-    parts = {name: torch.empty(count * channels[name], dtype=formats[name], device=device) for name in like}
+    channels = {name: count for name, (count, _) in formats.items()}
+    parts = {
+        name: torch.empty(int(ends[-1]) * count, dtype=torch.from_numpy(np.empty(0, kind)).dtype, device=device)
+        for name, (count, kind) in formats.items()
+    }
     with ThreadPoolExecutor(READERS) as threads:
-        for first, last in _pieces(ends, sum(channels[name] * formats[name].itemsize for name in like)):
+        for first, last in _pieces(ends, sum(count * np.dtype(kind).itemsize for count, kind in formats.values())):
             start, length = int(offsets[first]), int(ends[last - 1] - offsets[first])
-            places = {name: parts[name].narrow(0, start * channels[name], length * channels[name]) for name in like}
+            places = {
+                name: flat.narrow(0, start * channels[name], length * channels[name]) for name, flat in parts.items()
+            }
             buffers = places
             if device.type != "cpu":
                 pinned = device.type == "cuda"

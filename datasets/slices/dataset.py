@@ -9,26 +9,24 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from datasets.batches.changes import scaled
+from datasets.batches.draws import Draws
+from datasets.batches.moves import exact_moves, filled, moved, on_device
 from datasets.fingerprints import Digests
+from datasets.slices.augmentation import DRAWN, Augment, apply_changes
 from datasets.slices.consistency import check_consistent
+from datasets.slices.crops import central_corners, foreground_corners
 from datasets.slices.fingerprints import slice_digests
 from datasets.slices.selection import thinned, unlabeled_patients
-from datasets.slices.store import SliceRecord, read_index, read_manifest, read_slice
-from datasets.slices.transforms import (
-    STRIDE,
-    Augment,
-    crop_corner,
-    next_multiple,
-    normalize,
-    pad_center,
-    pad_value,
-    padded_size,
-)
+from datasets.slices.store import read_index, read_manifest
+from datasets.slices.stored import StoredSlices
+from datasets.slices.tasks import classes_of, window_of
+from datasets.slices.transforms import STRIDE, intensity_scale, next_multiple, pad_value, padded_size
 
 SPLITS = ("train", "val", "test")
 TASKS = ("tumor", "organ", "all")
 CROP_MODES = ("center", "foreground")
-DEFAULT_CT_WINDOW = (-200.0, 300.0)  # HU; kidney and kidney tumor as EMKD and HLFD
+LISTS = ("case", "slice", "size")  # of a batch, beside its tensors
 
 
 class SliceDataset(Dataset):
@@ -37,7 +35,7 @@ class SliceDataset(Dataset):
     Training slices are cropped (and padded) to `crop` x `crop`, then augmented: a crop after a flip, as EMKD and HLFD
     have it, would cut away different anatomy each time. Val and test slices are never cropped, thinned or augmented:
     they are padded evenly to a multiple of 32, at least `crop`, and `unpad(tensor, sample["size"])` takes logits and
-    target back to the slice. All slices of a case have one size, so a batch of one case collates.
+    target back to the slice. All slices of a case have one size.
 
     The random numbers of sample i in epoch e depend on (seed, e, i) only: the same for any number of workers, ranks and
     restarts. Set `epoch` before each epoch; it is shared with worker processes, persistent ones too.
@@ -60,6 +58,8 @@ class SliceDataset(Dataset):
             their labels, and half of each training batch comes from each of the two groups.
         cache: Keep decoded slices in memory if all of this split fits in `cache_mb` megabytes (per process started
             with DDP; forked loader workers share it).
+        device_gb: Keep them on the GPU instead, where all of this split fits in so many gigabytes (10^9 bytes) of its
+            memory; 0: never. None: half of what is free there. Without `cache` they are not kept there either.
         seed: Seed of thinning, foreground crops and augmentation.
 
     Raises ValueError for a folder that is not a slice store, a split without slices, a task that the labels cannot
@@ -85,6 +85,7 @@ class SliceDataset(Dataset):
         labeled: float = 1.0,
         cache: bool = True,
         cache_mb: int = 1024,
+        device_gb: float | None = None,
         seed: int = 0,
     ) -> None:
         self.root = Path(root)
@@ -92,7 +93,7 @@ class SliceDataset(Dataset):
         manifest = read_manifest(self.root)
         self.modality: str = manifest["modality"]
         self.task = _choice("task", task or manifest["task"], TASKS)
-        self.window = _checked_window(window, self.modality)
+        self.window = window_of(window, self.modality)
         if crop is not None and (crop <= 0 or crop % STRIDE):
             raise ValueError(f"crop {crop} is not a multiple of {STRIDE}: use {next_multiple(max(crop, 1))}, or null")
         if _choice("crop_mode", crop_mode, CROP_MODES) == "foreground" and crop is None:
@@ -101,16 +102,17 @@ class SliceDataset(Dataset):
             raise ValueError(f"thin_background {thin_background} is not a fraction: give a number from 0 to 1")
         if not 0.0 < labeled <= 1.0:
             raise ValueError(f"labeled {labeled} is not a share of the patients: give a number above 0, at most 1")
+        if device_gb is not None and device_gb < 0:
+            raise ValueError(f"device_gb {device_gb} is negative: give gigabytes of the GPU's memory, 0 for none")
         self.crop, self.crop_mode, self.seed = crop, crop_mode, seed
         self.split_sha256: str = manifest["split_sha256"]
-
         labels = {int(value): name for value, name in manifest["labels"].items()}
-        self.class_names, classes = _classes(self.task, labels, manifest["tumor_labels"], manifest["dataset"])
+        self.class_names, classes = classes_of(self.task, labels, manifest["tumor_labels"], manifest["dataset"])
         self.num_classes = len(self.class_names) + 1
         self._meaning = {value: self.class_names[number - 1] for value, number in classes.items()}
-        self._lookup = np.zeros(256, dtype=np.uint8)
+        lookup = np.zeros(256, dtype=np.uint8)
         for value, number in classes.items():
-            self._lookup[value] = number
+            lookup[value] = number
 
         index = read_index(self.root)
         check_consistent(self.root, index, manifest)
@@ -128,24 +130,29 @@ class SliceDataset(Dataset):
             if not records:
                 raise ValueError("no training slice has foreground and thin_background is 0: raise it")
         self.records = records
+        scales = [intensity_scale(self.window, record.mean, record.std) for record in records]
+        self._scales = np.array(scales, np.float32)
+        self._hidden = np.array([record.patient in self.unlabeled for record in records])
         if self.unlabeled:
-            self.labeled = torch.tensor([record.patient not in self.unlabeled for record in self.records])
-
-        self._augment = None
+            self.labeled = torch.from_numpy(~self._hidden)
+        finds = split == "train" and crop_mode == "foreground"
+        self._stored = StoredSlices(records, lookup, self.unlabeled, finds)
         if split == "train":
-            self._side = crop or self._largest_side()
+            self._side = crop or next_multiple(max(max(size) for size in self.sizes.values()))
             self._augment = Augment(augment, self._side)
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._cache = self._decoded(cache_mb * 2**20) if cache else None
+        self._draws = Draws(len(records), len(DRAWN), seed)
+        self._keeps, self._device_gb = cache, device_gb
+        if cache and self._stored.nbytes <= cache_mb * 2**20:
+            self._stored.keep(torch.device("cpu"))
 
     @property
     def epoch(self) -> int:
         """Epoch whose random crops and augmentations are drawn; in memory shared with the loader's workers."""
-        return int(self._epoch)
+        return self._draws.epoch
 
     @epoch.setter
     def epoch(self, value: int) -> None:
-        self._epoch.fill_(value)
+        self._draws.epoch = value
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -183,11 +190,10 @@ class SliceDataset(Dataset):
             indices[record.case].append(index)
         return indices
 
-    @cached_property
+    @property
     def sizes(self) -> dict[str, tuple[int, int]]:
         """The (height, width) of each case's slices."""
-        first = {record.case: record for record in reversed(self._all_records)}
-        return {case: read_slice(first[case].path)[0].shape for case in self.cases}
+        return {case: size for case, (size, _) in self._stored.forms.items()}
 
     def __len__(self) -> int:
         return len(self.records)
@@ -199,118 +205,93 @@ class SliceDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Image (1, H, W) float32, target (1, H, W) int64, case, slice number, and size: (H, W) of the stored slice.
 
-        index: `i + n * len(self)` is sample i again, cropped and augmented anew.
+        On the host, wherever the split is held. index: `i + n * len(self)` is sample i again, cropped and augmented
+        anew.
         """
-        place = index % len(self)
-        record = self.records[place]
-        image, target = self._cache[place] if self._cache is not None else self._read(record)
-        if record.patient in self.unlabeled:
-            target = np.zeros_like(target)
-        size = image.shape
-        if self.split == "train":
-            image, target = self._training_pair(image, target, record, index)
-        else:
-            image = normalize(image, self.window, record.mean, record.std)
-            image, target = self._to_tensors(image, target, padded_size(size, self.crop))
-        target = target.long().contiguous()
-        return {
-            "image": image.contiguous(),
-            "target": torch.full_like(target, -1) if record.patient in self.unlabeled else target,
-            "case": record.case,
-            "slice": record.slice,
-            "size": size,
-        }
-
-    def gather(self, indices: Sequence[int]) -> dict[str, Any]:
-        samples = [self[index] for index in indices]
-        raw = {key: torch.stack([sample[key] for sample in samples]) for key in ("image", "target")}
-        return (
-            raw | {key: [sample[key] for sample in samples] for key in ("case", "slice")} | {"size": samples[0]["size"]}
-        )
-
-    def finish(self, raw: dict[str, Any]) -> dict[str, Any]:
-        return raw
+        batch = self.batch([index])
+        sample = {key: batch[key][0].cpu() for key in ("image", "target")}
+        return sample | {"case": batch["case"][0], "slice": batch["slice"][0], "size": batch["size"]}
 
     def batch(self, indices: Sequence[int]) -> dict[str, Any]:
+        """These samples as a network takes them, see `finish`, on the device that holds the split, or the host."""
         return self.finish(self.gather(indices))
 
+    def gather(self, indices: Sequence[int]) -> dict[str, Any]:
+        """What is stored of these samples, cropped, padded, flipped and turned, and the numbers that `finish` needs.
+
+        All of one padded size. Tensors on the device that holds the split, or on the host: "image" (B, 1, H, W) and
+        "target" uint8 (B, 1, H, W), and small ones. Lists: "case" and "slice"; "size": (H, W) of the first sample.
+        """
+        places = np.asarray(indices, np.int64) % len(self)
+        pool, rows = self._stored.find(places)
+        heights, widths = pool.heights[rows], pool.widths[rows]
+        lengths = np.stack((heights, widths), axis=1)
+        if self.split == "train":
+            size = self._side, self._side
+            drawn = self._draws(indices).T
+            uniform = dict(zip(DRAWN, drawn, strict=True))
+            corners = self._corners(places, lengths, drawn[:3].T)
+            views = self._augment.flips(uniform), self._augment.turns(uniform)
+            moves = exact_moves(heights, widths, corners, size, *views)
+            small = self._augment.changes(uniform)
+        else:
+            size = padded_size(lengths[0].tolist(), self.crop)
+            assert {padded_size(each, self.crop) for each in lengths.tolist()} == {size}, "one size in a batch"
+            moves = exact_moves(heights, widths, central_corners(lengths, size), size)
+            small = {}
+        small["scale"] = self._scales[places]
+        if moves.padded:
+            small["inside"] = moves.inside
+        if self._hidden[places].any():
+            small["unlabeled"] = np.flatnonzero(self._hidden[places])
+        records = [self.records[place] for place in places.tolist()]
+        return {
+            **moved(pool, rows, moves),
+            **{name: on_device(array, pool.device) for name, array in small.items()},
+            "case": [record.case for record in records],
+            "slice": [record.slice for record in records],
+            "size": tuple(lengths[0].tolist()),
+        }
+
+    def finish(self, raw: dict[str, Any]) -> dict[str, Any]:
+        """Image (B, 1, H, W) float32 and target (B, 1, H, W) int64 of what was gathered, on whatever device it is now.
+
+        Intensities are scaled, samples warped and their intensities changed; it never waits for the device.
+        """
+        image, target = scaled(raw["image"], raw["scale"]), raw["target"]
+        if self.window is not None:
+            image.clamp_(-1, 1)
+        if "inside" in raw:
+            image = filled(image, raw["inside"], pad_value(self.window))
+            target = filled(target, raw["inside"], 0)
+        apply_changes(image, target, raw)
+        target = target.long()
+        if "unlabeled" in raw:
+            target.index_fill_(0, raw["unlabeled"], -1)
+        return {"image": image, "target": target, **{key: raw[key] for key in LISTS}}
+
     def hold(self, device: torch.device) -> bool:
-        return device.type == "cpu" and self._cache is not None
+        """Keep the decoded slices on a GPU, if they fit `device_gb`; False where they stay where they are.
 
-    def _training_pair(
-        self, image: np.ndarray, target: np.ndarray, record: SliceRecord, index: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        # Philox starts in 8 us; the Mersenne Twister needs 280. MONAI wants a RandomState around it.
-        generator = np.random.RandomState(np.random.Philox(key=[self.seed, self.epoch << 32 | index]))
-        side = self._side
-        top, left = crop_corner(target, side, generator if self.crop_mode == "foreground" else None)
-        image, target = (array[top : top + side, left : left + side] for array in (image, target))
-        image = normalize(image, self.window, record.mean, record.std)
-        return self._augment(*self._to_tensors(image, target, (side, side)), generator)
+        On a CPU it only says whether they are in memory: `cache_mb` decides that.
+        """
+        pool = self._stored.pool
+        if pool is not None and pool.device.type == device.type and device.index in (None, pool.device.index):
+            return True
+        if device.type == "cpu" or not self._keeps:
+            return False
+        free = torch.cuda.mem_get_info(device)[0] / 2 if self._device_gb is None else self._device_gb * 1e9
+        return self._stored.nbytes <= free and self._stored.keep(device)
 
-    def _to_tensors(
-        self, image: np.ndarray, target: np.ndarray, size: tuple[int, int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        image, target = pad_center(image, size, pad_value(self.window)), pad_center(target, size)
-        return torch.from_numpy(image)[None], torch.from_numpy(target)[None]
-
-    def _read(self, record: SliceRecord) -> tuple[np.ndarray, np.ndarray]:
-        image, label = read_slice(record.path)
-        return image, self._lookup[label]
-
-    def _largest_side(self) -> int:
-        """Side of the smallest square, a multiple of 32, that holds every case of this split."""
-        first = {record.case: record for record in reversed(self.records)}.values()
-        return next_multiple(max(max(read_slice(record.path)[0].shape) for record in first))
-
-    def _decoded(self, budget: int) -> list[tuple[np.ndarray, np.ndarray]] | None:
-        """All slices of this split, or None when they take more than `budget` bytes."""
-        size = 0
-        for case_indices in self.case_indices().values():
-            if not case_indices:
-                continue
-            image, target = self._read(self.records[case_indices[0]])  # the slices of a case are of one size
-            size += (image.nbytes + target.nbytes) * len(case_indices)
-            if size > budget:
-                return None
-        return [self._read(record) for record in self.records]
+    def _corners(self, places: np.ndarray, lengths: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+        """The first row and column of each training sample's crop, (B, 2)."""
+        if self.crop_mode == "center":
+            return central_corners(lengths, (self._side, self._side))
+        found = [self._stored.foreground[place] for place in places.tolist()]
+        return foreground_corners(lengths, self._side, found, uniform)
 
 
 def _choice(what: str, value: str, choices: Sequence[str]) -> str:
     if value not in choices:
         raise ValueError(f"{what} {value!r} is unknown: choose from {', '.join(choices)}")
     return value
-
-
-def _checked_window(window: Sequence[float] | str | None, modality: str) -> tuple[float, float] | None:
-    if window == "auto":
-        return DEFAULT_CT_WINDOW if modality == "CT" else None
-    if window is None:
-        return None
-    if modality != "CT":
-        raise ValueError(f"window {window} is in HU, these slices are {modality}: leave it out for a z-score per case")
-    if isinstance(window, str) or len(window) != 2 or not window[0] < window[1]:
-        raise ValueError(f"window {window!r} is not a range of HU: give [lower, upper], e.g. [-200, 300]")
-    return float(window[0]), float(window[1])
-
-
-def _classes(
-    task: str, labels: dict[int, str], tumor_labels: Sequence[int], dataset: str
-) -> tuple[list[str], dict[int, int]]:
-    """Names of the foreground classes, and the class of every label value that is foreground."""
-    if task == "all":
-        return [labels[value] for value in sorted(labels)], {v: n for n, v in enumerate(sorted(labels), start=1)}
-    if task == "tumor":
-        if not tumor_labels:
-            raise ValueError(f"task tumor: {dataset} has no tumor label ({_listed(labels)}): use task organ or all")
-        return ["tumor"], dict.fromkeys(tumor_labels, 1)
-    organs = [labels[value] for value in sorted(labels) if value not in tumor_labels]
-    if not organs:
-        raise ValueError(f"task organ: {dataset} labels tumors only ({_listed(labels)}): use task tumor")
-    # With a tumor beside it the lowest label is the organ itself; several parts without a tumor have no common name.
-    name = organs[0] if tumor_labels or len(organs) == 1 else "organ"
-    return [name], dict.fromkeys(labels, 1)
-
-
-def _listed(labels: dict[int, str]) -> str:
-    return ", ".join(f"{value} {name}" for value, name in sorted(labels.items()))

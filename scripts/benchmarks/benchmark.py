@@ -1,6 +1,7 @@
 """Measure what is fast and what it is compared with on the same input, in one run.
 
   python scripts/benchmarks/benchmark.py slicing        SliceMaker against the published slicing script
+  python scripts/benchmarks/benchmark.py pipeline       batches of slices against MONAI's transforms one by one
   python scripts/benchmarks/benchmark.py kd_step        one EMKD step against the published step
   python scripts/benchmarks/benchmark.py teacher_cache  a student's step, the teacher's answers read or computed
   python scripts/benchmarks/benchmark.py prediction     a volume from file to file, a student against its teacher
@@ -41,6 +42,13 @@ def build_parser() -> argparse.ArgumentParser:
         slices=(216, "slices of 512x512 in each, as many as KiTS19 has on average"),
         rounds=(3, "runs of SliceMaker and of the floor"),
         jobs=(cores(), "worker processes"),
+    )
+    add(
+        "pipeline",
+        slices=(32, "random slices to draw from"),
+        batch_size=(16, "slices in a batch"),
+        rounds=(10, "timed batches of each way, after an untimed one"),
+        threads=threads,
     )
     kd_step = add(
         "kd_step",

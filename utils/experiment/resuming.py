@@ -19,6 +19,7 @@ FREE_ON_RESUME = {"output", "mode", "resume", "allow_leak", "teacher_cache", "te
 FREE_TRAINING = {"epochs", "workers", "graph", "log_every", "share_every", "checkpoint_minutes", "pictures"}
 RESULTS = ("best.ckpt", "history.csv", "test.json")
 STARTED = ("config.yaml", "leaderboard.json")  # what a run, or the leaderboard that starts it, writes first
+KEPT = ("cache", "cache_mb", "device_gb")  # keys of `data` that say where decoded samples are kept
 PLACES = ("root", "file", "index", "patients")  # keys of `data` that say where data lie; what they hold is compared
 
 
@@ -79,7 +80,7 @@ def _balanced(recipe: Recipe, balance: Mapping[str, float] | None) -> Recipe:
 
 def _changed(resumed: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """The keys of a recipe that must be as they were, and are not, each with both values."""
-    free = FREE_ON_RESUME | {f"training.{key}" for key in FREE_TRAINING}
+    free = FREE_ON_RESUME | {f"training.{key}" for key in FREE_TRAINING} | {f"data.{key}" for key in KEPT}
     if "data" in resumed:  # the data may lie elsewhere: what they hold is compared
         free |= {f"data.{key}" for key in PLACES}
     # A run is older than a key of `training` that it does not have: it ran as the default does.

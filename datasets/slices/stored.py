@@ -1,0 +1,88 @@
+"""The stored slices of a split: in their files, or decoded in memory or on a device."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from datasets.batches.pool import Pool, load, pool_of
+from datasets.slices.crops import Foreground, foreground_of
+from datasets.slices.store import SliceRecord, read_slice
+
+
+class StoredSlices:
+    """Images and targets of slices, read when they are asked for, unless all are kept.
+
+    Args:
+        records: Of the slices, those of a case one after the other.
+        classes: uint8 (256,), the class of each label value.
+        unlabeled: Patients whose labels are not to be used: their targets are 0.
+        find_foreground: Fill `foreground` for slices that are read.
+    """
+
+    def __init__(
+        self, records: Sequence[SliceRecord], classes: np.ndarray, unlabeled: frozenset[str], find_foreground: bool
+    ) -> None:
+        self.records = records
+        self.pool: Pool | None = None
+        self.foreground: list[Foreground | None] = [None] * len(records)
+        self._classes, self._unlabeled, self._find = classes, unlabeled, find_foreground
+
+    @cached_property
+    def forms(self) -> dict[str, tuple[tuple[int, int], np.dtype]]:
+        """Height and width of each case's slices, and how their images are stored: read from the first of each."""
+        first = {record.case: record for record in reversed(self.records)}
+        images = {case: read_slice(record.path)[0] for case, record in first.items()}
+        return {case: (image.shape, image.dtype) for case, image in images.items()}
+
+    @property
+    def nbytes(self) -> int:
+        """What all decoded slices take."""
+        pixels = sum(height * width for height, width in self._sizes())
+        return pixels * (self._image_format().itemsize + 1)
+
+    def read(self, number: int) -> dict[str, np.ndarray]:
+        """Image and target (H, W) of a slice from its file."""
+        record = self.records[number]
+        image, label = read_slice(record.path)
+        target = np.zeros_like(label) if record.patient in self._unlabeled else self._classes[label]
+        if self._find:
+            self.foreground[number] = foreground_of(target)
+        return {"image": image, "target": target}
+
+    def keep(self, device: torch.device) -> bool:
+        """Decode all slices into the memory of a device, or move them there; False where it does not suffice."""
+        formats = {"image": (1, self._image_format()), "target": (1, np.dtype(np.uint8))}
+        try:
+            if self.pool is not None:
+                self.pool = self.pool.to(device)
+            else:
+                self.pool = load(self._read_alike, self._sizes(), formats, device)
+        except torch.OutOfMemoryError:
+            return False
+        return True
+
+    def find(self, places: np.ndarray) -> tuple[Pool, np.ndarray]:
+        """A pool that holds the slices of these numbers, and their numbers in it."""
+        if self.pool is not None:
+            return self.pool, places
+        return pool_of([self.read(place) for place in places.tolist()]), np.arange(len(places))
+
+    def _sizes(self) -> list[tuple[int, int]]:
+        return [self.forms[record.case][0] for record in self.records]
+
+    def _image_format(self) -> np.dtype:
+        return np.result_type(*{kind for _, kind in self.forms.values()})
+
+    def _read_alike(self, number: int) -> dict[str, np.ndarray]:
+        """`read`, of the size that the case's first slice has."""
+        sample, record = self.read(number), self.records[number]
+        size = self.forms[record.case][0]
+        for part, values in sample.items():
+            if values.shape != size:
+                raise ValueError(
+                    f"{record.path}: its {part} is {values.shape[0]} x {values.shape[1]} pixels, the first slice of "
+                    f"{record.case} {size[0]} x {size[1]}: slice the case again with scripts/SliceMaker.py"
+                )
+        return sample
