@@ -50,7 +50,7 @@ def losses_of_50_steps(fabric: Fabric, new_graph=None) -> torch.Tensor:
     schedule = Schedule(optimizer, SETTINGS, steps_per_epoch=10)
     _, _, step = make_step(fabric, objective.train(), optimizer, SETTINGS)
     if new_graph is not None:
-        step = CapturedStep(step, objective, optimizer, new_graph)
+        step = CapturedStep(step, optimizer, new_graph)
     losses = []
     for images, targets in zip(image, target, strict=True):
         losses.append(step(images, targets))

@@ -154,10 +154,38 @@ def test_a_distillers_losses_are_the_same_with_a_cache(tmp_path, teacher):
     for cache in (None, cache_in(tmp_path), cache_in(tmp_path)):
         torch.manual_seed(1)
         terms = {"soft": Term(DISTILLATION_LOSSES["soft_target"](), "logits", "logits", 1.0)}
-        distiller = Distiller(Network(), Task(TASK_LOSSES["dice_ce"]()), teacher, terms, cache=cache)
+        distiller = Distiller(Network(), Task(TASK_LOSSES["dice_ce"]()), teacher, terms)
+        if cache is not None:
+            distiller.answers = cache(images(), distiller.teacher_taps, distiller.ask)
         losses.append(distiller(images(), target)["soft"].item())
     assert losses[0] > 0 and losses[1] == pytest.approx(losses[0], abs=1e-6)
     assert losses[2] == pytest.approx(losses[0], abs=1e-6)
+
+
+@torch.no_grad()
+def test_answers_to_numbered_views_stay_in_memory(tmp_path, teacher):
+    ask, cache = partial(tap, teacher), TeacherCache(tmp_path, ("teacher",), 1.0, views=8, memory=8 * 3 * 8 * 8 * 4)
+    expected = ask(images(), ["logits"])["logits"]
+    cache(images()[[2, 0]], ["logits"], ask, views=[5, 1])
+    teacher.seen = 0
+    for file in tmp_path.rglob("*.safetensors"):
+        file.unlink()  # nothing is read from there again
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
+        views = [[1, 0, 5, 7][position] for position in order]
+        found = cache(images()[order], ["logits"], ask, views=views)["logits"]
+        assert torch.allclose(found, expected[order], atol=1e-6)
+    assert teacher.seen == 2 and (cache.hits, cache.misses) == (6, 4)
+
+
+@torch.no_grad()
+def test_answers_that_do_not_fit_into_memory_are_read_from_disk(tmp_path, teacher):
+    ask, cache = partial(tap, teacher), TeacherCache(tmp_path, ("teacher",), 1.0, views=8, memory=8 * 3 * 8 * 8 * 4 - 1)
+    first, second = (cache(images(), ["logits"], ask, views=[0, 1, 2, 3])["logits"] for _ in range(2))
+    assert torch.equal(first, second) and teacher.seen == 4
+    for file in tmp_path.rglob("*.safetensors"):
+        file.unlink()
+    cache(images(), ["logits"], ask, views=[0, 1, 2, 3])
+    assert teacher.seen == 8
 
 
 def test_bfloat16_images_are_kept_apart_from_others(tmp_path, teacher):

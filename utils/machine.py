@@ -1,10 +1,14 @@
-"""The cores and the memory that this process may use."""
+"""The cores and the memory that this process may use, those of a GPU as well."""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # a command line is read without torch
+    import torch
 
 CONTAINER = Path("/sys/fs/cgroup/memory.max")  # of control groups in version 2; "max" where there is no limit
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of CPU time per period, and the period; "max" likewise
@@ -17,6 +21,15 @@ def cores() -> int:
         quota, period = map(int, QUOTA.read_text().split())
         bound = min(bound, max(1, -(-quota // period)))
     return bound
+
+
+def free_memory(device: torch.device) -> float:
+    """Half of what is free in the memory of a device, in bytes; on a CPU the `memory_limit`."""
+    if device.type == "cpu":
+        return memory_limit()
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0] / 2
 
 
 def memory_limit() -> float:

@@ -9,6 +9,8 @@ from torch.nn import functional
 
 from datasets.batches.pool import Pool
 
+VIEWS = 8  # of a square: four quarter turns, each mirrored or not
+
 
 @dataclass(frozen=True)
 class Moves:
@@ -60,9 +62,7 @@ def exact_moves(
     if turns is None:
         turns = np.zeros(count, np.int64)
     assert size[0] == size[1] or not turns.any(), "only a square can be turned"
-    turned = turns % 2 == 1
-    # Before the turn pixel (r, c) is (r, c), (c, last - r), (last - r, last - c) or (last - c, r).
-    backward = np.stack((turns >= 2, (turns == 1) | (turns == 2)), axis=1) ^ flips
+    turned, backward = _orientation(flips, turns)
     step = np.where(backward, -1, 1)  # along the window's rows and columns
     first = corners + np.where(backward, last, 0)
     row_step = np.where(turned, step[:, 1], step[:, 0] * widths)
@@ -74,6 +74,18 @@ def exact_moves(
     sides[turned] = sides[turned][:, ::-1]
     inside = np.clip(sides, 0, np.array(size)[:, None]).reshape(count, 4)
     return Moves(size, first[:, 0] * widths + first[:, 1], row_step, column_step, inside)
+
+
+def view_numbers(flips: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    """(B,), below `VIEWS`: equal where flips (B, 2) and turns (B,) together move a square alike."""
+    turned, backward = _orientation(flips, turns)
+    return turned + backward @ np.array((2, 4))
+
+
+def _orientation(flips: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whether rows become columns (B,), and whether the window's rows and columns are gone through backward (B, 2)."""
+    # Before the turn pixel (r, c) is (r, c), (c, last - r), (last - r, last - c) or (last - c, r).
+    return turns % 2 == 1, np.stack((turns >= 2, (turns == 1) | (turns == 2)), axis=1) ^ flips
 
 
 def moved(pool: Pool, places: np.ndarray, moves: Moves) -> dict[str, Tensor]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from utils.distillation.taps import tap
-from utils.distillation.teacher_cache import TeacherCache
 from utils.distillation.terms import OWN, Task, Term
 from utils.training.order import labeled_of
 
@@ -28,7 +26,9 @@ class Distiller(nn.Module):
         terms: Maps a name (the TensorBoard tag) to a term.
         partly_labeled: The second half of every batch has no labels (its target is -1). It takes no part in the task
             loss and in terms that read the target; the other terms learn from it.
-        cache: Keeps the teacher's answers on disk.
+
+    `answers` are the teacher's to the next image, by tap, where they are known already; without them the teacher is
+    asked.
 
     Raises ValueError when terms read a teacher's taps and there is none.
     """
@@ -40,11 +40,10 @@ class Distiller(nn.Module):
         teacher: nn.Module | None = None,
         terms: Mapping[str, Term] | None = None,
         partly_labeled: bool = False,
-        cache: TeacherCache | None = None,
     ) -> None:
         super().__init__()
         terms = terms or {}
-        self.partly_labeled, self.cache = partly_labeled, cache
+        self.partly_labeled, self.answers = partly_labeled, {}
         self.network = student
         frozen = None if teacher is None else teacher.requires_grad_(False).eval()
         object.__setattr__(self, "teacher", frozen)  # past nn.Module, which would make it a part
@@ -72,13 +71,16 @@ class Distiller(nn.Module):
             self.teacher._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
+    @torch.no_grad()
+    def ask(self, image: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+        """The teacher's features of image (B, C, H, W) by tap."""
+        return tap(self.teacher, image, taps)
+
     def features(self, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Features of image (B, C, H, W) by tap: the student's, and those that terms compare with, without gradient."""
         teacher = {}
         if self.teacher_taps:
-            with torch.no_grad():
-                ask = partial(tap, self.teacher)
-                teacher = self.cache(image, self.teacher_taps, ask) if self.cache else ask(image, self.teacher_taps)
+            teacher = self.answers or self.ask(image, self.teacher_taps)
         student = tap(self.network, image, self.student_taps)
         return student, teacher | {OWN + name: student[name].detach() for name in self.own_taps}
 

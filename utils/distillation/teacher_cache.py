@@ -1,4 +1,4 @@
-"""What a teacher answers, kept on disk by the exact image it was asked."""
+"""What a teacher answers, kept on disk by the exact image it was asked, and in memory by the number of its view."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from utils.distillation.known_answers import KnownAnswers
 
 log = logging.getLogger(__name__)
 
@@ -32,27 +34,49 @@ class TeacherCache:
 
     Files appear whole or not at all, and several processes may share the folder. A file that cannot be read is written
     again; where none can be written any more (a full disk), the teacher is asked each time. Features are kept in the
-    precision the teacher computed them in.
+    precision the teacher computed them in. What was read or computed once is kept in the memory of the device as well,
+    where the answers to all views fit there.
 
     Args:
         folder: Holds a folder for each teacher.
         identity: Of the teacher and of how it computes (its file's hash, precision, device): other words, other folder.
         limit_gb: Of all files in `folder`, of all processes (each counts again after 2 % of it); what does not fit is
             computed each time.
+        views: How many different images a run can see; 0 where they have no number. `memory` is the bytes that the
+            answers to all of them may take in the memory of the device.
     """
 
-    def __init__(self, folder: Path, identity: Sequence[str], limit_gb: float) -> None:
+    def __init__(
+        self, folder: Path, identity: Sequence[str], limit_gb: float, views: int = 0, memory: float = 0.0
+    ) -> None:
         name = hashlib.sha256("\n".join((*identity, torch.__version__)).encode()).hexdigest()[:16]
         self.folder = folder / name
         self.folder.mkdir(parents=True, exist_ok=True)
         self._home, self._limit = folder, limit_gb * 1e9
         self._granted, self._full = 0.0, False
         self._remove_abandoned()
+        self._memory = KnownAnswers(views, memory)
         self.hits = self.misses = 0
         self._asking_s = self._reading_s = 0.0
 
-    def __call__(self, image: Tensor, taps: Sequence[str], ask: Ask) -> dict[str, Tensor]:
-        """Features by tap, each (B, ...), of images (B, C, H, W); `ask` computes those that are not there."""
+    def __call__(
+        self, image: Tensor, taps: Sequence[str], ask: Ask, views: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
+        """Features by tap, each (B, ...), of images (B, C, H, W); `ask` computes those that are not there.
+
+        views: The number of each image among all those that the run can see; None where they have none.
+        """
+        if views is None:
+            return self._from_disk(image, taps, ask)
+        unknown = self._memory.unknown(views)
+        self.hits += len(views) - len(unknown)
+        if unknown:
+            found = self._from_disk(image[unknown] if len(unknown) < len(views) else image, taps, ask)
+            if not self._memory.keep([views[position] for position in unknown], found):
+                return found
+        return self._memory.read(views)
+
+    def _from_disk(self, image: Tensor, taps: Sequence[str], ask: Ask) -> dict[str, Tensor]:
         started = time.perf_counter()
         names = [_name(each) for each in image.detach().cpu()]
         answers = [{tap: self._read(name, tap) for tap in taps} for name in names]

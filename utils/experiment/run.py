@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sized
 from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from utils.distillation.objective import Distiller
 from utils.evaluation.complexity import complexity
 from utils.evaluation.pictures import draw, representative
 from utils.experiment.prepare import Experiment, prepare
-from utils.experiment.teacher import distilled
+from utils.experiment.teacher import cache_of, distilled
 from utils.experiment.test import test
 from utils.recipe import schema
 from utils.recipe.schema import DistillationRecipe, Recipe
@@ -58,6 +59,7 @@ def objective_of(experiment: Experiment) -> Distiller:
 def train(experiment: Experiment, objective: Distiller) -> int:
     """Trains, and returns the exit status: 0, or 128 + the signal that stopped it."""
     recipe, fabric, output, resumed = experiment.recipe, experiment.fabric, experiment.output, experiment.resumed
+    cache = cache_of(experiment)
     if fabric.is_global_zero:
         schema.write(recipe, output, _remark(experiment.balance), write_text)
     fabric.barrier()
@@ -76,7 +78,7 @@ def train(experiment: Experiment, objective: Distiller) -> int:
                 tracker.picture(f"val/{name}", picture, step)
         return scores, cases
 
-    reason = obstacle(fabric, objective, recipe.training)
+    reason = obstacle(fabric, recipe.training)
     if reason and fabric.is_global_zero and fabric.device.type == "cuda":
         print(f"note: a step is not captured as a CUDA graph: {reason}", flush=True)
     job = Job(
@@ -90,6 +92,7 @@ def train(experiment: Experiment, objective: Distiller) -> int:
         output=output,
         identity=experiment.identity,
         tracker=tracker,
+        known=None if cache is None else partial(cache, taps=objective.teacher_taps, ask=objective.ask),
     )
     if fabric.is_global_zero:
         print(summary(experiment), flush=True)
@@ -97,8 +100,8 @@ def train(experiment: Experiment, objective: Distiller) -> int:
     with closing(tracker):
         progress = fit(job, resumed)
     if fabric.is_global_zero:
-        if objective.cache is not None:
-            print(f"\n{objective.cache.summary()}")
+        if cache is not None:
+            print(f"\n{cache.summary()}")
         if progress.signal is not None:
             print(f"\nstopped by signal {progress.signal}; {output / 'last.ckpt'} is saved; continue with --resume")
         else:

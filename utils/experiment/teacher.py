@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from datasets.batches.moves import VIEWS
 from datasets.findings import listed
 from utils.distillation.balance import balance
 from utils.distillation.objective import Distiller
@@ -17,7 +18,9 @@ from utils.distillation.teacher_cache import TeacherCache
 from utils.distillation.terms import asks_teacher, read_terms
 from utils.experiment.prepare import Experiment
 from utils.experiment.resuming import changed_cases
+from utils.machine import free_memory
 from utils.recipe.contracts import Metric
+from utils.recipe.schema import DistillationRecipe
 from utils.tables import table
 from utils.training import checkpoints
 from utils.training.device import resolve_precision
@@ -43,7 +46,6 @@ def distilled(experiment: Experiment) -> Distiller:
         teacher,
         read_terms(recipe.distillation, num_classes=train.num_classes),
         partly_labeled=bool(train.unlabeled),
-        cache=_cache(experiment) if recipe.teacher_cache and teacher is not None else None,
     )
     fabric.to_device(distiller)
     batch = fabric.to_device(train.batch([0, len(train) // 2]))
@@ -89,16 +91,23 @@ def _checked_teacher(experiment: Experiment) -> nn.Module:
     return teacher
 
 
-def _cache(experiment: Experiment) -> TeacherCache:
-    """The teacher's known answers. Raises ValueError where every step draws new images, so that no answer is reused."""
+def cache_of(experiment: Experiment) -> TeacherCache | None:
+    """The teacher's known answers, where the recipe keeps them.
+
+    Raises ValueError where every step draws new images, so that no answer is reused.
+    """
     recipe = experiment.recipe
+    if not isinstance(recipe, DistillationRecipe) or not recipe.teacher_cache or not asks_teacher(recipe.distillation):
+        return None
     continuous = sorted({"affine", "intensity"} & set(recipe.data.get("augment", ())))
     if continuous or recipe.data.get("crop_mode") == "foreground":
         what = f"augment {', '.join(continuous)}" if continuous else "crop_mode foreground"
         raise ValueError(f"teacher_cache: with {what} no image comes twice; use augment flip, rot90 and center crops")
     settings, device = recipe.training, experiment.fabric.device.type
     how = (resolve_precision(settings.precision, device), device, f"channels_last {settings.channels_last}")
-    return TeacherCache(Path(recipe.teacher_cache), (str(experiment.teacher_sha256), *how), recipe.teacher_cache_gb)
+    identity = (str(experiment.teacher_sha256), *how)
+    memory = {"views": VIEWS * len(experiment.train), "memory": free_memory(experiment.fabric.device)}
+    return TeacherCache(Path(recipe.teacher_cache), identity, recipe.teacher_cache_gb, **memory)
 
 
 def refuse_leak(teacher: dict[str, Any], split: dict[str, Any], path: str) -> None:

@@ -29,6 +29,7 @@ from utils.training.term_watch import TermWatch
 from utils.training.tracking import Tracker
 
 Take = Callable[[Tensor, Tensor], Tensor]
+Known = Callable[..., dict[str, Tensor]]
 Validate = Callable[[nn.Module, int], tuple[dict[str, float], list[dict[str, Any]]]]
 
 
@@ -41,6 +42,8 @@ class Job:
             for each case and class.
         score: The score that selects best.ckpt.
         identity: What rebuilds the network from a checkpoint; both files hold it.
+        known: Takes images, and the numbers of their `views` or None; returns the teacher's features by tap. Without it
+            the teacher is asked in each step.
     """
 
     fabric: Fabric
@@ -53,6 +56,7 @@ class Job:
     output: Path
     identity: dict[str, Any]
     tracker: Tracker
+    known: Known | None = None
 
 
 @dataclass
@@ -177,7 +181,11 @@ def train_step(job: Job, state: State, batch: dict[str, Any]) -> Tensor:
             first = (part.tensor_split(count)[0] for part in (image, target))
             shares = gradient_shares(job.fabric, job.objective, *first)
             _log(job, state, {f"gradient_share/{name}": share for name, share in shares.items()})
+        if job.known is not None:
+            with job.fabric.autocast():
+                job.objective.answers = job.known(image, views=batch.get("view"))
         losses = state.take(image, target)
+        job.objective.answers = {}
     except torch.OutOfMemoryError:
         pass  # only once this is left is the memory of the failed step free again
     if losses is None:

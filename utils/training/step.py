@@ -21,26 +21,28 @@ class Step:
     """One step of the optimizer, the reference that a captured one is held to.
 
     Args:
+        objective: Its `answers`, if it has any, are of the whole batch.
         runner: The objective as Fabric calls it.
         optimizer: The optimizer as Fabric steps it.
-        weights: Of each loss, by the names that the objective returns.
     """
 
     def __init__(
-        self, fabric: Fabric, runner: nn.Module, optimizer: Optimizer, weights: dict[str, float], settings: Training
+        self, fabric: Fabric, objective: nn.Module, runner: nn.Module, optimizer: Optimizer, settings: Training
     ) -> None:
-        self.fabric, self.runner, self.optimizer = fabric, runner, optimizer
-        self.weights, self.settings = weights, settings
+        self.fabric, self.objective, self.runner, self.optimizer = fabric, objective, runner, optimizer
+        self.weights, self.settings = objective.weights, settings
 
     def __call__(self, image: Tensor, target: Tensor) -> Tensor:
         """image (B, C, H, W) and its target -> the unweighted losses (terms,), means over the parts of the batch."""
-        count, means = self.settings.accumulate, []
-        parts = zip(image.tensor_split(count), target.tensor_split(count), strict=True)
-        for number, part in enumerate(parts, 1):
-            with self._apart(number < count):
-                losses = self.runner(*part)
+        count, means, answers = self.settings.accumulate, [], self.objective.answers
+        for number in range(count):
+            some_images, some_targets = (whole.tensor_split(count)[number] for whole in (image, target))
+            self.objective.answers = {name: whole.tensor_split(count)[number] for name, whole in answers.items()}
+            with self._apart(number < count - 1):
+                losses = self.runner(some_images, some_targets)
                 self.fabric.backward(sum(weight * losses[name] for name, weight in self.weights.items()) / count)
             means.append(torch.stack([losses[name].detach().float() for name in self.weights]) / count)
+        self.objective.answers = answers
         if self.settings.clip_norm is not None:
             # What is not finite shows in the next losses; asking here would wait for the device.
             limit = {"max_norm": self.settings.clip_norm, "error_if_nonfinite": False}
@@ -95,31 +97,30 @@ class CapturedStep:
 
     Args:
         step: What is captured.
-        objective: The parameters and buffers that the step changes.
         optimizer: torch's own, capturable, with its learning rate in a tensor.
     """
 
-    def __init__(
-        self, step: Step, objective: nn.Module, optimizer: Optimizer, new_graph: Callable[[], Graph] = CudaGraph
-    ) -> None:
-        self.step, self.objective, self.optimizer = step, objective, optimizer
+    def __init__(self, step: Step, optimizer: Optimizer, new_graph: Callable[[], Graph] = CudaGraph) -> None:
+        self.step, self.objective, self.optimizer = step, step.objective, optimizer
         self.new_graph, self.graph = new_graph, None
 
     def __call__(self, image: Tensor, target: Tensor) -> Tensor:
         """As `Step`; every batch must have the first one's shape."""
+        given = {"image": image, "target": target} | self.objective.answers
         if self.graph is None:
-            self._capture(image, target)
-        self.image.copy_(image)
-        self.target.copy_(target)
+            self._capture({name: value.clone() for name, value in given.items()})
+        for name, value in given.items():
+            self.given[name].copy_(value)
         self.graph.replay()
         return self.losses.clone()
 
-    def _capture(self, image: Tensor, target: Tensor) -> None:
-        self.image, self.target = image.clone(), target.clone()
+    def _capture(self, given: dict[str, Tensor]) -> None:
+        self.given, image = given, given["image"]
         self.losses = torch.zeros(len(self.step.weights), device=image.device)
 
         def work() -> None:
-            self.losses.copy_(self.step(self.image, self.target))
+            self.objective.answers = {name: given[name] for name in given.keys() - {"image", "target"}}
+            self.losses.copy_(self.step(image, given["target"]))
 
         def warm_up() -> None:
             for _ in range(WARM_UP):
@@ -170,19 +171,18 @@ def make_step(
     place_learning_rate(optimizer, fabric.device)
     runner = torch.compile(objective) if settings.compile else objective
     runner, wrapped = fabric.setup(runner, optimizer)
-    step = Step(fabric, runner, wrapped, objective.weights, settings)
-    if obstacle(fabric, objective, settings) is None:
-        return runner, wrapped, CapturedStep(step, objective, optimizer)
+    step = Step(fabric, objective, runner, wrapped, settings)
+    if obstacle(fabric, settings) is None:
+        return runner, wrapped, CapturedStep(step, optimizer)
     return runner, wrapped, step
 
 
-def obstacle(fabric: Fabric, objective: nn.Module, settings: Training) -> str | None:
+def obstacle(fabric: Fabric, settings: Training) -> str | None:
     """Why the steps of a run are not captured as a CUDA graph; None where they are."""
     reasons = {
         "training.graph is never": settings.graph == "never",
         "only a GPU has such graphs": fabric.device.type != "cuda",
         "processes exchange gradients within it": fabric.world_size > 1,
         "the scaler of training.precision 16-mixed looks at the gradients": settings.precision == "16-mixed",
-        "teacher_cache reads files within it": objective.cache is not None,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
