@@ -10,9 +10,8 @@ from utils.distillation.terms import Task, read_terms
 from utils.experiment.teacher import trial
 from utils.recipe.schema import Training
 from utils.training.optimization import Schedule, make_optimizer
-from utils.training.step import CapturedStep, make_step
+from utils.training.step import CapturedStep, Step, make_step
 
-SETTINGS = Training(graph="never", batch_size=4, clip_norm=1.0, warmup_epochs=1, epochs=5)
 TERMS = [
     {"name": "soft_target", "student": "logits", "teacher": "logits", "weight": 1.0},
     {"name": "hint", "student": "encoder2", "teacher": "encoder2", "weight": 0.5, "projector": "learned"},
@@ -36,23 +35,26 @@ class Tape:
         self.work()
 
 
-def losses_of_50_steps(fabric: Fabric, new_graph=None) -> torch.Tensor:
-    """(50, terms): dropout, batch statistics, a learned projector and a rate that changes, with a graph or without."""
+def make(fabric: Fabric, graph: str = "never", new_graph=None) -> tuple[Step | CapturedStep, Schedule]:
+    """A step with dropout, batch statistics, a learned projector and a rate that changes; its images are 4x1x32x32."""
     torch.manual_seed(0)
     objective = Distiller(
         Tiny(dropout=0.2), Task(TASK_LOSSES["dice_focal"]()), Tiny(width=6), read_terms(TERMS, num_classes=2)
     )
-    image = fabric.to_device(torch.randn(50, 4, 1, 32, 32))
-    target = (image > 1).long()
+    settings = Training(graph=graph, batch_size=4, clip_norm=1.0, warmup_epochs=1, epochs=5)
     fabric.to_device(objective)
-    trial(objective, image[0], target[0])
-    optimizer = make_optimizer(objective.parameters(), SETTINGS)
-    schedule = Schedule(optimizer, SETTINGS, steps_per_epoch=10)
-    _, _, step = make_step(fabric, objective.train(), optimizer, SETTINGS)
-    if new_graph is not None:
-        step = CapturedStep(step, optimizer, new_graph)
-    losses = []
-    for images, targets in zip(image, target, strict=True):
-        losses.append(step(images, targets))
+    trial(objective, *(fabric.to_device(part) for part in (torch.zeros(4, 1, 32, 32), torch.ones(4, 1, 32, 32).long())))
+    optimizer = make_optimizer(objective.parameters(), settings)
+    schedule = Schedule(optimizer, settings, steps_per_epoch=10)
+    _, _, step = make_step(fabric, objective.train(), optimizer, settings)
+    return (step if new_graph is None else CapturedStep(step, optimizer, new_graph)), schedule
+
+
+def losses_of_50_steps(fabric: Fabric, new_graph=None) -> torch.Tensor:
+    """(50, terms), with a graph or without."""
+    step, schedule = make(fabric, new_graph=new_graph)
+    image, losses = fabric.to_device(torch.randn(50, 4, 1, 32, 32)), []
+    for images in image:
+        losses.append(step(images, (images > 1).long()))
         schedule.step()
     return torch.stack(losses).cpu()

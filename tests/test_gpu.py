@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from captured_steps import losses_of_50_steps
+from captured_steps import losses_of_50_steps, make
 from lightning_fabric import Fabric
 from tiny_runs import assert_same_weights, run_student, taught, tiny
 
+from datasets.slices.dataset import SliceDataset
 from utils.training import loop
+from utils.training.loading import Loader
 from utils.training.step import CudaGraph
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -46,3 +48,32 @@ def test_a_run_that_is_resumed_equals_one_that_is_not(taught, tmp_path, monkeypa
     assert run_student(taught, tmp_path / "stopped", *flags) == 130
     assert run_student(taught, tmp_path / "stopped", *flags, "--resume=true") == 0
     assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("where", [{}, {"device_gb": 0.0}, {"device_gb": 0.0, "cache": False}])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_the_same_from_wherever_they_come(slice_store, where, workers):
+    augment = ("flip", "rot90", "affine", "intensity")
+    reference = SliceDataset(slice_store, "train", crop=32, augment=augment)
+    dataset = SliceDataset(slice_store, "train", crop=32, augment=augment, **where)
+    loader, batches = Loader(dataset, torch.device("cuda"), workers), [[0, 1, 2], [5, 3, 4], [8, 6, 7]]
+    for _ in range(2):  # processes live on
+        for batch, indices in zip(loader(batches), batches, strict=True):
+            expected = reference.batch(indices)
+            assert batch["image"].is_cuda
+            torch.testing.assert_close(batch["image"].cpu(), expected["image"], rtol=1e-4, atol=1e-4)
+            assert (batch["target"].cpu() != expected["target"]).float().mean() < 1e-3  # ties of the nearest pixel
+            assert batch["case"] == expected["case"]
+
+
+@pytest.mark.parametrize("graph", ["auto", "never"])
+def test_no_step_waits_for_the_device(slice_store, graph):
+    fabric = Fabric(accelerator="cuda", devices=1, precision="bf16-mixed")
+    step, _ = make(fabric, graph)
+    augment = ("flip", "rot90", "affine", "intensity")
+    dataset = SliceDataset(slice_store, "train", crop=32, augment=augment)
+    batches = Loader(dataset, torch.device("cuda"))([[0, 1, 2, 3]] * 8)
+    for number, batch in enumerate(batches):
+        torch.cuda.set_sync_debug_mode("default" if number < 2 else "error")  # the first allocates and captures
+        step(batch["image"], batch["target"])
+    torch.cuda.set_sync_debug_mode("default")
