@@ -55,12 +55,12 @@ def evaluate(
     metrics: Sequence[Metric],
     *,
     batch_size: int,
-    workers: int = 0,
+    loader: Loader | None = None,
     channels_last: bool = False,
     cases: Sequence[str] | None = None,
     description: str = "validate",
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Scores `cases` (None: all of the dataset's) with every metric.
+    """Scores `cases` (None: all of the dataset's) with every metric. A `loader` of the dataset serves for many calls.
 
     The cases are shared out over the processes and the counts gathered, so each process returns the same scores. The
     device is not waited for before its last batch, unless a metric asks it for values.
@@ -71,7 +71,7 @@ def evaluate(
     cases = list(dataset.cases if cases is None else cases)
     mine = cases[fabric.global_rank :: fabric.world_size]
     batches = case_batches(dataset, mine, batch_size)
-    loader = Loader(dataset, fabric.device, workers)
+    loader = loader or Loader(dataset, fabric.device)
     for batch in tqdm(loader(batches), description, len(batches), leave=False, unit="batch", disable=quiet(fabric)):
         logits = predict(fabric, network, batch["image"], channels_last)
         target = batch["target"]

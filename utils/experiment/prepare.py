@@ -26,6 +26,7 @@ from utils.recipe.registry import build, check
 from utils.recipe.schema import DistillationRecipe, Recipe
 from utils.training import checkpoints
 from utils.training.launch import launch
+from utils.training.loading import Loader
 from utils.training.order import order_of
 
 
@@ -60,6 +61,11 @@ class Experiment:
         """What the cases of train and val hold, as a checkpoint carries it."""
         cases = {**self.train.digests, **self.val.digests}
         return {"fingerprint": fingerprint(cases, self.train.class_names), "cases": cases}
+
+    @cached_property
+    def val_loader(self) -> Loader:
+        """Loads every validation: its processes live as long as the run."""
+        return Loader(self.val, self.fabric.device, self.recipe.training.workers)
 
     @property
     def split(self) -> dict[str, Any]:
@@ -101,7 +107,7 @@ class Experiment:
             self.val,
             self.metrics(),
             batch_size=settings.batch_size,
-            workers=settings.workers,
+            loader=self.val_loader,
             channels_last=settings.channels_last,
             cases=cases,
             description=description,

@@ -27,6 +27,7 @@ from utils.runs.results import read_result
 from utils.tables import table
 from utils.training import checkpoints
 from utils.training.launch import launch
+from utils.training.loading import Loader
 
 PICTURED = 24
 
@@ -136,7 +137,7 @@ def _scored(
         dataset,
         metrics,
         batch_size=settings.batch_size,
-        workers=settings.workers,
+        loader=Loader(dataset, fabric.device, settings.workers),
         channels_last=settings.channels_last,
         description="test",
     )
