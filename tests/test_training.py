@@ -131,17 +131,17 @@ def test_a_broken_checkpoint_is_named(tmp_path):
 
 def test_a_term_that_is_not_finite_is_named_with_its_step():
     watch = TermWatch({"task": 1.0, "hint/encoder1": 2.0}, [])
-    watch.add({"task": torch.tensor(1.0), "hint/encoder1": torch.tensor(2.0)}, 4, 0, ["a"])
-    watch.add({"task": torch.tensor(1.0), "hint/encoder1": torch.tensor(float("nan"))}, 4, 1, ["b"])
-    watch.add({"task": torch.tensor(float("nan")), "hint/encoder1": torch.tensor(float("nan"))}, 4, 2, ["c"])
+    watch.add(torch.tensor([1.0, 2.0]), 4, 0, ["a"])
+    watch.add(torch.tensor([1.0, float("nan")]), 4, 1, ["b"])
+    watch.add(torch.tensor([float("nan"), float("nan")]), 4, 2, ["c"])
     with pytest.raises(ValueError, match=r"step 1: hint/encoder1 \(cases b\)"):
         watch.report()
 
 
 def test_the_report_weighs_terms():
     watch = TermWatch({"task": 1.0, "hint/encoder1": 2.0}, [])
-    watch.add({"task": torch.tensor(1.0), "hint/encoder1": torch.tensor(3.0)}, 4, 0, ["a"])
-    watch.add({"task": torch.tensor(2.0), "hint/encoder1": torch.tensor(5.0)}, 4, 1, ["a"])
+    watch.add(torch.tensor([1.0, 3.0]), 4, 0, ["a"])
+    watch.add(torch.tensor([2.0, 5.0]), 4, 1, ["a"])
     report = watch.report()
     assert report["terms/hint/encoder1"] == 4.0  # (3 + 5) / 2
     assert report["weighted/hint/encoder1"] == 8.0
