@@ -106,3 +106,14 @@ def split_sha256(split: dict[str, list[str]]) -> str:
     """Hash of who is in which split: the same for the same split, however the file is written."""
     canonical = json.dumps({name: sorted(split[name]) for name in SPLITS}, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def check_patients(patients: Mapping[str, Sequence[str]]) -> None:
+    """Raises ValueError for a patient in two splits. patients: those of each split, by its name."""
+    split_of: dict[str, str] = {}
+    for name in SPLITS:
+        for patient in patients[name]:
+            if split_of.setdefault(patient, name) != name:
+                raise ValueError(
+                    f"patient {patient} is in {split_of[patient]} and {name}: a patient belongs to one split"
+                )

@@ -78,17 +78,19 @@ def test_a_student_is_distilled_tested_once_and_pictured_beside_its_teacher(taug
 def test_a_resumed_run_ends_in_the_same_weights(taught, tmp_path, monkeypatch):
     assert run_student(taught, tmp_path / "whole") == 0
     images = type(DATASETS["medmnist"](str(taught), "train"))
-    getitem, drawn = images.__getitem__, []
+    gather, steps = images.gather, []
 
-    def interrupting(dataset, index):
-        drawn.append(index)
-        if len(drawn) == 20:  # in the second step
+    def interrupting(dataset, indices):
+        steps.extend([indices] if len(indices) == 8 else [])  # others are gathered beside the training
+        if len(steps) == 3:  # the first of two in the second epoch
             signal.raise_signal(signal.SIGTERM)
-        return getitem(dataset, index)
+        return gather(dataset, indices)
 
-    monkeypatch.setattr(images, "__getitem__", interrupting)
+    monkeypatch.setattr(images, "gather", interrupting)
     assert run_student(taught, tmp_path / "parts") == 128 + signal.SIGTERM
-    monkeypatch.setattr(images, "__getitem__", getitem)
+    stopped = checkpoints.load(tmp_path / "parts" / "last.ckpt")["training"]["progress"]
+    assert (stopped["epoch"], stopped["position"]) == (1, 1)
+    monkeypatch.setattr(images, "gather", gather)
     assert run_student(taught, tmp_path / "parts", "--resume") == 0
     whole, parts = (checkpoints.load(tmp_path / name / "last.ckpt")["weights"] for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datasets import DATASETS
+from datasets.batches.pool import room
 from datasets.images.dataset import ImageRecord, LabeledImages
 from datasets.images.folder import image_folder
 from datasets.images.medmnist import medmnist
@@ -17,6 +18,10 @@ from datasets.splits import SPLITS, split_sha256
 from tests.image_stores import write_image_folder, write_isic, write_medmnist
 from utils.recipe.registry import build
 
+META = torch.device("meta")
+EVERY_CHANGE = {"flip": True, "rot90": True, "rotation": 30, "shift": 0.1, "sharpness": 2} | dict.fromkeys(
+    ("brightness", "contrast", "saturation", "hue"), 0.2
+)
 AUGMENT = {"flip": True, "rotation": 30, "brightness": 0.2}
 
 
@@ -100,6 +105,56 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(make):
     assert not torch.equal(images(make(augment=AUGMENT, seed=4)), first)
 
 
+def test_a_batch_is_its_samples_whatever_is_kept_in_memory(make):
+    for augment in ({}, AUGMENT):
+        for dataset in (make(augment=augment, seed=3), make(augment=augment, seed=3, cache_mb=0)):
+            indices = [2, 0, 1 + len(dataset), 1]
+            batch, samples = dataset.batch(indices), [dataset[index] for index in indices]
+            assert list(batch) == ["image", "target", "case"]
+            assert torch.equal(batch["image"], torch.stack([sample["image"] for sample in samples]))
+            assert torch.equal(batch["target"], torch.stack([sample["target"] for sample in samples]))
+            assert batch["case"] == [sample["case"] for sample in samples]
+
+
+def test_what_is_gathered_is_in_bytes(make):
+    image = make(augment=AUGMENT).gather([0, 1, 2])["image"]
+    assert (image.dtype, image.shape) == (torch.uint8, (3, 3, 32, 32))
+
+
+def test_a_device_that_holds_the_split_makes_batches_without_being_asked_for_a_value(make):
+    for cache_mb in (0, 64):
+        dataset = make(augment={**EVERY_CHANGE, "scale": [0.8, 1.2], "blur": [0.1, 2]}, cache_mb=cache_mb, device_gb=1)
+        assert dataset.hold(META) and dataset.hold(META)
+        batch = dataset.batch([0, 1, len(dataset)])  # on the meta device a tensor has no values, and asking raises
+        assert batch["image"].device.type == batch["target"].device.type == "meta"
+        assert (batch["image"].shape, batch["image"].dtype) == ((3, 3, 32, 32), torch.float32)
+        assert batch["case"] == [dataset.cases[0], dataset.cases[1], dataset.cases[0]]
+
+
+def test_a_split_stays_where_it_is_if_the_device_has_no_room(make, monkeypatch):
+    for cache_mb in (0, 64):
+        for device_gb in (0, 1e-7):
+            dataset = make(cache_mb=cache_mb, device_gb=device_gb)
+            assert not dataset.hold(META)
+            assert dataset.batch([0])["image"].device.type == "cpu"
+            assert dataset.hold(torch.device("cpu")) == bool(cache_mb)
+    size = len(dataset) * 3 * 32**2
+    for spare, fits in ((0, True), (-2, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=2 * size + spare: (free, 2**40))
+        assert (size <= room(torch.device("cuda", 0), None)) == fits
+
+
+def test_a_device_that_runs_out_of_memory_leaves_the_split_where_it_is(make, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    dataset = make(device_gb=1)
+    image = dataset[1]["image"]
+    monkeypatch.setattr("datasets.batches.pool.Pool.to", full)
+    assert not dataset.hold(META)
+    assert torch.equal(dataset[1]["image"], image)
+
+
 def test_a_repeated_image_is_augmented_otherwise(make):
     dataset = make(augment=AUGMENT)
     first, second = dataset[1], dataset[1 + len(dataset)]
@@ -164,6 +219,7 @@ def test_a_dataset_can_be_sent_to_another_process(make):
         ({"normalization": "imagenett"}, "imagenett"),
         ({"in_channels": 2}, "in_channels"),
         ({"balance": "weights"}, "balance"),
+        ({"device_gb": -1}, "device_gb -1 is negative"),
         ({"image_size": 2}, "image_size 2"),
         ({"balance": "sampler", "smote": "counts.json"}, "choose one"),
     ],

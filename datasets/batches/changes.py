@@ -13,6 +13,11 @@ CACHED = 2**18  # numbers
 EPSILON = 1e-7  # as MONAI's AdjustContrast has it
 
 
+def at_a_time(batch: Tensor) -> int:
+    """How many samples (B, ...) to work on: as many as a CPU's caches hold, or all on a GPU, whose calls are dear."""
+    return max(1, CACHED // batch[0].numel()) if batch.device.type == "cpu" else len(batch)
+
+
 def scaled(stored: Tensor, scale: Tensor) -> Tensor:
     """(x - center) / extent of stored samples (B, C, H, W) of any number format, as float32.
 
@@ -20,7 +25,7 @@ def scaled(stored: Tensor, scale: Tensor) -> Tensor:
     """
     image = torch.empty(stored.shape, device=stored.device)
     center, extent = scale.T[..., None, None, None]
-    step = _at_a_time(stored)
+    step = at_a_time(stored)
     for first in range(0, len(stored), step):
         part = slice(first, first + step)
         torch.sub(stored[part], center[part], out=image[part]).div_(extent[part])
@@ -45,16 +50,11 @@ def changed(batch: tuple[Tensor, ...], table: Tensor, change: Callable[..., tupl
         change: `change(*samples, values)` returns as many tensors as it is given, (n, C, H, W), and `values` are (n,
             columns).
     """
-    for part in table.split(_at_a_time(batch[0])):
+    for part in table.split(at_a_time(batch[0])):
         rows = part[:, 0].long()
         samples = change(*(tensor.index_select(0, rows) for tensor in batch), part[:, 1:])
         for tensor, sample in zip(batch, samples, strict=True):
             tensor.index_copy_(0, rows, sample)
-
-
-def _at_a_time(batch: Tensor) -> int:
-    """How many samples (B, ...) to work on: as many as a CPU's caches hold, or all on a GPU, whose calls are dear."""
-    return max(1, CACHED // batch[0].numel()) if batch.device.type == "cpu" else len(batch)
 
 
 def warp(image: Tensor, target: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

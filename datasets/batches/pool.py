@@ -34,6 +34,10 @@ class Pool:
     def device(self) -> torch.device:
         return next(iter(self.parts.values())).device
 
+    def lies_on(self, device: torch.device) -> bool:
+        """Whether this is the device of the samples; one without a number is any of its type."""
+        return self.device.type == device.type and device.index in (None, self.device.index)
+
     def channels(self, part: str) -> int:
         pixels = int(self.offsets[-1] + self.heights[-1] * self.widths[-1])
         return self.parts[part].numel() // pixels
@@ -110,3 +114,14 @@ def _pieces(ends: np.ndarray, pixel_bytes: int) -> Iterator[tuple[int, int]]:
         last = max(first + 1, int(np.searchsorted(ends, start + PIECE // pixel_bytes, side="right")))
         yield first, last
         first = last
+
+
+def check_device_gb(device_gb: float | None) -> None:
+    """Raises ValueError for a limit of device memory, in GB, that is below 0."""
+    if device_gb is not None and device_gb < 0:
+        raise ValueError(f"device_gb {device_gb:g} is negative: give gigabytes of the GPU's memory, 0 for none")
+
+
+def room(device: torch.device, device_gb: float | None) -> float:
+    """Bytes that a split may take on a GPU: so many gigabytes, or half of what is free there."""
+    return torch.cuda.mem_get_info(device)[0] / 2 if device_gb is None else device_gb * 1e9

@@ -27,7 +27,8 @@ def brightness(image: Tensor, factor: Tensor) -> Tensor:
 
 def contrast(image: Tensor, factor: Tensor) -> Tensor:
     """Scale images (B, C, H, W) of 0 to 255 about the mean of their gray by a factor (B,), clipped to 0 to 255."""
-    mean = luma(image).mean((1, 2, 3), keepdim=True)
+    # Row by row: the threads of a processor share out the sum of all pixels otherwise in a batch of one.
+    mean = luma(image).mean(3, keepdim=True).mean(2, keepdim=True)
     return torch.lerp(mean, image, _each(factor)).clamp_(0, WHITE)
 
 

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,14 +11,18 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from datasets.batches.draws import Draws
+from datasets.batches.moves import exact_moves, moved, on_device
+from datasets.batches.pool import Pool, check_device_gb, load, pool_of, room
 from datasets.fingerprints import Digests, image_digests
+from datasets.images.augmentation import CHANGES, COLUMNS, NO_AUGMENTATION, Augmentation
 from datasets.images.decoding import UnreadableImageError, refuse_any
 from datasets.images.smote import check_memory, oversample, read_distribution
-from datasets.images.transforms import NO_AUGMENTATION, Augmentation, as_json, generator_of, preparation
-from datasets.splits import SPLITS, split_sha256
+from datasets.images.transforms import as_json, preparation
+from datasets.splits import SPLITS, check_patients, split_sha256
 
 DEFAULT_SIZE = 224
-DECODERS = 8  # threads; Pillow decodes without Python's lock
+HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,11 @@ class ImageOptions:
         smote_mb: Most memory that oversampling may take.
         cache_mb: Keep the resized images in memory if all of this split fits in so many megabytes (per process started
             with DDP; forked loader workers share it); 0 reads them each time.
+        device_gb: Keep them on the GPU instead, where all of this split fits in so many gigabytes (10^9 bytes) of its
+            memory; None: in half of what is free there.
         seed: Seed of augmentation and SMOTE.
 
-    Raises ValueError for a balance that is unknown, or asked for beside SMOTE.
+    Raises ValueError for a balance that is unknown, or asked for beside SMOTE, and a negative device_gb.
     """
 
     image_size: int | None = None
@@ -60,9 +65,11 @@ class ImageOptions:
     smote: str | None = None
     smote_mb: int = 4096
     cache_mb: int = 1024
+    device_gb: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_device_gb(self.device_gb)
         if self.balance not in ("none", "sampler"):
             raise ValueError(f"balance {self.balance!r} is unknown: choose from none, sampler")
         if self.balance == "sampler" and self.smote is not None:
@@ -113,21 +120,22 @@ class LabeledImages(Dataset):
         self.split, self.seed, self.class_names = split, options.seed, list(class_names)
         self.num_classes, self.in_channels = len(self.class_names), options.in_channels
         self._split_patients = {name: sorted(patients[name]) for name in SPLITS}
-        _check_patients(self._split_patients)
+        check_patients(self._split_patients)
         self.split_sha256 = split_sha256(self._split_patients)
         side = DEFAULT_SIZE if options.image_size is None else options.image_size
         self.preparation = preparation(side, options.in_channels, options.normalization)
         self.records, self._read, self._content = list(records), read, content or read
         self._stored, self.notes = len(self.records), list(notes)
-        size = len(self.records) * side**2 * options.in_channels
-        self._images = self._decoded() if size <= options.cache_mb * 2**20 else None
+        self._device_gb = options.device_gb
+        self._pool = self._loaded(HOST) if self._nbytes <= options.cache_mb * 2**20 else None
         training = split == "train"
         if training and options.smote is not None:
             self._oversample(Path(options.smote), options.smote_mb)
         self._augment = options.augment if training and options.augment != NO_AUGMENTATION else None
         self.cases = [record.case for record in self.records]
         self.sampling_weights = self._weights() if training and options.balance == "sampler" else None
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._labels = np.array(self.labels, np.int64)
+        self._draws = Draws(len(self), len(COLUMNS), options.seed)
 
     @property
     def patients(self) -> list[str]:
@@ -137,11 +145,11 @@ class LabeledImages(Dataset):
     @property
     def epoch(self) -> int:
         """Epoch whose random augmentations are drawn; in memory shared with the loader's workers."""
-        return int(self._epoch)
+        return self._draws.epoch
 
     @epoch.setter
     def epoch(self, value: int) -> None:
-        self._epoch.fill_(value)
+        self._draws.epoch = value
 
     @property
     def labels(self) -> list[int]:
@@ -193,55 +201,89 @@ class LabeledImages(Dataset):
 
         `index + n * len(self)` is the n-th repetition of an image in an epoch: the same image, augmented otherwise.
         """
-        number = index % len(self)
-        record = self.records[number]
-        image = self._resized(record) if self._images is None else self._images[number]
-        if self._augment is not None:
-            image = self._augment(image, generator_of(self.seed, self.epoch, index))
-        target = torch.tensor(record.label, dtype=torch.int64)
-        return {"image": self.preparation.normalize(image), "target": target, "case": record.case}
+        return {name: values[0] for name, values in self.batch([index]).items()}
 
     def gather(self, indices: Sequence[int]) -> dict[str, Any]:
-        samples = [self[index] for index in indices]
-        raw = {key: torch.stack([sample[key] for sample in samples]) for key in ("image", "target")}
-        return raw | {"case": [sample["case"] for sample in samples]}
+        """Images uint8 (B, C, S, S), flipped and turned; targets and cases; and how `finish` is to change the images.
+
+        They are on the device that holds the split, or on the host.
+        """
+        places = np.asarray(indices, np.int64) % len(self)
+        rows, pool = places, self._pool
+        if pool is None:
+            rows, pool = np.arange(len(places)), pool_of([self._resized(place) for place in places.tolist()])
+        device, side, changes = pool.device, self.preparation.image_size, {}
+        flips = turns = None
+        if self._augment is not None:
+            drawn = self._draws(indices)
+            flips, turns = self._augment.flips_and_turns(drawn)
+            changes = {name: on_device(table, device) for name, table in self._augment.changes(drawn, side).items()}
+        sides = np.full(len(places), side)
+        moves = exact_moves(sides, sides, np.zeros((len(places), 2), np.int64), (side, side), flips, turns)
+        target = on_device(self._labels[places], device)
+        raw = moved(pool, rows, moves) | {"target": target, "case": [self.cases[place] for place in places.tolist()]}
+        return raw | changes
 
     def finish(self, raw: dict[str, Any]) -> dict[str, Any]:
-        return raw
+        """The batch (B, C, S, S) float32, of what `gather` returned, on its device and without waiting for that."""
+        image = raw["image"]
+        if self._augment is not None:
+            image = self._augment(image, {name: raw[name] for name in CHANGES if name in raw})
+        return {"image": self.preparation.normalize(image), "target": raw["target"], "case": raw["case"]}
 
     def batch(self, indices: Sequence[int]) -> dict[str, Any]:
+        """Images (B, C, S, S) float32, targets (B,) int64 and cases, of these samples."""
         return self.finish(self.gather(indices))
 
     def hold(self, device: torch.device) -> bool:
-        return device.type == "cpu" and self._images is not None
+        """Keep the images on a GPU, if they fit `device_gb`; False where they stay where they are.
 
-    def _resized(self, record: ImageRecord) -> np.ndarray:
-        return self.preparation.resize(self._read(record))
+        On a CPU it only says whether they are in memory: `cache_mb` decides that.
+        """
+        if self._pool is not None and self._pool.lies_on(device):
+            return True
+        if device.type == "cpu" or self._nbytes > room(device, self._device_gb):
+            return False
+        try:
+            self._pool = self._loaded(device) if self._pool is None else self._pool.to(device)
+        except torch.OutOfMemoryError:
+            return False
+        return True
 
-    def _decoded(self) -> np.ndarray:
-        """All images of this split, uint8 (N, S, S, C)."""
-        side = self.preparation.image_size
-        images = np.empty((len(self.records), side, side, self.in_channels), np.uint8)
+    @property
+    def _nbytes(self) -> int:
+        return len(self) * self.preparation.image_size**2 * self.in_channels
 
-        def read(index: int) -> str | None:
+    def _resized(self, place: int) -> dict[str, np.ndarray]:
+        return {"image": self.preparation.resize(self._read(self.records[place])).numpy()}
+
+    def _loaded(self, device: torch.device) -> Pool:
+        """All images of this split, uint8 (C, S, S) each, in the memory of a device."""
+        problems: dict[int, str] = {}
+
+        def read(place: int) -> dict[str, np.ndarray]:
             try:
-                images[index] = self._resized(self.records[index])
+                return self._resized(place)
             except UnreadableImageError as error:
-                return str(error)
-            return None
+                problems[place] = str(error)
+                return {}
 
-        with ThreadPoolExecutor(DECODERS) as pool:
-            refuse_any([problem for problem in pool.map(read, range(len(images))) if problem])
-        return images
+        side = self.preparation.image_size
+        formats = {"image": (self.in_channels, np.dtype(np.uint8))}
+        pool = load(read, [(side, side)] * len(self), formats, device)
+        refuse_any([problems[place] for place in sorted(problems)])
+        return pool
 
     def _oversample(self, file: Path, limit_mb: int) -> None:
         """Read every image, and add those that SMOTE makes of them."""
         wanted = read_distribution(file, self.class_names, self.class_counts)
         check_memory(self.class_counts, wanted, self.preparation.image_size**2 * self.in_channels, limit_mb)
-        images = self._decoded() if self._images is None else self._images
+        pool = self._pool or self._loaded(HOST)
+        side = self.preparation.image_size
+        images = pool.parts["image"].numpy().reshape(-1, self.in_channels, side, side)
         labels = np.array(self.labels)
         made, made_labels = oversample(images, labels, wanted, self.class_names, self.seed)
-        self._images = np.concatenate([images, made])
+        self._pool = pool_of([{"image": image} for image in (*images, *made)])
         self.records += [
             ImageRecord(f"smote_{number:05d}", "synthetic", int(label)) for number, label in enumerate(made_labels)
         ]
@@ -250,13 +292,3 @@ class LabeledImages(Dataset):
         """One weight an image: every class of this split is drawn equally often."""
         counts = self.class_counts
         return torch.tensor([1 / counts[label] for label in self.labels], dtype=torch.float64)
-
-
-def _check_patients(patients: Mapping[str, Sequence[str]]) -> None:
-    split_of: dict[str, str] = {}
-    for name in SPLITS:
-        for patient in patients[name]:
-            if split_of.setdefault(patient, name) != name:
-                raise ValueError(
-                    f"patient {patient} is in {split_of[patient]} and {name}: a patient belongs to one split"
-                )

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from datasets.batches.changes import scaled
 from datasets.batches.draws import Draws
 from datasets.batches.moves import exact_moves, filled, moved, on_device
+from datasets.batches.pool import check_device_gb, room
 from datasets.fingerprints import Digests
 from datasets.slices.augmentation import DRAWN, Augment, apply_changes
 from datasets.slices.consistency import check_consistent
@@ -102,8 +103,7 @@ class SliceDataset(Dataset):
             raise ValueError(f"thin_background {thin_background} is not a fraction: give a number from 0 to 1")
         if not 0.0 < labeled <= 1.0:
             raise ValueError(f"labeled {labeled} is not a share of the patients: give a number above 0, at most 1")
-        if device_gb is not None and device_gb < 0:
-            raise ValueError(f"device_gb {device_gb} is negative: give gigabytes of the GPU's memory, 0 for none")
+        check_device_gb(device_gb)
         self.crop, self.crop_mode, self.seed = crop, crop_mode, seed
         self.split_sha256: str = manifest["split_sha256"]
         labels = {int(value): name for value, name in manifest["labels"].items()}
@@ -276,12 +276,11 @@ class SliceDataset(Dataset):
         On a CPU it only says whether they are in memory: `cache_mb` decides that.
         """
         pool = self._stored.pool
-        if pool is not None and pool.device.type == device.type and device.index in (None, pool.device.index):
+        if pool is not None and pool.lies_on(device):
             return True
         if device.type == "cpu" or not self._keeps:
             return False
-        free = torch.cuda.mem_get_info(device)[0] / 2 if self._device_gb is None else self._device_gb * 1e9
-        return self._stored.nbytes <= free and self._stored.keep(device)
+        return self._stored.nbytes <= room(device, self._device_gb) and self._stored.keep(device)
 
     def _corners(self, places: np.ndarray, lengths: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         """The first row and column of each training sample's crop, (B, 2)."""
