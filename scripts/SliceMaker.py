@@ -14,11 +14,9 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -31,7 +29,7 @@ from datasets.slices.slicing import Job, Outcome, duplicates, settings_of, slice
 from datasets.slices.store import CASES, index_rows, write_catalog
 from datasets.splits import SPLITS, split_as_asked, split_sha256
 from datasets.volumes.layouts import LAYOUTS, RawCase, RawDataset, find_cases
-from utils.command import check_numbers, make_parser, run_command
+from utils.command import check_numbers, make_parser, run_command, say, with_bar
 from utils.machine import cores
 from utils.workers import explain, run
 
@@ -87,7 +85,7 @@ def check(args: argparse.Namespace, raw: RawDataset) -> int:
     records = []
     for outcome in outcomes_of(args, jobs):
         for finding in outcome.findings:
-            tqdm.write(str(finding))
+            say(str(finding))
         findings += outcome.findings
         records += [outcome.record] if outcome.record else []
     for finding in duplicates(sorted(records, key=lambda record: record["case"])).values():
@@ -135,7 +133,7 @@ def fill_store(
     for outcome in outcomes_of(args, jobs):
         for finding in outcome.findings:
             if finding.bad:
-                tqdm.write(str(finding))
+                say(str(finding))
         findings += outcome.findings
         outcomes[outcome.case] = outcome
     recover(root, cases, alone)  # what killed workers left
@@ -184,7 +182,7 @@ def recover(root: Path, cases: list[RawCase], alone: bool) -> list[Finding]:
     return findings
 
 
-def outcomes_of(args: argparse.Namespace, jobs: list[Job]) -> Iterator[Outcome]:
+def outcomes_of(args: argparse.Namespace, jobs: list[Job]) -> Iterable[Outcome]:
     """Run the cases, with a progress bar; the largest files first, so that the workers finish together."""
 
     def size(job: Job) -> int:
@@ -198,7 +196,7 @@ def outcomes_of(args: argparse.Namespace, jobs: list[Job]) -> Iterator[Outcome]:
 
     largest_first = sorted(jobs, key=size, reverse=True)
     outcomes = run(slice_case, largest_first, failed, min(args.jobs or cores(), len(jobs)), args.scheduler)
-    return tqdm(outcomes, total=len(jobs), unit="case", desc="slicing", disable=None)  # None: only on a terminal
+    return with_bar(outcomes, len(jobs), "case", "slicing")
 
 
 def summarize(

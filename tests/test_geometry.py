@@ -5,6 +5,7 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
+from datasets.volumes import geometry
 from datasets.volumes.geometry import iterate_slices, orient, restore, to_slices
 
 SHAPE = (4, 5, 6)
@@ -35,8 +36,8 @@ def test_slices_look_the_same_however_the_volume_is_stored_and_go_back(order, si
     assert slices[5, 0, 0] == 345  # superior last
     assert slices[0, 4, 0] == 300  # rows run to posterior
     assert slices[0, 0, 3] == 40  # columns run to the patient's left
-    geometry = {"shape": list(volume.shape), "axes": list(axes), "flips": list(flips)}
-    assert np.array_equal(restore(np.ascontiguousarray(slices), geometry), volume)
+    place = {"shape": list(volume.shape), "axes": list(axes), "flips": list(flips)}
+    assert np.array_equal(restore(np.ascontiguousarray(slices), place), volume)
 
 
 def test_an_oblique_volume_is_sliced_along_its_most_axial_axis():
@@ -64,7 +65,8 @@ def test_restore_refuses_slices_of_another_case():
 
 
 @pytest.mark.parametrize("axes", list(permutations(range(3))))
-def test_slices_are_gathered_whole_whatever_the_memory_order(axes):
-    volume = np.random.default_rng(0).integers(0, 1000, (70, 33, 41)).astype(np.int16)  # no multiple of block or tile
+def test_slices_are_gathered_whole_whatever_the_memory_order(axes, monkeypatch):
+    monkeypatch.setattr(geometry, "BLOCK_BYTES", 20_000)  # 7 slices of 33x41, and no multiple of them
+    volume = np.random.default_rng(0).integers(0, 1000, (71, 33, 41)).astype(np.int16)
     slices = volume.transpose(axes)[::-1]
     assert np.array_equal(np.stack([part.copy() for part in iterate_slices(slices)]), slices)

@@ -186,7 +186,14 @@ def test_tumor_is_refused_where_there_is_none(tmp_path, capsys):
     assert "--task organ" in capsys.readouterr().err
 
 
-def test_slicing_imports_neither_torch_nor_monai():
-    code = "import sys, scripts.SliceMaker, datasets.slices.store; print({'torch', 'monai'} & set(sys.modules))"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
-    assert result.stdout.strip() == "set()"
+def test_slicing_into_npz_imports_numpy_and_nibabel_and_not_much_else(kits, tmp_path):
+    """Imports would take a second of a run, and of each worker that is started with them."""
+    code = (
+        "import sys, scripts.SliceMaker as script\n"
+        "status = script.main(sys.argv[1:])\n"
+        "print({'torch', 'monai', 'tqdm', 'PIL', 'pandas', 'scipy.ndimage'} & set(sys.modules))\n"
+        "sys.exit(status)\n"
+    )
+    flags = ["--inpath", kits, "--outpath", tmp_path / "out", "--dataset", "kits", "--jobs", "2"]
+    result = subprocess.run([sys.executable, "-c", code, *flags], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "set()"

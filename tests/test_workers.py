@@ -2,9 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
+from utils.recipe.schema import ROOT
 from utils.workers import WorkerDiedError, explain, run
 
 
@@ -47,6 +50,23 @@ def test_a_batch_goes_on_past_a_bad_job():
 def test_a_killed_worker_costs_its_own_job_only():
     results = list(run(double, [1, -2, 3, -1, 4], failed, workers=2))
     assert sorted(map(str, results)) == ["-1 KeyError", "-2 WorkerDiedError", "2", "6", "8"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every worker is a fresh interpreter")
+def test_workers_are_copies_of_a_process_unless_it_has_threads():
+    """A copy is there at once, and shows what was changed in a module; it would inherit the locks that threads hold."""
+    code = (
+        "import math, threading\n"
+        "from functools import partial\n"
+        "from utils.workers import run\n"
+        "math.marked = 'copy'\n"
+        "look = partial(eval, \"__import__('math').__dict__.get('marked', 'fresh')\")\n"
+        "print(*run(look, [{}], lambda _, error: repr(error), workers=2))\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "print(*run(look, [{}], lambda _, error: repr(error), workers=2))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["copy", "fresh"]
 
 
 def test_an_exception_that_cannot_travel_is_not_taken_for_a_killed_worker():

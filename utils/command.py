@@ -1,13 +1,18 @@
-"""How every command reads its flags, and how it ends: an exit status, and one line on stderr for what stopped it."""
+"""How every command reads its flags, what it shows on its way, and how it ends: an exit status, and one line on stderr
+for what stopped it.
+"""
 
 import argparse
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from datasets.files import describe
+
+Item = TypeVar("Item")
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -39,6 +44,25 @@ def check_numbers(args: argparse.Namespace, **least: float) -> None:
         value = getattr(args, name)
         if value is not None and not lowest <= value < float("inf"):
             raise ValueError(f"--{name} {value}: give {lowest} or more")
+
+
+def with_bar(items: Iterable[Item], total: int, unit: str, what: str) -> Iterable[Item]:
+    """The items, with a progress bar on a terminal. Nowhere else is tqdm imported, which takes as long as numpy."""
+    if not sys.stderr.isatty():
+        return items
+    from tqdm import tqdm
+
+    return tqdm(items, total=total, unit=unit, desc=what)
+
+
+def say(line: str) -> None:
+    """Prints a line, above the progress bar if there is one."""
+    if "tqdm" in sys.modules:
+        from tqdm import tqdm
+
+        tqdm.write(line)
+    else:
+        print(line)
 
 
 def run_command(

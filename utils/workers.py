@@ -52,7 +52,9 @@ def run(
     if scheduler:
         return _on_cluster(work, jobs, failed, scheduler)
     if workers > 1:
-        return _in_processes(work, jobs, failed, workers)
+        pool = _pool(workers)
+        pool.submit(os.getpid)  # it starts them, before a progress bar starts a thread
+        return _in_processes(pool, work, jobs, failed, workers)
     return (_result(lambda job=job: work(job), job, failed) for job in jobs)
 
 
@@ -104,10 +106,10 @@ def _as_they_finish(
 
 
 def _in_processes(
-    work: Callable[[Job], Result], jobs: Iterable[Job], failed: Failed[Job, Result], workers: int
+    pool: Executor, work: Callable[[Job], Result], jobs: Iterable[Job], failed: Failed[Job, Result], workers: int
 ) -> Iterator[Result]:
     """Run in a pool. A killed worker breaks it: the jobs that were in it then run alone, so that only one is lost."""
-    pool, work = _pool(workers), partial(_portable, work)
+    work = partial(_portable, work)
 
     def submit(job: Job) -> Future[Result]:
         nonlocal pool
@@ -128,8 +130,16 @@ def _in_processes(
 
 
 def _pool(workers: int) -> Executor:
-    # A fresh interpreter for each worker: a forked one would inherit the locks that threads of its parent hold.
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
+    return ProcessPoolExecutor(workers, mp_context=get_context(_start_method()), initializer=_end_with_parent)
+
+
+def _start_method() -> str:
+    """How workers are started: a copy of this process has its modules at once, a fresh interpreter imports them again.
+
+    A copy would inherit the locks that threads hold; torch has threads that Python does not know of.
+    """
+    is_alone = threading.active_count() == 1 and "torch" not in sys.modules
+    return "fork" if is_alone and sys.platform == "linux" else "spawn"
 
 
 def _end_with_parent() -> None:

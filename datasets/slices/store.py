@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from isal import isal_zlib
-from PIL import Image, PngImagePlugin
 
 from datasets.files import write_text, write_texts
 from datasets.publishing import Kind
@@ -125,6 +124,8 @@ def read_slice(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     if path.suffix == ".npz":
         with np.load(path) as content:
             return content["image"], content["label"]
+    from PIL import Image  # slicing into npz starts without it
+
     with Image.open(path) as picture:
         values, offset = np.asarray(picture), int(picture.text[PNG_OFFSET])
     with Image.open(path.with_name(f"{path.stem}_label.png")) as picture:
@@ -139,8 +140,11 @@ def write_slice(path: Path, image: np.ndarray, label: np.ndarray, compress: bool
     """
     try:
         if path.suffix == ".npz":
-            path.write_bytes(_zip([("image.npy", image), ("label.npy", label)], compress))
+            with path.open("wb") as file:
+                file.writelines(_zip([("image.npy", image), ("label.npy", label)], compress))
             return
+        from PIL import Image, PngImagePlugin
+
         offset = CT_PNG_OFFSET if image.dtype == np.int16 else 0
         values = (image.astype(np.int32) + offset).astype(np.uint16)
         text = PngImagePlugin.PngInfo()
@@ -152,8 +156,11 @@ def write_slice(path: Path, image: np.ndarray, label: np.ndarray, compress: bool
         raise
 
 
-def _zip(arrays: list[tuple[str, np.ndarray]], compress: bool) -> bytes:
-    """The bytes of an npz file. numpy.savez spends more on its zip writer than on the disk, and compresses slowly."""
+def _zip(arrays: list[tuple[str, np.ndarray]], compress: bool) -> list[bytes | memoryview]:
+    """The bytes of an npz file, in pieces.
+
+    numpy.savez spends more on its zip writer than on the disk, and compresses slowly.
+    """
     pieces, directory, offset = [], [], 0
     for name, array in arrays:
         header = npy_header(array.dtype.str, array.shape)
@@ -172,7 +179,7 @@ def _zip(arrays: list[tuple[str, np.ndarray]], compress: bool) -> bytes:
         offset += 4 + len(common) + len(name) + stored
     listing = b"".join(directory)
     end = b"PK\5\6" + struct.pack("<4H2IH", 0, 0, len(arrays), len(arrays), len(listing), offset, 0)
-    return b"".join([*pieces, listing, end])
+    return [*pieces, listing, end]
 
 
 @lru_cache
