@@ -131,12 +131,12 @@ def test_the_outermost_pixels_stay(change, amount):
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_an_image_is_changed_alike_in_any_batch(change):
-    images, amounts = torch.rand(3, 3, 200, 200) * 255, torch.tensor([0.3, 0.7, 1.4])
+    images, amounts = torch.rand(12, 3, 200, 200) * 255, torch.linspace(0.2, 1.4, 12)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)  # which share out the sum of a single image, if they may
     try:
         together = change(images, amounts)
-        alone = torch.cat([change(images[n : n + 1], amounts[n : n + 1]) for n in range(3)])
+        alone = torch.cat([change(images[n : n + 1], amounts[n : n + 1]) for n in range(12)])
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(together, alone)

@@ -1,7 +1,8 @@
 """No network, method or metric asks the device for a value: on the meta device, where tensors have none, asking raises.
 
 A loss that asks (`.item()`, a boolean index, a shape that depends on values) stops a GPU until all its work is done,
-and cannot be part of a CUDA graph.
+and cannot be part of a CUDA graph. Batches of data are held to the same in tests/test_pipeline.py and
+tests/test_image_datasets.py.
 """
 
 from contextlib import nullcontext
