@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 
 from datasets.batches import moves
 from datasets.batches.draws import KEY_BITS, gaussian
+from datasets.batches.moves import VIEWS
 from datasets.slices.augmentation import AUGMENTATIONS, DRAWN, Augment
 from datasets.slices.dataset import SliceDataset
 from scripts.benchmarks.pipeline import MonaiAugment, prepared
@@ -251,3 +252,15 @@ def test_a_slice_of_another_size_than_its_case_is_named(tmp_path):
     np.savez(root / "a" / "0001.npz", image=image[1, :39], label=label[1, :39])
     with pytest.raises(ValueError, match=r"0001.npz: its image is 39 x 48 pixels, the first slice of a 40 x 48"):
         SliceDataset(root, "train", crop=32)
+
+
+def test_samples_of_one_view_are_one_image_and_others_are_not(tmp_path):
+    dataset, images = SliceDataset(store(tmp_path), "train", crop=64, augment=("flip", "rot90")), {}
+    for epoch in range(24):
+        dataset.epoch = epoch
+        batch = dataset.batch([0, 1])
+        for view, image in zip(batch["view"], batch["image"], strict=True):
+            assert torch.equal(images.setdefault(view, image), image)
+    assert sorted(images) == list(range(2 * VIEWS)), "all views come, and their numbers are those of the first samples"
+    different = {image.numpy().tobytes() for image in images.values()}
+    assert len(different) == 2 * VIEWS

@@ -24,6 +24,7 @@ class Moves:
         start, row_step, column_step: (B,).
         inside: (B, 4): the rectangle of the moved sample that the stored one fills, [first row, last row + 1, first
             column, last column + 1].
+        view: (B,), below `VIEWS`: which way the window is turned and mirrored.
     """
 
     size: tuple[int, int]
@@ -31,6 +32,7 @@ class Moves:
     row_step: np.ndarray
     column_step: np.ndarray
     inside: np.ndarray
+    view: np.ndarray
 
     @property
     def padded(self) -> bool:
@@ -62,7 +64,9 @@ def exact_moves(
     if turns is None:
         turns = np.zeros(count, np.int64)
     assert size[0] == size[1] or not turns.any(), "only a square can be turned"
-    turned, backward = _orientation(flips, turns)
+    turned = turns % 2 == 1
+    # Before the turn pixel (r, c) is (r, c), (c, last - r), (last - r, last - c) or (last - c, r).
+    backward = np.stack((turns >= 2, (turns == 1) | (turns == 2)), axis=1) ^ flips
     step = np.where(backward, -1, 1)  # along the window's rows and columns
     first = corners + np.where(backward, last, 0)
     row_step = np.where(turned, step[:, 1], step[:, 0] * widths)
@@ -73,19 +77,8 @@ def exact_moves(
     sides = np.stack((begin, begin + lengths), axis=2)
     sides[turned] = sides[turned][:, ::-1]
     inside = np.clip(sides, 0, np.array(size)[:, None]).reshape(count, 4)
-    return Moves(size, first[:, 0] * widths + first[:, 1], row_step, column_step, inside)
-
-
-def view_numbers(flips: np.ndarray, turns: np.ndarray) -> np.ndarray:
-    """(B,), below `VIEWS`: equal where flips (B, 2) and turns (B,) together move a square alike."""
-    turned, backward = _orientation(flips, turns)
-    return turned + backward @ np.array((2, 4))
-
-
-def _orientation(flips: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whether rows become columns (B,), and whether the window's rows and columns are gone through backward (B, 2)."""
-    # Before the turn pixel (r, c) is (r, c), (c, last - r), (last - r, last - c) or (last - c, r).
-    return turns % 2 == 1, np.stack((turns >= 2, (turns == 1) | (turns == 2)), axis=1) ^ flips
+    start = first[:, 0] * widths + first[:, 1]
+    return Moves(size, start, row_step, column_step, inside, turned + backward @ np.array((2, 4)))
 
 
 def moved(pool: Pool, places: np.ndarray, moves: Moves) -> dict[str, Tensor]:

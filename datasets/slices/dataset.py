@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from datasets.batches.changes import scaled
 from datasets.batches.draws import Draws
-from datasets.batches.moves import exact_moves, filled, moved, on_device
+from datasets.batches.moves import VIEWS, exact_moves, filled, moved, on_device
 from datasets.batches.pool import check_device_gb, room
 from datasets.fingerprints import Digests
 from datasets.slices.augmentation import DRAWN, Augment, apply_changes
@@ -27,7 +27,7 @@ from datasets.slices.transforms import STRIDE, intensity_scale, next_multiple, p
 SPLITS = ("train", "val", "test")
 TASKS = ("tumor", "organ", "all")
 CROP_MODES = ("center", "foreground")
-LISTS = ("case", "slice", "size")  # of a batch, beside its tensors
+LISTS = ("case", "slice", "size", "view")  # of a batch, beside its tensors
 
 
 class SliceDataset(Dataset):
@@ -220,7 +220,8 @@ class SliceDataset(Dataset):
         """What is stored of these samples, cropped, padded, flipped and turned, and the numbers that `finish` needs.
 
         All of one padded size. Tensors on the device that holds the split, or on the host: "image" (B, 1, H, W) and
-        "target" uint8 (B, 1, H, W), and small ones. Lists: "case" and "slice"; "size": (H, W) of the first sample.
+        "target" uint8 (B, 1, H, W), and small ones. Lists: "case", "slice" and "view", a
+        number that is the same where sample, flips and turns are; "size": (H, W) of the first sample.
         """
         places = np.asarray(indices, np.int64) % len(self)
         pool, rows = self._stored.find(places)
@@ -251,6 +252,7 @@ class SliceDataset(Dataset):
             "case": [record.case for record in records],
             "slice": [record.slice for record in records],
             "size": tuple(lengths[0].tolist()),
+            "view": (VIEWS * places + moves.view).tolist(),
         }
 
     def finish(self, raw: dict[str, Any]) -> dict[str, Any]:
