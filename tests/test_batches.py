@@ -73,11 +73,14 @@ def test_noise_is_standard_normal_and_every_key_has_its_own():
 def test_the_hash_is_of_32_bits_whatever_the_word():
     words = torch.tensor([0, 1, -1, -0x21524111, 2**31 - 1], dtype=torch.int32)
     expected = [int(word) & 0xFFFFFFFF for word in words]
-    for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97), (15, 1)):
-        expected = [
-            (word ^ word >> shift) * factor & 0xFFFFFFFF for word in expected
-        ]  # Python's numbers never overflow
-    assert [word & 0xFFFFFFFF for word in draws._mixed(words).tolist()] == expected
+    for shift, factor, other in (
+        (16, 0x21F0AAAD, 7),
+        (15, 0x735A2D97, 0),
+        (15, 1, 0),
+    ):  # Python's numbers never overflow
+        expected = [((word ^ word >> shift) * factor & 0xFFFFFFFF) ^ other for word in expected]
+    mixed = draws._mixed(words, torch.full_like(words, 7)).tolist()
+    assert [word & 0xFFFFFFFF for word in mixed] == expected
 
 
 # Pool

@@ -57,11 +57,10 @@ def gaussian(keys: Tensor, pixels: int) -> Tensor:
     noise but for the rounding of logarithm and cosine in float64.
     """
     half = -(-pixels // 2)
-    first = _mixed(_mixed((keys >> 31).int()).bitwise_xor_((keys & 0x7FFFFFFF).int()))
-    second = _mixed(~first)  # without it two keys may have the same numbers in another order
+    first = _mixed((keys >> 31).int(), (keys & 0x7FFFFFFF).int())
+    second = _mixed(~first, first)  # without it two keys may have the same numbers in another order
     pixel = torch.arange(2 * half, device=keys.device, dtype=torch.int32)
-    hashed = _mixed(_mixed(pixel ^ first[:, None]).bitwise_xor_(second[:, None]))
-    uniform = hashed.double().add_(2.0**31 + 0.5).mul_(2.0**-32)
+    uniform = _mixed(pixel ^ first[:, None], second[:, None]).double().add_(2.0**31 + 0.5).mul_(2.0**-32)
     radius = uniform[:, :half].log().mul_(-2).sqrt_()
     angle = uniform[:, half:].mul(2 * torch.pi)
     noise = torch.empty_like(uniform)
@@ -70,8 +69,8 @@ def gaussian(keys: Tensor, pixels: int) -> Tensor:
     return noise[:, :pixels]
 
 
-def _mixed(word: Tensor) -> Tensor:
-    """A hash of words of 32 bits, int32, which wrap around; a shift to the right has to lose the copies of the sign."""
-    word = (word ^ (word >> 16).bitwise_and_(0xFFFF)).mul_(0x21F0AAAD)
+def _mixed(word: Tensor, other: Tensor) -> Tensor:
+    """A hash of two words of 32 bits, int32, which wrap around; a shift to the right loses the copies of the sign."""
+    word = (word ^ (word >> 16).bitwise_and_(0xFFFF)).mul_(0x21F0AAAD).bitwise_xor_(other)
     word.bitwise_xor_((word >> 15).bitwise_and_(0x1FFFF)).mul_(0x735A2D97)
     return word.bitwise_xor_((word >> 15).bitwise_and_(0x1FFFF))
