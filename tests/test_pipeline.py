@@ -10,6 +10,7 @@ from datasets.batches.draws import KEY_BITS, gaussian
 from datasets.batches.moves import VIEWS
 from datasets.slices.augmentation import AUGMENTATIONS, DRAWN, Augment
 from datasets.slices.dataset import SliceDataset
+from scripts.benchmarks.benchmark import main
 from scripts.benchmarks.pipeline import MonaiAugment, prepared
 from tests.conftest import store_of, stored, write_store
 
@@ -190,6 +191,25 @@ def test_a_batch_asks_the_device_for_no_value(tmp_path):
     dataset._stored.pool = dataset._stored.pool.to(torch.device("meta"))
     batch = dataset.batch(range(12))
     assert batch["image"].device.type == batch["target"].device.type == "meta"
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta"):  # a single sample is for the host
+        dataset[0]
+
+
+def test_labels_that_are_held_back_show_nowhere(tmp_path):
+    options = {"crop": 64, "crop_mode": "foreground", "augment": ()}
+    dataset = SliceDataset(store(tmp_path), "train", labeled=0.4, **options)
+    known = torch.tensor([record.patient not in dataset.unlabeled for record in dataset.records])
+    assert torch.equal(dataset.labeled, known)
+    assert known.sum() == 4
+    raw, batch = dataset.gather(range(12)), dataset.batch(range(12))
+    assert not raw["target"][~known].any()
+    assert raw["target"][known].any()
+    assert (batch["target"][~known] == -1).all()
+    assert (batch["target"][known] >= 0).all()
+    assert [found is not None for found in dataset._stored.foreground] == known.tolist()
+    everyone = SliceDataset(dataset.root, "train", **options)
+    assert everyone.labeled is None
+    assert torch.equal(everyone.batch(range(12))["target"][known], batch["target"][known])
 
 
 def test_gathered_samples_are_as_small_as_they_are_stored(tmp_path):
@@ -264,3 +284,10 @@ def test_samples_of_one_view_are_one_image_and_others_are_not(tmp_path):
     assert sorted(images) == list(range(2 * VIEWS)), "all views come, and their numbers are those of the first samples"
     different = {image.numpy().tobytes() for image in images.values()}
     assert len(different) == 2 * VIEWS
+
+
+def test_the_benchmark_measures_both_ways(capsys):
+    assert main(["pipeline", "--slices=2", "--batch_size=2", "--rounds=1"]) == 0
+    rows = capsys.readouterr().out.splitlines()[-4:]
+    assert [row.split()[0] for row in rows] == ["384", "384", "64", "64"]
+    assert all(float(row.split()[-1].rstrip("x")) > 0 for row in rows)

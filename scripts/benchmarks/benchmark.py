@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         slices=(32, "random slices to draw from"),
         batch_size=(16, "slices in a batch"),
         rounds=(10, "timed batches of each way, after an untimed one"),
-        threads=threads,
+        threads=(1, "threads of PyTorch, 1 as in a worker process"),
     )
     kd_step = add(
         "kd_step",
