@@ -70,6 +70,16 @@ def test_noise_is_standard_normal_and_every_key_has_its_own():
     assert torch.equal(gaussian(keys[3:4], 30401), noise[3:4])
 
 
+def test_keys_of_like_hashes_do_not_share_their_noise_in_another_order():
+    keys = torch.arange(3000)
+    hashes, order = draws._mixed(torch.zeros(3000, dtype=torch.int32), keys.int()).sort()
+    apart = hashes[1:] ^ hashes[:-1]
+    nearest = int(torch.where(apart >= 0, apart, 2**31 - 1).argmin())
+    assert apart[nearest] < 2**14
+    one, other = gaussian(keys[order[nearest : nearest + 2]], 2**15).sort().values
+    assert (one - other).abs().max() > 0.01
+
+
 def test_the_hash_is_of_32_bits_whatever_the_word():
     words = torch.tensor([0, 1, -1, -0x21524111, 2**31 - 1], dtype=torch.int32)
     expected = [int(word) & 0xFFFFFFFF for word in words]
