@@ -52,8 +52,8 @@ def representative(dataset: Dataset, count: int) -> list[int]:
         return [index for _, _, index in sorted(turns)[:count]]
     indices = []
     for case, slices in list(dataset.case_indices().items())[:count]:
-        targets = (dataset.batch(part)["target"] for part in case_batches(dataset, [case], READ_AT_ONCE))
-        areas = torch.cat([(target > 0).flatten(1).sum(1) for target in targets]).tolist()
+        targets = (dataset.gather(part)["target"] for part in case_batches(dataset, [case], READ_AT_ONCE))
+        areas = torch.cat([(target > 0).flatten(1).sum(1, dtype=torch.int32) for target in targets]).tolist()
         indices.append(slices[int(np.argmax(areas))])
     return indices
 
