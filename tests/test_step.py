@@ -74,6 +74,19 @@ def test_a_captured_run_that_is_resumed_equals_one_that_is_not(captured, taught,
     assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
 
 
+def test_a_step_that_cannot_be_captured_is_taken_by_itself(captured, taught, tmp_path, monkeypatch, caplog):
+    def fail(self, work):
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(Tape, "capture", fail)
+    assert run_student(taught, tmp_path / "captured") == 0
+    assert Tape.count == 0
+    assert caplog.text.count("cannot be captured as a CUDA graph (CUDA error: operation not permitted") == 1
+    monkeypatch.undo()
+    assert run_student(taught, tmp_path / "launched") == 0
+    assert_same_weights(tmp_path / "launched", tmp_path / "captured")
+
+
 def parts(count: int, width: int = 4, **settings) -> tuple[Step, nn.Module]:
     settings = Training(batch_size=4, accumulate=count, **settings)
     torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
@@ -13,6 +14,8 @@ from torch.optim import Optimizer
 
 from utils.recipe.schema import Training
 from utils.training.optimization import place_learning_rate
+
+log = logging.getLogger(__name__)
 
 WARM_UP = 3  # steps before the capture, as torch's documentation has it: libraries choose and allocate in them
 
@@ -80,7 +83,6 @@ class CudaGraph:
         torch.cuda.current_stream().wait_stream(side)
 
     def capture(self, work: Callable[[], None]) -> None:
-        torch.cuda.empty_cache()  # the graph has memory of its own
         # thread_local: what a thread that gathers batches does beside this is no part of the graph.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             work()
@@ -93,7 +95,8 @@ class CapturedStep:
     """A step whose kernels are launched at once: forwards, losses, backward, clipping and update as one graph.
 
     The first call captures it. Its warm-up trains for some steps; weights, batch statistics, the optimizer's state and
-    random states are then put back, so that a run starts, and goes on, as with the step itself.
+    random states are then put back, so that a run starts, and goes on, as with the step itself. Where an operation of
+    the step cannot be recorded, a warning says so, and the step is taken by itself from then on.
 
     Args:
         step: What is captured.
@@ -102,13 +105,15 @@ class CapturedStep:
 
     def __init__(self, step: Step, optimizer: Optimizer, new_graph: Callable[[], Graph] = CudaGraph) -> None:
         self.step, self.objective, self.optimizer = step, step.objective, optimizer
-        self.new_graph, self.graph = new_graph, None
+        self.new_graph, self.graph, self.fails = new_graph, None, False
 
     def __call__(self, image: Tensor, target: Tensor) -> Tensor:
         """As `Step`; every batch must have the first one's shape."""
         given = {"image": image, "target": target} | self.objective.answers
-        if self.graph is None:
+        if self.graph is None and not self.fails:
             self._capture({name: value.clone() for name, value in given.items()})
+        if self.fails:
+            return self.step(image, target)
         for name, value in given.items():
             self.given[name].copy_(value)
         self.graph.replay()
@@ -126,12 +131,24 @@ class CapturedStep:
             for _ in range(WARM_UP):
                 work()
 
-        self.graph = self.new_graph()
-        devices = [image.device] if image.is_cuda else []
-        with _without_autocast_cache():
-            with _put_back(self.objective, self.optimizer), torch.random.fork_rng(devices):
-                self.graph.warm_up(warm_up)
-            self.graph.capture(work)
+        graph, answers = self.new_graph(), self.objective.answers
+        with _without_autocast_cache(), torch.random.fork_rng([image.device] if image.is_cuda else []):
+            with _put_back(self.objective, self.optimizer):
+                graph.warm_up(warm_up)
+            try:
+                graph.capture(work)
+                self.graph = graph
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                log.warning("a step cannot be captured as a CUDA graph (%s): it is launched by itself", _line(error))
+                self.fails = True
+                self.optimizer.zero_grad()
+                self.objective.answers = answers
+
+
+def _line(error: RuntimeError) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 @contextmanager
