@@ -218,6 +218,11 @@ def test_gathered_samples_are_as_small_as_they_are_stored(tmp_path):
     assert raw["case"] == ["case_00000"] * 4 + ["case_00001"] * 4
     assert raw["slice"] == [0, 1, 2, 3] * 2
     assert raw["size"] == SIZES[0]
+    cropped = SliceDataset(store(tmp_path / "2"), "train", crop=32, augment=AUGMENTATIONS)
+    raw = cropped.gather(range(12))
+    assert "inside" not in raw
+    assert "affine" in raw
+    assert torch.equal(cropped.finish(raw)["target"], cropped.finish(raw)["target"])  # finishing leaves it as it is
 
 
 # Where a split is held

@@ -205,8 +205,7 @@ class SliceDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Image (1, H, W) float32, target (1, H, W) int64, case, slice number, and size: (H, W) of the stored slice.
 
-        On the host, wherever the split is held. index: `i + n * len(self)` is sample i again, cropped and augmented
-        anew.
+        On the host, wherever the split is held. `i + n * len(self)` is sample i again, cropped and augmented anew.
         """
         batch = self.batch([index])
         sample = {key: batch[key][0].cpu() for key in ("image", "target")}
@@ -219,9 +218,9 @@ class SliceDataset(Dataset):
     def gather(self, indices: Sequence[int]) -> dict[str, Any]:
         """What is stored of these samples, cropped, padded, flipped and turned, and the numbers that `finish` needs.
 
-        All of one padded size. Tensors on the device that holds the split, or on the host: "image" (B, 1, H, W) and
-        "target" uint8 (B, 1, H, W), and small ones. Lists: "case", "slice" and "view", a
-        number that is the same where sample, flips and turns are; "size": (H, W) of the first sample.
+        All of one padded size. Tensors where the split is held, or on the host: "image" (B, 1, H, W), "target" uint8
+        (B, 1, H, W), and small ones. Lists: "case", "slice" and "view", a number that is the same where sample, flips
+        and turns are; "size": (H, W) of the first sample.
         """
         places = np.asarray(indices, np.int64) % len(self)
         pool, rows = self._stored.find(places)
@@ -266,6 +265,8 @@ class SliceDataset(Dataset):
         if "inside" in raw:
             image = filled(image, raw["inside"], pad_value(self.window))
             target = filled(target, raw["inside"], 0)
+        elif "affine" in raw:
+            target = target.clone()  # what was gathered stays as it is
         apply_changes(image, target, raw)
         target = target.long()
         if "unlabeled" in raw:
