@@ -228,7 +228,7 @@ def write_case(
         file = f"{case}/{index:04d}.npz"
         write_slice(root / file, image, label)
         present = tuple(int(value) for value in np.unique(label) if value)
-        records.append(SliceRecord(case, case, index, file, split, present, *statistics, root / file))
+        records.append(SliceRecord(case, case, index, file, split, present, *statistics, root))
     write_json(root / case / RECORD, {"case": case, "sources": [pair.image.name for pair, _, _ in slices]})
     return records, problems
 

@@ -115,7 +115,7 @@ def _slice(job: Job, sources: dict[str, Any], settings: dict[str, Any]) -> Outco
     outcome.findings += check_label(case.label, label, raw.labels)
     # packed, a label volume is small: the worker then holds little more than the image
     label_slices = to_slices(label.array.T, axes, flips)
-    marked = np.flatnonzero(label_slices.any(axis=(1, 2)))
+    marked = np.flatnonzero(np.bitwise_or.reduce(label_slices, axis=(1, 2)))
     first, last = (int(marked[0]), int(marked[-1]) + 1) if marked.size else (0, 0)
     packed = [b""] * len(label_slices)
     packed[first:last] = [isal_zlib.compress(part, 1) for part in iterate_slices(label_slices[first:last])]

@@ -45,7 +45,12 @@ class SliceRecord:
     std: float
     p005: float
     p995: float
-    path: Path
+    root: Path
+
+    @property
+    def path(self) -> Path:
+        """Made when it is asked for: a store has a hundred thousand slices."""
+        return self.root / self.file
 
 
 def read_index(root: Path | str) -> list[SliceRecord]:
@@ -78,7 +83,7 @@ def _record(root: Path, row: dict[str, str]) -> SliceRecord:
         std=float(row["std"]),
         p005=float(row["p005"]),
         p995=float(row["p995"]),
-        path=root / row["file"],
+        root=root,
     )
 
 
@@ -245,7 +250,7 @@ def index_rows(root: Path, case: dict[str, Any], split: str, suffix: str) -> lis
             std=statistics["std"],
             p005=statistics["p005"],
             p995=statistics["p995"],
-            path=root / case["case"] / f"{index:04d}{suffix}",
+            root=root,
         )
         for index, labels in enumerate(case["slices"])
     ]

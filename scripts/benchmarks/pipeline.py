@@ -84,7 +84,7 @@ def write_random_store(root: Path, slices: int, size: int) -> None:
         for number, image in enumerate(images if name == "train" else images[:1]):
             file = f"{case}/{number:04d}.npz"
             write_slice(root / file, image, (image > 300).astype(np.uint8) * 2)
-            place = {"case": case, "patient": case, "slice": number, "file": file, "split": name, "path": root / file}
+            place = {"case": case, "patient": case, "slice": number, "file": file, "split": name, "root": root}
             records.append(SliceRecord(**place, labels=(2,), mean=0.0, std=300.0, p005=-800.0, p995=800.0))
     manifest = {"dataset": "kits", "modality": "CT", "format": "npz", "task": "tumor", "tumor_labels": [2]}
     manifest |= {"labels": {"1": "kidney", "2": "tumor"}, "split_sha256": split_sha256(split)}
