@@ -105,14 +105,15 @@ class CapturedStep:
 
     def __init__(self, step: Step, optimizer: Optimizer, new_graph: Callable[[], Graph] = CudaGraph) -> None:
         self.step, self.objective, self.optimizer = step, step.objective, optimizer
-        self.new_graph, self.graph, self.fails = new_graph, None, False
+        self.new_graph, self.fails = new_graph, False
+        self.graph: Graph | None = None
 
     def __call__(self, image: Tensor, target: Tensor) -> Tensor:
         """As `Step`; every batch must have the first one's shape."""
         given = {"image": image, "target": target} | self.objective.answers
         if self.graph is None and not self.fails:
             self._capture({name: value.clone() for name, value in given.items()})
-        if self.fails:
+        if self.graph is None:
             return self.step(image, target)
         for name, value in given.items():
             self.given[name].copy_(value)
