@@ -11,7 +11,7 @@ import pytest
 
 from scripts.benchmarks import benchmark, gpu
 
-PARTS = ["limits", "stores", "steps", "pipeline", "trainings", "small_images", "prediction", "compiled"]
+PARTS = ["limits", "stores", "steps", "pipeline", "trainings", "small_images", "prediction", "side_by_side", "compiled"]
 
 
 def in_this_process(command, **_):
@@ -33,8 +33,19 @@ def in_this_process(command, **_):
     return subprocess.CompletedProcess(command, status, told.getvalue(), told.getvalue())
 
 
+class Ended:
+    """A program that was started, and has ended by then."""
+
+    def __init__(self, command, **_):
+        self.returncode = in_this_process(command).returncode
+
+    def poll(self):
+        return self.returncode
+
+
 def test_every_part_is_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(subprocess, "run", in_this_process)
+    monkeypatch.setattr("utils.leaderboard.execution.subprocess.Popen", Ended)
     monkeypatch.setattr(gpu, "compiled", compiled := lambda _bench: [{"step": "compiled", "ms": 1.0}])
     compiled.__name__ = "compiled"  # a compiler takes minutes
     assert benchmark.main(["gpu", "--threads", "1", "--output", str(tmp_path / "gpu.json")]) == 0
@@ -51,6 +62,8 @@ def test_every_part_is_measured(tmp_path, monkeypatch, capsys):
     ]
     assert len(rates) == 9
     assert all(rate > 0 for rate in rates)
+    assert [row["trainings"] for row in found["parts"]["side_by_side"]] == [2]
+    assert found["parts"]["side_by_side"][0]["images/s of all"] > 0
     assert [row["network"] for row in found["parts"]["prediction"]] == ["teacher", "student"]
     assert all(part in said for part in PARTS)
 

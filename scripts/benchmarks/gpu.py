@@ -10,9 +10,7 @@ captured. What would begin after --minutes is left out, and named.
 from __future__ import annotations
 
 import argparse
-import csv
 import gc
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,6 +26,7 @@ from tqdm import tqdm
 
 from datasets.slices.dataset import SliceDataset
 from datasets.slices.store import write_json
+from scripts.benchmarks.gpu_runs import at_once, rate
 from scripts.benchmarks.gpu_use import Watched, ceilings, wait
 from scripts.benchmarks.kd_step import make_batch, our_step, published_step, time_in_turns
 from scripts.benchmarks.slicing import ours as slice_volumes
@@ -51,7 +50,8 @@ class Size:
         slices: In each of 12 volumes, of which nine are trained on.
         batches: Images of the steps; a training has the second.
         epochs: Of a training.
-        small_batch: Images of 64x64 in a step of the small U-Net.
+        small_batch: Images of 64x64 in a step of the small U-Nets.
+        at_once: Trainings of the narrow one that share the device.
         volume: Slices of the predicted volume.
         matrix: Side of the matrices of the ceiling.
         flags: Of every training.
@@ -64,6 +64,7 @@ class Size:
     rounds: int = 20
     epochs: int = 12
     small_batch: int = 128
+    at_once: tuple[int, ...] = (1, 4)
     volume: int = 400
     matrix: int = 8192
     flags: tuple[str, ...] = ()
@@ -77,6 +78,7 @@ ON_CPU = Size(
     rounds=1,
     epochs=1,
     small_batch=4,
+    at_once=(2,),
     volume=2,
     matrix=256,
     flags=('--network={"name": "unet", "widths": [4, 4, 4, 4, 4]}',),
@@ -108,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="gpu-benchmark-") as folder:
         size = Size() if device.type == "cuda" else ON_CPU
         bench = Bench(device, size, time.monotonic() + 60 * args.minutes, Path(folder))
-        parts = (limits, stores, steps, pipeline, trainings, small_images, prediction, compiled)
+        parts = (limits, stores, steps, pipeline, trainings, small_images, prediction, side_by_side, compiled)
         for part in tqdm(parts, "parts", leave=False, disable=None):
             if bench.seconds_left < 20:
                 bench.left_out.append(f"{part.__name__}: {args.minutes} minutes were over")
@@ -222,9 +224,14 @@ def trainings(bench: Bench) -> list[Row]:
 
 def small_images(bench: Bench) -> list[Row]:
     """The U-Net of hippocampus on images of 64x64."""
-    flags = [f"--data.root={bench.folder / 'small'}", '--data.augment=["flip", "rot90"]', "--training.pictures=0"]
-    flags += [f"--training.batch_size={bench.size.small_batch}", *_epochs(5 * bench.size.epochs)]
-    return [_train(bench, "train.py", "hippocampus_teacher", "small", bench.size.small_batch, flags)]
+    return [_train(bench, "train.py", "hippocampus_teacher", "small", bench.size.small_batch, _of_small(bench))]
+
+
+def side_by_side(bench: Bench) -> list[Row]:
+    """The narrow U-Net of the leaderboard of hippocampus: one training, and several that share the device."""
+    flags = [*bench.size.flags, *_of_small(bench), '--network={"name": "unet", "widths": [8, 8, 16, 32, 64]}']
+    folder, config = bench.folder / "at_once", "hippocampus_teacher"
+    return [at_once(count, folder / str(count), config, flags) for count in bench.size.at_once]
 
 
 def prediction(bench: Bench) -> list[Row]:
@@ -260,11 +267,13 @@ def _train(bench: Bench, script: str, config: str, name: str, batch_size: int, f
     if done.returncode:
         raise ValueError(f"{script}: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
     seconds = time.perf_counter() - started
-    with (bench.folder / name / "history.csv").open(newline="") as file:
-        rates = [float(row["images_per_second"]) for row in csv.DictReader(file)]
-    rates = rates[1:] or rates  # the first epoch captures the step
-    row = {"run": f"{script} {config}", "images": batch_size, "images/s": statistics.median(rates), "all s": seconds}
+    row = {"run": f"{script} {config}", "images": batch_size, "images/s": rate(bench.folder / name), "all s": seconds}
     return row | watched.found()
+
+
+def _of_small(bench: Bench) -> list[str]:
+    flags = [f"--data.root={bench.folder / 'small'}", '--data.augment=["flip", "rot90"]', "--training.pictures=0"]
+    return [*flags, f"--training.batch_size={bench.size.small_batch}", *_epochs(5 * bench.size.epochs)]
 
 
 def _epochs(count: int) -> list[str]:
