@@ -57,7 +57,7 @@ def test_a_sample_has_the_agreed_keys_shapes_and_types(make, split, channels):
     assert dataset.in_channels == channels
     assert dataset.num_classes == len(dataset.class_names) == len(dataset.class_counts)
     for sample in dataset:
-        assert list(sample) == ["image", "target", "case"]
+        assert list(sample) == ["image", "target", "case", "view"]
         assert (sample["image"].shape, sample["image"].dtype) == ((channels, 32, 32), torch.float32)
         assert (sample["target"].shape, sample["target"].dtype) == ((), torch.int64)
         assert isinstance(sample["case"], str)
@@ -110,10 +110,26 @@ def test_a_batch_is_its_samples_whatever_is_kept_in_memory(make):
         for dataset in (make(augment=augment, seed=3), make(augment=augment, seed=3, cache_mb=0)):
             indices = [2, 0, 1 + len(dataset), 1]
             batch, samples = dataset.batch(indices), [dataset[index] for index in indices]
-            assert list(batch) == ["image", "target", "case"]
+            assert list(batch) == list(samples[0])
             assert torch.equal(batch["image"], torch.stack([sample["image"] for sample in samples]))
             assert torch.equal(batch["target"], torch.stack([sample["target"] for sample in samples]))
             assert batch["case"] == [sample["case"] for sample in samples]
+
+
+def test_images_of_one_view_are_equal_and_others_are_not(make):
+    dataset, seen = make(augment={"flip": True, "rot90": True}), {}
+    for epoch in range(6):
+        dataset.epoch = epoch
+        batch = dataset.batch([0, 1, len(dataset), 2 * len(dataset)])
+        for view, image in zip(batch["view"], batch["image"], strict=True):
+            assert torch.equal(seen.setdefault(view, image), image)
+    assert {view // 8 for view in seen} == {0, 1}
+    assert 8 < len(seen) == len({image.numpy().tobytes() for image in seen.values()})
+
+
+@pytest.mark.parametrize("change", [{"rotation": 5}, {"brightness": 0.1}, {"blur": [0.1, 2]}])
+def test_an_image_that_never_comes_again_has_no_view(make, change):
+    assert "view" not in make(augment={"flip": True, **change})[0]
 
 
 def test_what_is_gathered_is_in_bytes(make):

@@ -78,6 +78,11 @@ class Augmentation:
             if interval is not None and not 0 < interval[0] <= interval[1]:
                 raise ValueError(f"augment.{name} {list(interval)}: give [smallest, largest], both above 0")
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether images are flipped and turned at most, so that the same ones come again."""
+        return self == Augmentation(flip=self.flip, mirror=self.mirror, rot90=self.rot90)
+
     def flips_and_turns(self, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Whether rows, and columns, are reversed, bool (B, 2), and quarter turns (B,), of uniform numbers (B, 13)."""
         mirror, flip, turns = drawn.T[:3]

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from datasets.batches.draws import Draws
-from datasets.batches.moves import exact_moves, moved, on_device
+from datasets.batches.moves import VIEWS, exact_moves, moved, on_device
 from datasets.batches.pool import Pool, check_device_gb, load, pool_of, room
 from datasets.fingerprints import Digests, image_digests
 from datasets.images.augmentation import CHANGES, COLUMNS, NO_AUGMENTATION, Augmentation
@@ -23,6 +23,7 @@ from datasets.splits import SPLITS, check_patients, split_sha256
 
 DEFAULT_SIZE = 224
 HOST = torch.device("cpu")
+KEPT = ("target", "case", "view")  # of what is gathered, beside the images
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,8 @@ class LabeledImages(Dataset):
     def gather(self, indices: Sequence[int]) -> dict[str, Any]:
         """Images uint8 (B, C, S, S), flipped and turned; targets and cases; and how `finish` is to change the images.
 
-        They are on the device that holds the split, or on the host.
+        They are on the device that holds the split, or on the host. Where images are flipped and turned at most, "view"
+        is a number of each that is the same where sample, flips and turns are.
         """
         places = np.asarray(indices, np.int64) % len(self)
         rows, pool = places, self._pool
@@ -222,6 +224,8 @@ class LabeledImages(Dataset):
         moves = exact_moves(sides, sides, np.zeros((len(places), 2), np.int64), (side, side), flips, turns)
         target = on_device(self._labels[places], device)
         raw = moved(pool, rows, moves) | {"target": target, "case": [self.cases[place] for place in places.tolist()]}
+        if self._augment is None or self._augment.is_exact:
+            raw["view"] = (VIEWS * places + moves.view).tolist()
         return raw | changes
 
     def finish(self, raw: dict[str, Any]) -> dict[str, Any]:
@@ -229,7 +233,7 @@ class LabeledImages(Dataset):
         image = raw["image"]
         if self._augment is not None:
             image = self._augment(image, {name: raw[name] for name in CHANGES if name in raw})
-        return {"image": self.preparation.normalize(image), "target": raw["target"], "case": raw["case"]}
+        return {"image": self.preparation.normalize(image), **{key: raw[key] for key in KEPT if key in raw}}
 
     def batch(self, indices: Sequence[int]) -> dict[str, Any]:
         """Images (B, C, S, S) float32, targets (B,) int64 and cases, of these samples."""
