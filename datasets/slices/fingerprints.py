@@ -12,7 +12,8 @@ from isal import isal_zlib
 from PIL import Image
 
 from datasets.fingerprints import READERS, Digests, digest, fingerprint
-from datasets.slices.store import SliceRecord, npy_header, read_index, read_manifest
+from datasets.slices.npz import npy_header, read_checksums
+from datasets.slices.store import SliceRecord, read_index, read_manifest
 
 
 def store_fingerprint(root: Path) -> str:
@@ -29,8 +30,8 @@ def store_fingerprint(root: Path) -> str:
 def slice_digests(records: Iterable[SliceRecord], classes: Mapping[int, str]) -> Digests:
     """The digests of the cases of a slice store. classes: the class that each label value stands for.
 
-    An npz names the checksums of what it holds at its end, where they cost nothing to read; numpy compares them when
-    it reads a slice. For a PNG the image's file is read and the label is decoded: label digests are the same in both
+    An npz names the checksums of what it holds, where they cost nothing to read; they are compared when a slice is
+    read. For a PNG the image's file is read and the label is decoded: label digests are the same in both
     formats. Raises ValueError naming a file that is missing or damaged.
     """
     records = sorted(records, key=lambda record: (record.case, record.slice))
@@ -48,9 +49,11 @@ def slice_digests(records: Iterable[SliceRecord], classes: Mapping[int, str]) ->
 def _checksums(record: SliceRecord) -> tuple[str, str]:
     try:
         if record.path.suffix == ".npz":
-            with ZipFile(record.path) as content:
-                parts = {part.filename: part.CRC for part in content.infolist()}
-            return f"{parts['image.npy']:08x}", f"{parts['label.npy']:08x}"
+            parts = read_checksums(record.path)
+            if parts is None:
+                with ZipFile(record.path) as content:
+                    parts = {part.filename.removesuffix(".npy"): part.CRC for part in content.infolist()}
+            return f"{parts['image']:08x}", f"{parts['label']:08x}"
         with Image.open(record.path.with_name(f"{record.path.stem}_label.png")) as picture:
             label = np.asarray(picture).astype(np.uint8)
         return digest(record.path.read_bytes()), f"{_npy_checksum(label):08x}"

@@ -10,19 +10,17 @@ import csv
 import json
 import os
 import re
-import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
-from io import BytesIO, StringIO
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from isal import isal_zlib
 
 from datasets.files import write_text, write_texts
 from datasets.publishing import Kind
+from datasets.slices.npz import pack, read_arrays
 
 COLUMNS = ("case", "patient", "slice", "file", "split", "labels", "mean", "std", "p005", "p995")
 MANIFEST = {"dataset", "modality", "task", "labels", "tumor_labels", "split_sha256"}
@@ -127,8 +125,8 @@ def read_slice(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     """Read one slice: image (H, W) int16 HU, or float16/float32 for MR, and label (H, W) uint8."""
     path = Path(path)
     if path.suffix == ".npz":
-        with np.load(path) as content:
-            return content["image"], content["label"]
+        arrays = read_arrays(path)
+        return arrays["image"], arrays["label"]
     from PIL import Image  # slicing into npz starts without it
 
     with Image.open(path) as picture:
@@ -146,7 +144,7 @@ def write_slice(path: Path, image: np.ndarray, label: np.ndarray, compress: bool
     try:
         if path.suffix == ".npz":
             with path.open("wb") as file:
-                file.writelines(_zip([("image.npy", image), ("label.npy", label)], compress))
+                file.writelines(pack({"image": image, "label": label}, compress))
             return
         from PIL import Image, PngImagePlugin
 
@@ -159,40 +157,6 @@ def write_slice(path: Path, image: np.ndarray, label: np.ndarray, compress: bool
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
-
-
-def _zip(arrays: list[tuple[str, np.ndarray]], compress: bool) -> list[bytes | memoryview]:
-    """The bytes of an npz file, in pieces.
-
-    numpy.savez spends more on its zip writer than on the disk, and compresses slowly.
-    """
-    pieces, directory, offset = [], [], 0
-    for name, array in arrays:
-        header = npy_header(array.dtype.str, array.shape)
-        data = memoryview(np.ascontiguousarray(array)).cast("B")
-        checksum, size = isal_zlib.crc32(data, isal_zlib.crc32(header)), len(header) + len(data)
-        body = [header, data]
-        if compress:
-            body = [isal_zlib.compress(header + bytes(data), level=1, wbits=-15)]
-        stored = sum(len(piece) for piece in body)
-        # zip: version 2.0, no flags, deflate or stored, 1980-01-01
-        common = struct.pack("<5H3I2H", 20, 0, 8 if compress else 0, 0, 33, checksum, stored, size, len(name), 0)
-        pieces += [b"PK\3\4", common, name.encode(), *body]
-        directory.append(
-            b"PK\1\2" + struct.pack("<H", 20) + common + struct.pack("<3H2I", 0, 0, 0, 0, offset) + name.encode()
-        )
-        offset += 4 + len(common) + len(name) + stored
-    listing = b"".join(directory)
-    end = b"PK\5\6" + struct.pack("<4H2IH", 0, 0, len(arrays), len(arrays), len(listing), offset, 0)
-    return [*pieces, listing, end]
-
-
-@lru_cache
-def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
-    """The bytes that an npz holds before an array's own."""
-    buffer = BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": dtype, "fortran_order": False, "shape": shape})
-    return buffer.getvalue()
 
 
 def read_case(folder: Path) -> dict[str, Any] | None:
