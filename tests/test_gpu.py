@@ -7,6 +7,9 @@ from lightning_fabric import Fabric
 from tiny_runs import assert_same_weights, run_student, taught, tiny
 
 from datasets.slices.dataset import SliceDataset
+from networks import NETWORKS
+from utils.evaluation.inference import evaluate
+from utils.evaluation.metrics import PublishedProtocol, VolumeDice
 from utils.training import loop
 from utils.training.loading import Loader
 from utils.training.step import CudaGraph
@@ -77,3 +80,23 @@ def test_no_step_waits_for_the_device(slice_store, graph):
         torch.cuda.set_sync_debug_mode("default" if number < 2 else "error")  # the first allocates and captures
         step(batch["image"], batch["target"])
     torch.cuda.set_sync_debug_mode("default")
+
+
+def test_validation_waits_for_the_device_once_its_batches_are_done(slice_store):
+    class Read(VolumeDice):
+        def compute(self):
+            torch.cuda.set_sync_debug_mode("default")
+            return super().compute()
+
+    fabric = Fabric(accelerator="cuda", devices=1, precision="bf16-mixed")
+    dataset = SliceDataset(slice_store, "test", task="all")
+    network = NETWORKS["unet"](num_classes=3, widths=[4, 4, 4, 4, 4]).cuda()
+    found = []
+    for mode in ("default", "error"):  # the first allocates
+        metrics = [Read(dataset.class_names), PublishedProtocol(dataset.class_names)]
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            found.append(evaluate(fabric, network, dataset, metrics, batch_size=4, channels_last=True))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert found[0] == found[1]
