@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import nibabel
 import numpy as np
 
-BLOCK_BYTES = 31 << 20  # below 32 MB the C library keeps the memory for the next block
+BLOCK_BYTES = 15 << 20  # little enough for the C library to keep the memory for the next block
 PADDING = 8
 
 
