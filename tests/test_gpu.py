@@ -76,10 +76,12 @@ def test_no_step_waits_for_the_device(slice_store, graph):
     augment = ("flip", "rot90", "affine", "intensity")
     dataset = SliceDataset(slice_store, "train", crop=32, augment=augment)
     batches = Loader(dataset, torch.device("cuda"))([[0, 1, 2, 3]] * 8)
-    for number, batch in enumerate(batches):
-        torch.cuda.set_sync_debug_mode("default" if number < 2 else "error")  # the first allocates and captures
-        step(batch["image"], batch["target"])
-    torch.cuda.set_sync_debug_mode("default")
+    try:
+        for number, batch in enumerate(batches):
+            torch.cuda.set_sync_debug_mode("default" if number < 2 else "error")  # the first allocates and captures
+            step(batch["image"], batch["target"])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_validation_waits_for_the_device_once_its_batches_are_done(slice_store):

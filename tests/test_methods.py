@@ -1,5 +1,7 @@
 """configs/methods for masks: every recipe builds and runs, and the published ones compute the published formulas."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -106,12 +108,12 @@ def test_hlfd_as_published_is_the_published_formula():
     for loss, student_taps, teacher_taps, weight in terms:
         projector = getattr(loss, "projector", None)
         if projector is not None:
-            state = projector.next_seed.clone()
+            state = copy.deepcopy(projector.state_dict())
             sides = (
                 (join(t, teacher_taps, t["decoder4"]), 16) if isinstance(teacher_taps, list) else (s[student_taps], 2)
             )
             drawn.append(projector(*sides))
-            projector.next_seed.copy_(state)
+            projector.load_state_dict(state)
         value = value + weight * loss(pick(s, student_taps), pick(t, teacher_taps), target)
 
     pixel = 0.5 * divergence(s["encoder4"], resize(drawn[0], s["encoder4"]))

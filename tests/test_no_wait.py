@@ -94,6 +94,7 @@ def test_a_method_asks_for_no_value(name):
     task, terms = read(name)
     value = task.to("meta")(student["logits"], target)
     for loss, taps, other_taps, _ in terms:
+        loss = loss.to("meta")
         value = value + loss(pick(student, taps), pick(teacher, other_taps), target)
     value.backward()
 

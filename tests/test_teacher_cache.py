@@ -155,16 +155,17 @@ def test_a_distillers_losses_are_the_same_with_a_cache(tmp_path, teacher):
         torch.manual_seed(1)
         terms = {"soft": Term(DISTILLATION_LOSSES["soft_target"](), "logits", "logits", 1.0)}
         distiller = Distiller(Network(), Task(TASK_LOSSES["dice_ce"]()), teacher, terms)
-        if cache is not None:
-            distiller.answers = cache(images(), distiller.teacher_taps, distiller.ask)
-        losses.append(distiller(images(), target)["soft"].item())
+        known = {} if cache is None else cache(images(), distiller.teacher_taps, distiller.ask)
+        with distiller.knowing(known):
+            losses.append(distiller(images(), target)["soft"].item())
     assert losses[0] > 0 and losses[1] == pytest.approx(losses[0], abs=1e-6)
     assert losses[2] == pytest.approx(losses[0], abs=1e-6)
 
 
 @torch.no_grad()
 def test_answers_to_numbered_views_stay_in_memory(tmp_path, teacher):
-    ask, cache = partial(tap, teacher), TeacherCache(tmp_path, ("teacher",), 1.0, views=8, memory=8 * 3 * 8 * 8 * 4)
+    ask, room = partial(tap, teacher), 4 * 3 * 8 * 8 * 4
+    cache = TeacherCache(tmp_path, ("teacher",), 1.0, views=4, room=lambda: room)
     expected = ask(images(), ["logits"])["logits"]
     cache(images()[[2, 0]], ["logits"], ask, views=[5, 1])
     teacher.seen = 0
@@ -179,7 +180,8 @@ def test_answers_to_numbered_views_stay_in_memory(tmp_path, teacher):
 
 @torch.no_grad()
 def test_answers_that_do_not_fit_into_memory_are_read_from_disk(tmp_path, teacher):
-    ask, cache = partial(tap, teacher), TeacherCache(tmp_path, ("teacher",), 1.0, views=8, memory=8 * 3 * 8 * 8 * 4 - 1)
+    ask, room = partial(tap, teacher), 4 * 3 * 8 * 8 * 4 - 1
+    cache = TeacherCache(tmp_path, ("teacher",), 1.0, views=4, room=lambda: room)
     first, second = (cache(images(), ["logits"], ask, views=[0, 1, 2, 3])["logits"] for _ in range(2))
     assert torch.equal(first, second) and teacher.seen == 4
     for file in tmp_path.rglob("*.safetensors"):

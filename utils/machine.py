@@ -23,10 +23,12 @@ def cores() -> int:
     return bound
 
 
-def free_memory(device: torch.device) -> float:
-    """Half of what is free in the memory of a device, in bytes; on a CPU the `memory_limit`."""
+def memory_share(device: torch.device) -> float:
+    """What data may take of a device's memory, in bytes: half of what is free on a GPU, else `memory_limit`."""
     if device.type == "cpu":
         return memory_limit()
+    if device.type == "mps":
+        return 0.0  # its memory is the machine's: nothing is nearer there
     import torch
 
     return torch.cuda.mem_get_info(device)[0] / 2

@@ -12,6 +12,11 @@ from datasets.batches.pool import Pool
 VIEWS = 8  # of a square: four quarter turns, each mirrored or not
 
 
+def view_count(flipped_axes: int, turned: bool) -> int:
+    """How many views come up where so many axes, 0 to 2, are flipped at random, and squares turned."""
+    return (4 if flipped_axes == 0 else VIEWS) if turned else 2**flipped_axes
+
+
 @dataclass(frozen=True)
 class Moves:
     """Where each pixel of each moved sample comes from; all arrays int64.

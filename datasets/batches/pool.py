@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.machine import free_memory
+from utils.machine import memory_share
 
 PIECE = 64 * 2**20  # bytes on their way to a device
 READERS = 8  # threads
@@ -126,4 +126,4 @@ def check_device_gb(device_gb: float | None) -> None:
 
 def room(device: torch.device, device_gb: float | None) -> float:
     """Bytes that a split may take on a GPU: so many gigabytes, or half of what is free there."""
-    return free_memory(device) if device_gb is None else device_gb * 1e9
+    return memory_share(device) if device_gb is None else device_gb * 1e9

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from datasets.batches.changes import at_a_time
-from datasets.batches.moves import affine_matrices, warp_grid, warped
+from datasets.batches.moves import affine_matrices, view_count, warp_grid, warped
 from datasets.images import color
 
 # What is random about an image, a number from 0 to 1 for each.
@@ -79,9 +79,10 @@ class Augmentation:
                 raise ValueError(f"augment.{name} {list(interval)}: give [smallest, largest], both above 0")
 
     @property
-    def is_exact(self) -> bool:
-        """Whether images are flipped and turned at most, so that the same ones come again."""
-        return self == Augmentation(flip=self.flip, mirror=self.mirror, rot90=self.rot90)
+    def views(self) -> int:
+        """How many different images come of one; 0 where none comes twice."""
+        is_exact = self == Augmentation(flip=self.flip, mirror=self.mirror, rot90=self.rot90)
+        return view_count(2 if self.flip else int(self.mirror), self.rot90) if is_exact else 0
 
     def flips_and_turns(self, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Whether rows, and columns, are reversed, bool (B, 2), and quarter turns (B,), of uniform numbers (B, 13)."""

@@ -133,6 +133,7 @@ class LabeledImages(Dataset):
         if training and options.smote is not None:
             self._oversample(Path(options.smote), options.smote_mb)
         self._augment = options.augment if training and options.augment != NO_AUGMENTATION else None
+        self.views = 1 if self._augment is None else self._augment.views
         self.cases = [record.case for record in self.records]
         self.sampling_weights = self._weights() if training and options.balance == "sampler" else None
         self._labels = np.array(self.labels, np.int64)
@@ -207,8 +208,7 @@ class LabeledImages(Dataset):
     def gather(self, indices: Sequence[int]) -> dict[str, Any]:
         """Images uint8 (B, C, S, S), flipped and turned; targets and cases; and how `finish` is to change the images.
 
-        They are on the device that holds the split, or on the host. Where images are flipped and turned at most, "view"
-        is a number of each that is the same where sample, flips and turns are.
+        They are on the device that holds the split, or on the host. See `Samples` for "view".
         """
         places = np.asarray(indices, np.int64) % len(self)
         rows, pool = places, self._pool
@@ -224,7 +224,7 @@ class LabeledImages(Dataset):
         moves = exact_moves(sides, sides, np.zeros((len(places), 2), np.int64), (side, side), flips, turns)
         target = on_device(self._labels[places], device)
         raw = moved(pool, rows, moves) | {"target": target, "case": [self.cases[place] for place in places.tolist()]}
-        if self._augment is None or self._augment.is_exact:
+        if self.views:
             raw["view"] = (VIEWS * places + moves.view).tolist()
         return raw | changes
 
@@ -236,7 +236,7 @@ class LabeledImages(Dataset):
         return {"image": self.preparation.normalize(image), **{key: raw[key] for key in KEPT if key in raw}}
 
     def batch(self, indices: Sequence[int]) -> dict[str, Any]:
-        """Images (B, C, S, S) float32, targets (B,) int64 and cases, of these samples."""
+        """What `finish` makes of what `gather` finds."""
         return self.finish(self.gather(indices))
 
     def hold(self, device: torch.device) -> bool:

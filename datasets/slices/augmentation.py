@@ -7,7 +7,7 @@ from torch import Tensor
 
 from datasets.batches.changes import add_noise, adjust_contrast, changed, chosen, scale_and_shift, warp
 from datasets.batches.draws import KEY_BITS
-from datasets.batches.moves import affine_matrices
+from datasets.batches.moves import affine_matrices, view_count
 
 AUGMENTATIONS = ("flip", "rot90", "affine", "intensity")
 FLIP, AFFINE, INTENSITY = 0.5, 0.3, 0.15  # how likely each is
@@ -44,6 +44,12 @@ class Augment:
             if name not in AUGMENTATIONS:
                 raise ValueError(f"augment {name!r} is unknown: choose from {', '.join(AUGMENTATIONS)}")
         self.names, self.side = frozenset(names), side
+
+    @property
+    def views(self) -> int:
+        """How many different images come of one; 0 where none comes twice."""
+        is_exact = self.names <= {"flip", "rot90"}
+        return view_count(2 * ("flip" in self.names), "rot90" in self.names) if is_exact else 0
 
     def flips(self, uniform: Uniform) -> np.ndarray:
         """Whether rows and columns are reversed, bool (B, 2)."""

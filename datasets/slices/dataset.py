@@ -67,7 +67,7 @@ class SliceDataset(Dataset):
     serve, and arguments out of range.
     """
 
-    in_channels = 1
+    in_channels = views = 1
     notes: tuple[str, ...] = ()  # a store has nothing to report about itself
     sampling_weights: torch.Tensor | None = None  # every slice once an epoch
     labeled: torch.Tensor | None = None
@@ -140,6 +140,7 @@ class SliceDataset(Dataset):
         if split == "train":
             self._side = crop or next_multiple(max(max(size) for size in self.sizes.values()))
             self._augment = Augment(augment, self._side)
+            self.views = self._augment.views if crop_mode == "center" else 0
         self._draws = Draws(len(records), len(DRAWN), seed)
         self._keeps, self._device_gb = cache, device_gb
         if cache and self._stored.nbytes <= cache_mb * 2**20:
@@ -180,7 +181,7 @@ class SliceDataset(Dataset):
         return slice_digests(self._all_records, self._meaning)
 
     def split_patients(self, split: str) -> list[str]:
-        """Patients of `split` in the index: those whose slices are here."""
+        """Patients of `split` whose slices are here."""
         return list(self._patients[_choice("split", split, SPLITS)])
 
     def case_indices(self) -> dict[str, list[int]]:
@@ -192,14 +193,13 @@ class SliceDataset(Dataset):
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
-        """The (height, width) of each case's slices."""
         return {case: size for case, (size, _) in self._stored.forms.items()}
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Each slice once; without this, iterating by index would never end, see `__getitem__`."""
+        """Each slice once; by index it would never end."""
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -246,12 +246,12 @@ class SliceDataset(Dataset):
             small["unlabeled"] = np.flatnonzero(self._hidden[places])
         records = [self.records[place] for place in places.tolist()]
         return {
+            **({"view": (VIEWS * places + moves.view).tolist()} if self.views else {}),
             **moved(pool, rows, moves),
             **{name: on_device(array, pool.device) for name, array in small.items()},
             "case": [record.case for record in records],
             "slice": [record.slice for record in records],
             "size": tuple(lengths[0].tolist()),
-            "view": (VIEWS * places + moves.view).tolist(),
         }
 
     def finish(self, raw: dict[str, Any]) -> dict[str, Any]:
@@ -271,7 +271,7 @@ class SliceDataset(Dataset):
         target = target.long()
         if "unlabeled" in raw:
             target.index_fill_(0, raw["unlabeled"], -1)
-        return {"image": image, "target": target, **{key: raw[key] for key in LISTS}}
+        return {"image": image, "target": target, **{key: raw[key] for key in LISTS if key in raw}}
 
     def hold(self, device: torch.device) -> bool:
         """Keep the decoded slices on a GPU, if they fit `device_gb`; False where they stay where they are.

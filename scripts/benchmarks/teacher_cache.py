@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         views, limit = len(VIEWS) * args.slices, 10.0
         disk = TeacherCache(Path(folder), ("benchmark",), limit)
-        memory = TeacherCache(Path(folder), ("benchmark",), limit, views, memory=limit * 1e9)
+        memory = TeacherCache(Path(folder), ("benchmark",), limit, views, room=lambda: limit * 1e9)
         started = time.perf_counter()
         for number, (image, _) in enumerate(tqdm(batches, "first pass, filling the cache", leave=False)):
             disk(image, asking.teacher_taps, asking.ask)
@@ -95,10 +95,10 @@ def stepper(
     optimizer = make_optimizer([p for p in objective.parameters() if p.requires_grad], Training(learning_rate=1e-3))
 
     def step(number: int, image: Tensor, target: Tensor) -> dict[str, float]:
-        if cache is not None:
-            views = numbers(args, number, len(image))
-            objective.answers = cache(image, objective.teacher_taps, objective.ask, views)
-        losses = objective(image, target)
+        views = numbers(args, number, len(image))
+        known = {} if cache is None else cache(image, objective.teacher_taps, objective.ask, views)
+        with objective.knowing(known):
+            losses = objective(image, target)
         sum(objective.weights[name] * loss for name, loss in losses.items()).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +27,6 @@ class Distiller(nn.Module):
         terms: Maps a name (the TensorBoard tag) to a term.
         partly_labeled: The second half of every batch has no labels (its target is -1). It takes no part in the task
             loss and in terms that read the target; the other terms learn from it.
-
-    `answers` are the teacher's to the next image, by tap, where they are known already; without them the teacher is
-    asked.
 
     Raises ValueError when terms read a teacher's taps and there is none.
     """
@@ -70,6 +68,15 @@ class Distiller(nn.Module):
         if self.teacher is not None:
             self.teacher._apply(fn, recurse)
         return super()._apply(fn, recurse)
+
+    @contextmanager
+    def knowing(self, answers: dict[str, Tensor]) -> Iterator[None]:
+        """Within it the teacher's answers (B, ...) to the image are these, by tap; where there are none it is asked."""
+        before, self.answers = self.answers, answers
+        try:
+            yield
+        finally:
+            self.answers = before
 
     @torch.no_grad()
     def ask(self, image: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:

@@ -42,12 +42,12 @@ class TeacherCache:
         identity: Of the teacher and of how it computes (its file's hash, precision, device): other words, other folder.
         limit_gb: Of all files in `folder`, of all processes (each counts again after 2 % of it); what does not fit is
             computed each time.
-        views: How many different images a run can see; 0 where they have no number. `memory` is the bytes that the
-            answers to all of them may take in the memory of the device.
+        views: How many different images a run sees; 0 keeps none in memory.
+        room: Returns the bytes that the answers to all of them may take in the memory of the device.
     """
 
     def __init__(
-        self, folder: Path, identity: Sequence[str], limit_gb: float, views: int = 0, memory: float = 0.0
+        self, folder: Path, identity: Sequence[str], limit_gb: float, views: int = 0, room: Callable[[], float] = float
     ) -> None:
         name = hashlib.sha256("\n".join((*identity, torch.__version__)).encode()).hexdigest()[:16]
         self.folder = folder / name
@@ -55,7 +55,7 @@ class TeacherCache:
         self._home, self._limit = folder, limit_gb * 1e9
         self._granted, self._full = 0.0, False
         self._remove_abandoned()
-        self._memory = KnownAnswers(views, memory)
+        self._memory = KnownAnswers(views, room)
         self.hits = self.misses = 0
         self._asking_s = self._reading_s = 0.0
 

@@ -106,7 +106,7 @@ class Experiment:
             network,
             self.val,
             self.metrics(),
-            batch_size=settings.batch_size,
+            batch_size=settings.batch_size // settings.accumulate,
             loader=self.val_loader,
             channels_last=settings.channels_last,
             cases=cases,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from datasets.batches.moves import VIEWS
 from datasets.findings import listed
 from utils.distillation.balance import balance
 from utils.distillation.objective import Distiller
@@ -18,7 +18,7 @@ from utils.distillation.teacher_cache import TeacherCache
 from utils.distillation.terms import asks_teacher, read_terms
 from utils.experiment.prepare import Experiment
 from utils.experiment.resuming import changed_cases
-from utils.machine import free_memory
+from utils.machine import memory_share
 from utils.recipe.contracts import Metric
 from utils.recipe.schema import DistillationRecipe
 from utils.tables import table
@@ -99,15 +99,16 @@ def cache_of(experiment: Experiment) -> TeacherCache | None:
     recipe = experiment.recipe
     if not isinstance(recipe, DistillationRecipe) or not recipe.teacher_cache or not asks_teacher(recipe.distillation):
         return None
-    continuous = sorted({"affine", "intensity"} & set(recipe.data.get("augment", ())))
-    if continuous or recipe.data.get("crop_mode") == "foreground":
-        what = f"augment {', '.join(continuous)}" if continuous else "crop_mode foreground"
-        raise ValueError(f"teacher_cache: with {what} no image comes twice; use augment flip, rot90 and center crops")
+    if not experiment.train.views:
+        drawn = {key: recipe.data[key] for key in ("augment", "crop_mode") if key in recipe.data}
+        raise ValueError(
+            f"teacher_cache: with {drawn} no image comes twice; use flips and quarter turns alone, and center crops"
+        )
     settings, device = recipe.training, experiment.fabric.device.type
     how = (resolve_precision(settings.precision, device), device, f"channels_last {settings.channels_last}")
     identity = (str(experiment.teacher_sha256), *how)
-    memory = {"views": VIEWS * len(experiment.train), "memory": free_memory(experiment.fabric.device)}
-    return TeacherCache(Path(recipe.teacher_cache), identity, recipe.teacher_cache_gb, **memory)
+    views, room = experiment.train.views * len(experiment.train), partial(memory_share, experiment.fabric.device)
+    return TeacherCache(Path(recipe.teacher_cache), identity, recipe.teacher_cache_gb, views, room)
 
 
 def refuse_leak(teacher: dict[str, Any], split: dict[str, Any], path: str) -> None:

@@ -31,6 +31,8 @@ class Samples(Protocol):
         labeled: Which samples' targets are known, a bool each; None where all are.
         sampling_weights: How often each sample is drawn; None for once an epoch.
         epoch: It decides, with the seed, how samples are augmented; worker processes see a new one.
+        views: How many different images are drawn of each sample; 0 where none comes twice. Else batches have a "view",
+            a number for each image that equal ones share.
         sizes: The (height, width) that each case's samples are stored in. Those of one size fit into one batch.
         notes: Lines to print before training.
     """
@@ -44,6 +46,7 @@ class Samples(Protocol):
     labeled: Tensor | None
     sampling_weights: Tensor | None
     epoch: int
+    views: int
     notes: Sequence[str]
 
     @property

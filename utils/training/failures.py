@@ -10,7 +10,7 @@ import torch
 
 from utils.recipe.schema import Recipe
 
-NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 
 
 @contextmanager

@@ -25,18 +25,18 @@ class Loader:
 
     def __init__(self, dataset: Samples, device: torch.device, workers: int = 0) -> None:
         self.dataset, self.device = dataset, device
-        self._on_cpu = device.type == "cpu"
-        held = dataset.hold(device)
-        self._at_once = workers == 0 if self._on_cpu else held
+        self._copies = device.type == "cuda" and not dataset.hold(device)
+        self._at_once = workers == 0 if device.type != "cuda" else not self._copies
         self._processes = None
         if workers and not self._at_once:
             self._order = _Batches()
             self._processes = DataLoader(
-                _Fetched(dataset.batch if self._on_cpu else dataset.gather),
-                batch_sampler=self._order,
+                _Fetched(dataset.gather if self._copies else dataset.batch),
+                batch_size=None,
+                sampler=self._order,
                 num_workers=workers,
                 collate_fn=_as_it_is,
-                pin_memory=not self._on_cpu,
+                pin_memory=self._copies,
                 worker_init_fn=_silence,
                 persistent_workers=True,
                 generator=torch.Generator(),  # its own: an exact resume needs the global one as it was
@@ -45,11 +45,15 @@ class Loader:
     def __call__(self, batches: Sequence[Sequence[int]]) -> Iterator[dict[str, Any]]:
         """The batches of these samples, in this order."""
         if self._at_once:
-            return map(self.dataset.batch, batches)
+            return map(self._moved, map(self.dataset.batch, batches))
         if self._processes is None:
             return self._copied(self._gathered(batches))
         self._order.batches = batches
-        return iter(self._processes) if self._on_cpu else self._copied(iter(self._processes))
+        return self._copied(iter(self._processes)) if self._copies else map(self._moved, self._processes)
+
+    def _moved(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch on the device; most are there already."""
+        return {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
 
     def _gathered(self, batches: Sequence[Sequence[int]]) -> Iterator[dict[str, Any]]:
         """Gathers in a thread, two ahead."""
@@ -106,7 +110,10 @@ class _Fetched(Dataset):
     """Lets torch's loader fetch a whole batch at a time."""
 
     def __init__(self, fetch: Callable[[Sequence[int]], dict[str, Any]]) -> None:
-        self.__getitems__ = fetch
+        self._fetch = fetch
+
+    def __getitem__(self, indices: Sequence[int]) -> dict[str, Any]:
+        return self._fetch(indices)
 
 
 def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:

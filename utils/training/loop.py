@@ -24,11 +24,10 @@ from utils.training.memory import no_memory
 from utils.training.optimization import Schedule, gradient_shares, make_optimizer
 from utils.training.order import order_of
 from utils.training.progress import Progress, network_content, restore, restore_process, training_content
-from utils.training.step import make_step
+from utils.training.step import CapturedStep, Step, make_step
 from utils.training.term_watch import TermWatch
 from utils.training.tracking import Tracker
 
-Take = Callable[[Tensor, Tensor], Tensor]
 Known = Callable[..., dict[str, Tensor]]
 Validate = Callable[[nn.Module, int], tuple[dict[str, float], list[dict[str, Any]]]]
 
@@ -65,7 +64,7 @@ class State:
     `steps` the length of an epoch."""
 
     runner: nn.Module
-    take: Take
+    take: Step | CapturedStep
     optimizer: Optimizer
     schedule: Schedule
     loader: Loader
@@ -175,23 +174,28 @@ def train_step(job: Job, state: State, batch: dict[str, Any]) -> Tensor:
     """One step of the optimizer; returns the unweighted losses, in the order of the objective's weights."""
     settings, count = job.settings, job.settings.accumulate
     image, target = batch["image"].contiguous(memory_format=memory_format(settings)), batch["target"]
-    losses = None
+    objective, losses = job.objective, None
     try:
+        answers = {} if job.known is None else _known(job, image, batch)
+        with objective.knowing(answers):
+            state.take.prepare(image, target)  # first: what does not fit beside a graph's memory shows at once
         if state.step == 0 or (settings.share_every and state.step % settings.share_every == 0):
             first = (part.tensor_split(count)[0] for part in (image, target))
-            shares = gradient_shares(job.fabric, job.objective, *first)
+            shares = gradient_shares(job.fabric, objective, *first)
             _log(job, state, {f"gradient_share/{name}": share for name, share in shares.items()})
-        if job.known is not None:
-            with job.fabric.autocast():
-                job.objective.answers = job.known(image, views=batch.get("view"))
-        losses = state.take(image, target)
-        job.objective.answers = {}
+        with objective.knowing(answers):
+            losses = state.take(image, target)
     except torch.OutOfMemoryError:
         pass  # only once this is left is the memory of the failed step free again
     if losses is None:
-        raise no_memory(job.fabric, job.objective, image, target, settings)
+        raise no_memory(job.fabric, objective, image, target, settings)
     state.schedule.step()
     return losses
+
+
+def _known(job: Job, image: Tensor, batch: dict[str, Any]) -> dict[str, Tensor]:
+    with job.fabric.autocast():
+        return job.known(image, views=batch.get("view"))
 
 
 def validate_epoch(job: Job, state: State) -> None:

@@ -14,6 +14,12 @@ def no_memory(fabric: Fabric, objective: nn.Module, image: Tensor, target: Tenso
 
     The parts are tried, forward and backward, on the images (B, C, H, W) of this process that did not fit.
     """
+    if fabric.world_size > 1:  # what one process tries alone, the others would be waited for in
+        count = settings.batch_size // fabric.world_size
+        return ValueError(
+            f"out of memory on the GPU: raise training.accumulate (now {settings.accumulate}), which sends the {count} "
+            "images of each process through the networks in as many parts"
+        )
     size, now = "x".join(map(str, image.shape[2:])), settings.accumulate
     failed = f"out of memory on the GPU: {len(image) // now} images of {size} do not fit at once"
     for count in range(now + 1, len(image) + 1):
@@ -22,7 +28,7 @@ def no_memory(fabric: Fabric, objective: nn.Module, image: Tensor, target: Tenso
             return ValueError(f"{failed}, {images} do: set training.accumulate to {count} (now {now})")
     return ValueError(
         f"{failed}, nor does one: lower the size of the images (data.crop or data.image_size) or the network's width, "
-        "or end other programs that hold the GPU's memory (nvidia-smi lists them)"
+        "keep the images off the GPU (--data.device_gb 0), or end other programs that hold its memory (nvidia-smi)"
     )
 
 

@@ -24,13 +24,13 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: Training) -> Op
     return {"adam": Adam, "adamw": AdamW}[settings.optimizer](parameters, **common)
 
 
-def place_learning_rate(optimizer: Optimizer, device: torch.device) -> None:
+def place_learning_rate(optimizer: Optimizer, device: torch.device, captured: bool = False) -> None:
     """On a GPU the learning rate is a tensor there, which a captured step reads anew each time; elsewhere a number."""
     for group in optimizer.param_groups:
         rate, on_gpu = float(group["lr"]), device.type == "cuda" and group["fused"]
         group["lr"] = torch.tensor(rate, device=device) if on_gpu else rate
         if "capturable" in group:
-            group["capturable"] = on_gpu
+            group["capturable"] = captured
 
 
 class Schedule:

@@ -44,6 +44,17 @@ class Order:
         if self.batch_size % (self.world * self.parts):
             of = f"{self.world} processes" + (f" times training.accumulate {self.parts}" if self.parts > 1 else "")
             raise ValueError(f"training.batch_size {self.batch_size} is not a multiple of the {of}")
+        if self.size < self.world * self.parts <= self.batch_size:
+            raise ValueError(
+                f"{self.size} training samples are too few for {self.world} processes with training.accumulate "
+                f"{self.parts}: each part of a batch needs one"
+            )
+        if self.labeled is not None and len(set(self.labeled.tolist())) < 2:
+            known = "labeled" if not self.labeled.any() else "unlabeled"
+            raise ValueError(
+                f"no {known} training sample is left: give another data.labeled, or keep more background "
+                "(data.thin_background)"
+            )
 
     @property
     def steps(self) -> int:

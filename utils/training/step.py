@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
@@ -14,8 +14,6 @@ from torch.optim import Optimizer
 
 from utils.recipe.schema import Training
 from utils.training.optimization import place_learning_rate
-
-log = logging.getLogger(__name__)
 
 WARM_UP = 3  # steps before the capture, as torch's documentation has it: libraries choose and allocate in them
 
@@ -40,12 +38,11 @@ class Step:
         count, means, answers = self.settings.accumulate, [], self.objective.answers
         for number in range(count):
             some_images, some_targets = (whole.tensor_split(count)[number] for whole in (image, target))
-            self.objective.answers = {name: whole.tensor_split(count)[number] for name, whole in answers.items()}
-            with self._apart(number < count - 1):
+            some_answers = {name: whole.tensor_split(count)[number] for name, whole in answers.items()}
+            with self._apart(number < count - 1), self.objective.knowing(some_answers):
                 losses = self.runner(some_images, some_targets)
                 self.fabric.backward(sum(weight * losses[name] for name, weight in self.weights.items()) / count)
             means.append(torch.stack([losses[name].detach().float() for name in self.weights]) / count)
-        self.objective.answers = answers
         if self.settings.clip_norm is not None:
             # What is not finite shows in the next losses; asking here would wait for the device.
             limit = {"max_norm": self.settings.clip_norm, "error_if_nonfinite": False}
@@ -53,6 +50,9 @@ class Step:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return sum(means)
+
+    def prepare(self, image: Tensor, target: Tensor) -> None:
+        """Nothing: see `CapturedStep.prepare`."""
 
     def _apart(self, is_part: bool) -> Any:
         """Processes exchange gradients once a step, after its last part."""
@@ -95,8 +95,7 @@ class CapturedStep:
     """A step whose kernels are launched at once: forwards, losses, backward, clipping and update as one graph.
 
     The first call captures it. Its warm-up trains for some steps; weights, batch statistics, the optimizer's state and
-    random states are then put back, so that a run starts, and goes on, as with the step itself. Where an operation of
-    the step cannot be recorded, a warning says so, and the step is taken by itself from then on.
+    random states are then put back, so that a run starts, and goes on, as with the step itself.
 
     Args:
         step: What is captured.
@@ -105,51 +104,55 @@ class CapturedStep:
 
     def __init__(self, step: Step, optimizer: Optimizer, new_graph: Callable[[], Graph] = CudaGraph) -> None:
         self.step, self.objective, self.optimizer = step, step.objective, optimizer
-        self.new_graph, self.fails = new_graph, False
+        self.new_graph = new_graph
         self.graph: Graph | None = None
 
     def __call__(self, image: Tensor, target: Tensor) -> Tensor:
         """As `Step`; every batch must have the first one's shape."""
-        given = {"image": image, "target": target} | self.objective.answers
-        if self.graph is None and not self.fails:
-            self._capture({name: value.clone() for name, value in given.items()})
-        if self.graph is None:
-            return self.step(image, target)
-        for name, value in given.items():
+        graph = self.prepare(image, target)
+        for name, value in self._inputs(image, target).items():
             self.given[name].copy_(value)
-        self.graph.replay()
+        graph.replay()
         return self.losses.clone()
 
-    def _capture(self, given: dict[str, Tensor]) -> None:
+    def _inputs(self, image: Tensor, target: Tensor) -> dict[str, Tensor]:
+        return {"image": image, "target": target} | self.objective.answers
+
+    def prepare(self, image: Tensor, target: Tensor) -> Graph:
+        """The graph of the step of batches like this one: captured once, which changes nothing.
+
+        Raises ValueError where an operation of the step cannot be recorded.
+        """
+        if self.graph is not None:
+            return self.graph
+        given = {name: value.clone() for name, value in self._inputs(image, target).items()}
         self.given, image = given, given["image"]
         self.losses = torch.zeros(len(self.step.weights), device=image.device)
 
         def work() -> None:
-            self.objective.answers = {name: given[name] for name in given.keys() - {"image", "target"}}
-            self.losses.copy_(self.step(image, given["target"]))
+            with self.objective.knowing({name: given[name] for name in given.keys() - {"image", "target"}}):
+                self.losses.copy_(self.step(image, given["target"]))
 
         def warm_up() -> None:
             for _ in range(WARM_UP):
                 work()
 
-        graph, answers = self.new_graph(), self.objective.answers
+        graph = self.new_graph()
         with _without_autocast_cache(), torch.random.fork_rng([image.device] if image.is_cuda else []):
-            with _put_back(self.objective, self.optimizer):
+            # Adam warns that the steps of the warm-up are not captured.
+            with _put_back(self.objective, self.optimizer), warnings.catch_warnings(action="ignore"):
                 graph.warm_up(warm_up)
             try:
                 graph.capture(work)
-                self.graph = graph
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
-                log.warning("a step cannot be captured as a CUDA graph (%s): it is launched by itself", _line(error))
-                self.fails = True
-                self.optimizer.zero_grad()
-                self.objective.answers = answers
-
-
-def _line(error: RuntimeError) -> str:
-    return " ".join(str(error).split())[:200]
+                reason = " ".join(str(error).split())[:200]
+                raise ValueError(
+                    f"the step cannot be captured as a CUDA graph ({reason}): set training.graph to never"
+                ) from error
+        self.graph = graph
+        return graph
 
 
 @contextmanager
@@ -186,21 +189,25 @@ def make_step(
     fabric: Fabric, objective: nn.Module, optimizer: Optimizer, settings: Training
 ) -> tuple[nn.Module, Optimizer, Step | CapturedStep]:
     """Runner and optimizer as Fabric has them, and the step that a run takes with them, captured where it can be."""
-    place_learning_rate(optimizer, fabric.device)
+    captured = obstacle(fabric, objective, settings) is None
+    place_learning_rate(optimizer, fabric.device, captured)
     runner = torch.compile(objective) if settings.compile else objective
     runner, wrapped = fabric.setup(runner, optimizer)
     step = Step(fabric, objective, runner, wrapped, settings)
-    if obstacle(fabric, settings) is None:
+    if captured:
         return runner, wrapped, CapturedStep(step, optimizer)
     return runner, wrapped, step
 
 
-def obstacle(fabric: Fabric, settings: Training) -> str | None:
+def obstacle(fabric: Fabric, objective: nn.Module, settings: Training) -> str | None:
     """Why the steps of a run are not captured as a CUDA graph; None where they are."""
     reasons = {
         "training.graph is never": settings.graph == "never",
         "only a GPU has such graphs": fabric.device.type != "cuda",
         "processes exchange gradients within it": fabric.world_size > 1,
         "the scaler of training.precision 16-mixed looks at the gradients": settings.precision == "16-mixed",
+        "its random projectors are drawn anew in each step": any(
+            getattr(module, "draws_on_host", False) for module in objective.modules()
+        ),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from datasets.batches.moves import on_device
+
 ProjectorKind = Literal["none", "learned", "mlp", "orthogonal", "random"]
 
 
@@ -35,6 +37,16 @@ class Projector(nn.Module):
         self.layer: nn.Module | None = None
         if kind == "random":
             self.register_buffer("next_seed", torch.randint(2**40, (), dtype=torch.int64))
+            self._seed = int(self.next_seed)  # the same, known without asking a device
+            self.register_load_state_dict_post_hook(Projector._know_seed)
+
+    @property
+    def draws_on_host(self) -> bool:
+        """Whether every call draws numbers on the host, which a CUDA graph cannot repeat."""
+        return self.kind == "random"
+
+    def _know_seed(self, _incompatible: object) -> None:
+        self._seed = int(self.next_seed)
 
     def forward(self, feature: Tensor, out_channels: int) -> Tensor:
         """feature (B, C, ...), a map, tokens or a vector, to `out_channels` channels, in fp32 where it is projected."""
@@ -75,12 +87,13 @@ class Projector(nn.Module):
         if self.layer is not None:
             layers = self.layer if self.kind == "mlp" else [self.layer]
             return [(layer.weight, layer.bias) for layer in layers]
-        generator = torch.Generator().manual_seed(int(self.next_seed))
+        generator = torch.Generator().manual_seed(self._seed)
+        self._seed += 1
         self.next_seed += 1
         bound = in_channels**-0.5  # the initialization of nn.Conv2d with a 1x1 kernel
         weight = torch.empty(out_channels, in_channels).uniform_(-bound, bound, generator=generator)
         bias = torch.empty(out_channels).uniform_(-bound, bound, generator=generator)
-        return [(weight.to(device), bias.to(device))]
+        return [(on_device(weight.numpy(), device), on_device(bias.numpy(), device))]
 
     def __repr__(self) -> str:
         """`none`, or the kind and the channels: `learned 16 -> 64`; the kind alone before the first call."""
