@@ -56,7 +56,7 @@ def test_training_begins_with_it():
             return parts
 
     objective = nn.Module()
-    objective.network, objective.teacher = small(), small()
+    objective.network, objective.teacher, objective.weights = small(), small(), {"task": 1.0}
     dataset = type("", (), {"labeled": None, "sampling_weights": None, "__len__": lambda _: 4})()
     dataset.hold = lambda _device: True
     job = Job(Two(), objective, dataset, ASKED, 0, None, "", Path(), {}, None)

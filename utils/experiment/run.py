@@ -78,7 +78,7 @@ def train(experiment: Experiment, objective: Distiller) -> int:
                 tracker.picture(f"val/{name}", picture, step)
         return scores, cases
 
-    reason = obstacle(fabric, objective, recipe.training)
+    reason = obstacle(fabric, recipe.training)
     if reason and fabric.is_global_zero and fabric.device.type == "cuda":
         print(f"note: a step is not captured as a CUDA graph: {reason}", flush=True)
     job = Job(

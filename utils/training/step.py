@@ -189,7 +189,7 @@ def make_step(
     fabric: Fabric, objective: nn.Module, optimizer: Optimizer, settings: Training
 ) -> tuple[nn.Module, Optimizer, Step | CapturedStep]:
     """Runner and optimizer as Fabric has them, and the step that a run takes with them, captured where it can be."""
-    captured = obstacle(fabric, objective, settings) is None
+    captured = obstacle(fabric, settings) is None
     place_learning_rate(optimizer, fabric.device, captured)
     runner = torch.compile(objective) if settings.compile else objective
     runner, wrapped = fabric.setup(runner, optimizer)
@@ -199,15 +199,12 @@ def make_step(
     return runner, wrapped, step
 
 
-def obstacle(fabric: Fabric, objective: nn.Module, settings: Training) -> str | None:
+def obstacle(fabric: Fabric, settings: Training) -> str | None:
     """Why the steps of a run are not captured as a CUDA graph; None where they are."""
     reasons = {
         "training.graph is never": settings.graph == "never",
         "only a GPU has such graphs": fabric.device.type != "cuda",
         "processes exchange gradients within it": fabric.world_size > 1,
         "the scaler of training.precision 16-mixed looks at the gradients": settings.precision == "16-mixed",
-        "its random projectors are drawn anew in each step": any(
-            getattr(module, "draws_on_host", False) for module in objective.modules()
-        ),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)

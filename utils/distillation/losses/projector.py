@@ -7,8 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from datasets.batches.moves import on_device
-
 ProjectorKind = Literal["none", "learned", "mlp", "orthogonal", "random"]
 
 
@@ -21,8 +19,8 @@ class Projector(nn.Module):
     - `orthogonal`: a linear map with orthonormal rows or columns and no bias, where the channels differ; the projector
       of VkD (Miles et al., CVPR 2024), without its normalization of the teacher.
     - `random`: a new, never trained 1x1 convolution at every call, also where the channels agree. This is what the
-      published HLFD code does; mostly noise, kept for comparison. The draws come from a generator of their own whose
-      position is saved in the state dict, so that a resumed run repeats them.
+      published HLFD code does; mostly noise, kept for comparison. The device's own generator draws it, whose state a
+      run saves, so that a resumed one repeats the draws.
 
     `learned`, `mlp` and `orthogonal` are created at the first call, when the channels are known: call the loss once
     before building the optimizer or loading a state dict.
@@ -36,17 +34,7 @@ class Projector(nn.Module):
         self.channels: tuple[int, int] | None = None
         self.layer: nn.Module | None = None
         if kind == "random":
-            self.register_buffer("next_seed", torch.randint(2**40, (), dtype=torch.int64))
-            self._seed = int(self.next_seed)  # the same, known without asking a device
-            self.register_load_state_dict_post_hook(Projector._know_seed)
-
-    @property
-    def draws_on_host(self) -> bool:
-        """Whether every call draws numbers on the host, which a CUDA graph cannot repeat."""
-        return self.kind == "random"
-
-    def _know_seed(self, _incompatible: object) -> None:
-        self._seed = int(self.next_seed)
+            self.register_load_state_dict_pre_hook(_without_seed)
 
     def forward(self, feature: Tensor, out_channels: int) -> Tensor:
         """feature (B, C, ...), a map, tokens or a vector, to `out_channels` channels, in fp32 where it is projected."""
@@ -87,13 +75,9 @@ class Projector(nn.Module):
         if self.layer is not None:
             layers = self.layer if self.kind == "mlp" else [self.layer]
             return [(layer.weight, layer.bias) for layer in layers]
-        generator = torch.Generator().manual_seed(self._seed)
-        self._seed += 1
-        self.next_seed += 1
         bound = in_channels**-0.5  # the initialization of nn.Conv2d with a 1x1 kernel
-        weight = torch.empty(out_channels, in_channels).uniform_(-bound, bound, generator=generator)
-        bias = torch.empty(out_channels).uniform_(-bound, bound, generator=generator)
-        return [(on_device(weight.numpy(), device), on_device(bias.numpy(), device))]
+        weight = torch.empty(out_channels, in_channels, device=device).uniform_(-bound, bound)
+        return [(weight, torch.empty(out_channels, device=device).uniform_(-bound, bound))]
 
     def __repr__(self) -> str:
         """`none`, or the kind and the channels: `learned 16 -> 64`; the kind alone before the first call."""
@@ -102,3 +86,8 @@ class Projector(nn.Module):
         if self.kind != "random" and self.channels[0] == self.channels[1]:
             return "none"
         return f"{self.kind} {self.channels[0]} -> {self.channels[1]}"
+
+
+def _without_seed(_module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Earlier runs saved the position of a generator that the projector had for itself."""
+    state.pop(f"{prefix}next_seed", None)
