@@ -12,9 +12,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from method_recipes import METHODS, STUDENT, TEACHER, WHOLE_IMAGES, features, pick, read, sides
+from tiny_runs import Tiny
 
 from networks import NETWORKS
-from utils.distillation.losses import DISTILLATION_LOSSES
+from utils.distillation.losses import DISTILLATION_LOSSES, TASK_LOSSES
+from utils.distillation.objective import Distiller
+from utils.distillation.terms import Task, read_terms
 from utils.evaluation.inference import evaluate
 from utils.evaluation.metrics import METRICS
 
@@ -108,3 +111,18 @@ def test_a_loss_that_asks_is_found(monkeypatch):
     monkeypatch.setattr(DISTILLATION_LOSSES["soft_target"], "forward", forward)
     with pytest.raises(RuntimeError, match="meta"):
         test_a_method_asks_for_no_value("hinton")
+
+
+@pytest.mark.parametrize("partly_labeled", [False, True])
+def test_an_objective_asks_for_no_value(partly_labeled):
+    terms = read_terms(
+        [
+            {"name": "hint", "student": "encoder2", "teacher": "encoder2", "weight": 0.5, "projector": "random"},
+            {"name": "region_affinity", "student": "encoder1", "teacher": "encoder1", "weight": 0.9},
+        ],
+        num_classes=2,
+    )
+    task = Task(TASK_LOSSES["dice_focal"]())
+    objective = Distiller(Tiny(), task, Tiny(width=6), terms, partly_labeled=partly_labeled).to("meta")
+    target = torch.zeros(3, 1, 64, 64, dtype=torch.int64, device="meta")
+    sum(objective(torch.empty(3, 1, 64, 64, device="meta"), target).values()).backward()
