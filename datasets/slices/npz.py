@@ -10,6 +10,7 @@ import struct
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ LOCAL = struct.Struct("<4s5H3I2H")
 LISTED, END = 46, 22  # bytes of an entry of the directory, before its name, and of what follows the directory
 LONGEST_NAME, HEADER = 32, 128  # bytes of a name at most, and of the header of an array of two axes
 MAGIC = b"\x93NUMPY\x01\x00"  # an array, version 1.0
+PARSING = Lock()  # NumPy parses headers with `ast`, which in Python 3.11 fails at times in several threads at once
 
 
 class Member(NamedTuple):
@@ -61,7 +63,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     with path.open("rb", buffering=0) as file:
         arrays = {member.name: _array(file.fileno(), member) for member in _members(file.fileno())}
     if not arrays or any(array is None for array in arrays.values()):
-        with np.load(path) as opened:
+        with PARSING, np.load(path) as opened:
             return dict(opened)
     return arrays
 
@@ -127,7 +129,8 @@ def _format(start: bytes) -> tuple[np.dtype, tuple[int, ...], int]:
     if not start.startswith(MAGIC) or length > len(start):
         raise ValueError("another version of the format, or a longer header")
     try:
-        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(BytesIO(start[len(MAGIC) :]))
+        with PARSING:
+            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(BytesIO(start[len(MAGIC) :]))
     except Exception as error:  # a damaged header can raise anything
         raise ValueError("a damaged header") from error
     if is_fortran or dtype.hasobject:
