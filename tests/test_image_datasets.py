@@ -16,6 +16,7 @@ from datasets.images.medmnist import medmnist
 from datasets.images.transforms import Preparation
 from datasets.splits import SPLITS, split_sha256
 from tests.image_stores import write_image_folder, write_isic, write_medmnist
+from utils.evaluation.kind import IMAGES
 from utils.recipe.registry import build
 
 META = torch.device("meta")
@@ -158,6 +159,13 @@ def test_a_split_stays_where_it_is_if_the_device_has_no_room(make, monkeypatch):
     for spare, fits in ((0, True), (-2, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=2 * size + spare: (free, 2**40))
         assert (size <= room(torch.device("cuda", 0), None)) == fits
+
+
+def test_what_is_read_once_is_held_nowhere(make, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**40, 2**40))
+    assert make().hold(META)
+    assert not make(**IMAGES.uncached).hold(META)
+    assert not make(**IMAGES.uncached).hold(torch.device("cpu"))
 
 
 def test_a_device_that_runs_out_of_memory_leaves_the_split_where_it_is(make, monkeypatch):

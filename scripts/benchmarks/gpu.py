@@ -1,22 +1,24 @@
 """What the GPU does: a training step, the batches, whole trainings and a prediction, side by side in one run.
 
 The step is that of EMKD, RA-UNet to ResNet-18, the published way, launched kernel by kernel, captured as a CUDA graph,
-and compiled as well. The trainings are train.py and train_kd.py from start to end on made slices; their speed is that
-of their steps, and the share says how much of the captured step's own speed they reach. Two ceilings are measured here
-as well: a copy within the device's memory, and a product of matrices. On a CPU everything is smaller, and nothing is
-captured. What would begin after --minutes is left out, and named.
+and compiled as well. The trainings are train.py and train_kd.py on made slices. Their speed is that of all that they do
+from the end of the first epoch's steps to that of the last one's: steps, validations, checkpoints and the turn of
+epochs; the share says how much of the captured step's own speed that is. The use of the GPU is the mean over the same
+time. Two ceilings are measured here as well: a copy within the device's memory, and a product of matrices. On a CPU
+everything is smaller, and nothing is captured. What is not measured within --minutes is left out, and named.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,81 +26,21 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from datasets.slices.dataset import SliceDataset
 from datasets.slices.store import write_json
-from scripts.benchmarks.gpu_runs import at_once, rate
-from scripts.benchmarks.gpu_use import Watched, ceilings, wait
-from scripts.benchmarks.kd_step import make_batch, our_step, published_step, time_in_turns
-from scripts.benchmarks.slicing import ours as slice_volumes
+from scripts.benchmarks.gpu_bench import ON_CPU, Bench, Row, Size, free_memory
+from scripts.benchmarks.gpu_runs import at_once, course
+from scripts.benchmarks.gpu_steps import compiled, pipeline, steps
+from scripts.benchmarks.gpu_use import Watched, ceilings
+from scripts.benchmarks.noise_store import write_noise_store
 from scripts.benchmarks.slicing import write_case
 from utils.prediction.latency import STAGES, Candidate, measure
 from utils.recipe.schema import ROOT
 from utils.tables import table
 from utils.training.device import resolve_precision, use_hardware
-from utils.training.loading import Loader
-from utils.training.order import order_of
 
-Row = dict[str, Any]
+LEAST_S = 20  # a part that would begin with less time than this is left out
 
-
-@dataclass(frozen=True)
-class Size:
-    """How much is measured.
-
-    Args:
-        side: Of a slice in pixels; `crop` is what a training sees of it.
-        slices: In each of 12 volumes, of which nine are trained on.
-        batches: Images of the steps; a training has the second.
-        epochs: Of a training.
-        small_batch: Images of 64x64 in a step of the small U-Nets.
-        at_once: Trainings of the narrow one that share the device.
-        volume: Slices of the predicted volume.
-        matrix: Side of the matrices of the ceiling.
-        flags: Of every training.
-    """
-
-    side: int = 512
-    crop: int = 384
-    slices: int = 64
-    batches: tuple[int, ...] = (4, 16, 64)
-    rounds: int = 20
-    epochs: int = 12
-    small_batch: int = 128
-    at_once: tuple[int, ...] = (1, 4)
-    volume: int = 400
-    matrix: int = 8192
-    flags: tuple[str, ...] = ()
-
-
-ON_CPU = Size(
-    side=64,
-    crop=32,
-    slices=2,
-    batches=(2, 4),
-    rounds=1,
-    epochs=1,
-    small_batch=4,
-    at_once=(2,),
-    volume=2,
-    matrix=256,
-    flags=('--network={"name": "unet", "widths": [4, 4, 4, 4, 4]}',),
-)
-
-
-@dataclass
-class Bench:
-    """What is known so far; every part adds its rows."""
-
-    device: torch.device
-    size: Size
-    deadline: float
-    folder: Path
-    rows: dict[str, list[Row]] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
-
-    @property
-    def seconds_left(self) -> float:
-        return self.deadline - time.monotonic()
+Part = Callable[[Bench], Iterable[Row]]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -112,17 +54,39 @@ def run(args: argparse.Namespace) -> None:
         bench = Bench(device, size, time.monotonic() + 60 * args.minutes, Path(folder))
         parts = (limits, stores, steps, pipeline, trainings, small_images, prediction, side_by_side, compiled)
         for part in tqdm(parts, "parts", leave=False, disable=None):
-            if bench.seconds_left < 20:
-                bench.left_out.append(f"{part.__name__}: {args.minutes} minutes were over")
-                continue
-            try:
-                bench.rows[part.__name__] = part(bench)
-            except (RuntimeError, ValueError, OSError, subprocess.SubprocessError) as error:
-                bench.left_out.append(f"{part.__name__}: {' '.join(str(error).split())[:300]}")
-            _free()
+            take(bench, part, f"{args.minutes} minutes were over")
             report(bench, part.__name__, name, args.output)
     for line in bench.left_out:
         print(f"left out: {line}")
+
+
+def take(bench: Bench, part: Part, late: str) -> None:
+    """Adds the rows of a part: those that it has when it fails, or when the time is over, which is named then."""
+    try:
+        if bench.seconds_left < LEAST_S:
+            raise TimeoutError(late)
+        with ended_after(bench.seconds_left, late):
+            for row in part(bench):
+                bench.rows.setdefault(part.__name__, []).append(row)
+    except (RuntimeError, ValueError, OSError, subprocess.SubprocessError) as error:
+        bench.left_out.append(f"{part.__name__}: {' '.join(str(error).split())[:300]}")
+    free_memory()
+
+
+@contextmanager
+def ended_after(seconds: float, why: str) -> Iterator[None]:
+    """Raises TimeoutError in what is done within, once so many seconds have passed."""
+
+    def end(*_: object) -> None:
+        raise TimeoutError(why)
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def report(bench: Bench, part: str, name: str, output: Path | None) -> None:
@@ -141,97 +105,43 @@ def limits(bench: Bench) -> list[Row]:
     return ceilings(bench.device, bench.size.matrix)
 
 
-def stores(bench: Bench) -> list[Row]:
-    """Makes the slices that are trained on: few different ones, again and again."""
-    rows = []
-    for name, side in (("large", bench.size.side), ("small", 64)):
-        random = np.random.default_rng(0)
-        started = time.perf_counter()
-        for case in range(12):
-            image = np.resize(random.integers(-200, 300, (2, side, side), np.int16), (bench.size.slices, side, side))
-            label = np.zeros(image.shape, np.uint8)
-            label[:, side // 4 : side // 2, side // 4 : side // 2] = 1
-            label[:, side // 3 : side // 2, side // 3 : side // 2] = 2
-            write_case(bench.folder / f"raw_{name}", case, image, label)
-        made = time.perf_counter() - started
-        started = time.perf_counter()
-        slice_volumes(bench.folder / f"raw_{name}", bench.folder / name, jobs=2)
-        seconds = {"made s": made, "sliced s": time.perf_counter() - started}
-        rows.append({"slices": f"{12 * bench.size.slices} of {side}x{side}"} | seconds)
-    return rows
-
-
-def steps(bench: Bench) -> list[Row]:
-    """EMKD's step by the number of images: the published way, ours launched, ours captured."""
-    rows = []
-    for count in bench.size.batches:
-        image, target = make_batch(count, bench.size.crop, bench.device.type)
-        ways: dict[str, Callable[[], Any]] = {"published": published_step(image, target)}
-        precision = resolve_precision("auto", bench.device.type)
-        ways["launched"] = our_step(image, target, precision=precision, graph="never")
-        if bench.device.type == "cuda":
-            ways["captured"] = our_step(image, target, precision=precision)
-        rows += _timed(bench, ways, count, published=None)
-        del ways
-        _free()
-    return rows
-
-
-def compiled(bench: Bench) -> list[Row]:
-    """torch.compile beneath the graph, at the second number of images: with the seconds until its first step."""
-    count = bench.size.batches[1]
-    image, target = make_batch(count, bench.size.crop, bench.device.type)
-    step = our_step(image, target, precision=resolve_precision("auto", bench.device.type), compile=True)
-    started = time.perf_counter()
-    step()
-    first = time.perf_counter() - started
-    published = next(row["ms"] for row in bench.rows["steps"] if row["images"] == count)
-    return [row | {"first step s": first} for row in _timed(bench, {"compiled": step}, count, published)]
-
-
-def pipeline(bench: Bench) -> list[Row]:
-    """Batches alone, as a training gets them."""
-    rows = []
-    for augment in (("flip", "rot90"), ("flip", "rot90", "affine", "intensity")):
-        dataset = SliceDataset(bench.folder / "large", "train", crop=bench.size.crop, augment=augment)
-        loader, count = Loader(dataset, bench.device), bench.size.batches[1]
-        order = order_of(dataset, count, seed=0)
-        batches = [batch for epoch in range(4) for batch in order.epoch(epoch)]
-        list(loader(batches[:2]))
-        wait(bench.device)
-        started = time.perf_counter()
-        for _ in loader(batches):
-            pass
-        wait(bench.device)
-        seconds = time.perf_counter() - started
-        rows.append({"augment": " ".join(augment), "images": count, "images/s": count * len(batches) / seconds})
-    return rows
-
-
-def trainings(bench: Bench) -> list[Row]:
-    """train.py and train_kd.py from start to end."""
+def stores(bench: Bench) -> Iterator[Row]:
+    """Makes the slices that are trained on."""
     size = bench.size
-    common = [f"--data.root={bench.folder / 'large'}", f"--data.crop={size.crop}", "--training.pictures=0"]
-    common += [f"--training.batch_size={size.batches[1]}", *_epochs(size.epochs)]
-    teacher = _train(bench, "train.py", "kits19_teacher", "teacher", size.batches[1], common)
+    for name, side, volumes in (("large", size.side, size.volumes), ("small", 64, size.small_volumes)):
+        started = time.perf_counter()
+        write_noise_store(bench.folder / name, volumes, size.slices, side)
+        train, val, _ = (size.slices * count for count in volumes)
+        seconds = {"made s": time.perf_counter() - started}
+        yield {"slices": f"{side}x{side}", "train": train, "val": val} | seconds
+
+
+def trainings(bench: Bench) -> Iterator[Row]:
+    """train.py and train_kd.py, as their configs have them but for the number of epochs."""
+    size, count = bench.size, bench.size.batches[1]
+    common = [f"--data.root={bench.folder / 'large'}", f"--data.crop={size.crop}", f"--training.epochs={size.epochs}"]
+    common.append(f"--training.batch_size={count}")
+    yield _train(bench, "train.py", "kits19_teacher", "teacher", count, size.epochs, common)
     distilled = [*common, "--loss_type=emkd", f"--teacher={bench.folder / 'teacher'}"]
-    student = _train(bench, "train_kd.py", "kits19_student", "student", size.batches[1], distilled)
-    own = [row for row in bench.rows.get("steps", ()) if row["images"] == size.batches[1]]
-    if own:
-        student["share of the step's speed"] = student["images/s"] / own[-1]["images/s"]
-    return [teacher, student]
+    student = _train(bench, "train_kd.py", "kits19_student", "student", count, size.epochs, distilled)
+    if own := bench.step(count, "captured") or bench.step(count, "launched"):
+        student["share of the step's speed"] = student["images/s"] / own["images/s"]
+    yield student
 
 
-def small_images(bench: Bench) -> list[Row]:
+def small_images(bench: Bench) -> Iterator[Row]:
     """The U-Net of hippocampus on images of 64x64."""
-    return [_train(bench, "train.py", "hippocampus_teacher", "small", bench.size.small_batch, _of_small(bench))]
+    size, config = bench.size, "hippocampus_teacher"
+    yield _train(bench, "train.py", config, "small", size.small_batch, size.small_epochs, _of_small(bench))
 
 
-def side_by_side(bench: Bench) -> list[Row]:
+def side_by_side(bench: Bench) -> Iterator[Row]:
     """The narrow U-Net of the leaderboard of hippocampus: one training, and several that share the device."""
-    flags = [*bench.size.flags, *_of_small(bench), '--network={"name": "unet", "widths": [8, 8, 16, 32, 64]}']
-    folder, config = bench.folder / "at_once", "hippocampus_teacher"
-    return [at_once(count, folder / str(count), config, flags) for count in bench.size.at_once]
+    size, folder = bench.size, bench.folder / "at_once"
+    flags = [*size.flags, *_of_small(bench), '--network={"name": "unet", "widths": [8, 8, 16, 32, 64]}']
+    for count in size.at_once:
+        where = folder / str(count)
+        yield at_once(count, where, "hippocampus_teacher", flags, size.small_batch, size.small_epochs)
 
 
 def prediction(bench: Bench) -> list[Row]:
@@ -253,46 +163,23 @@ def prediction(bench: Bench) -> list[Row]:
     ]
 
 
-def _train(bench: Bench, script: str, config: str, name: str, batch_size: int, flags: list[str]) -> Row:
+def _train(bench: Bench, script: str, config: str, name: str, batch_size: int, epochs: int, flags: list[str]) -> Row:
     """Runs a training in a process of its own, and reads what it wrote down."""
     command = [sys.executable, ROOT / script, f"--config={ROOT / 'configs' / config}.yaml", *bench.size.flags, *flags]
-    started = time.perf_counter()
+    started, folder = time.perf_counter(), bench.folder / name
     with Watched() as watched:
-        done = subprocess.run(
-            [*map(str, command), f"--output={bench.folder / name}"],
-            capture_output=True,
-            text=True,
-            timeout=max(bench.seconds_left, 1),
-        )
+        done = subprocess.run([*map(str, command), f"--output={folder}"], capture_output=True, text=True)
     if done.returncode:
         raise ValueError(f"{script}: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
-    seconds = time.perf_counter() - started
-    row = {"run": f"{script} {config}", "images": batch_size, "images/s": rate(bench.folder / name), "all s": seconds}
-    return row | watched.found()
+    taken = course(folder, batch_size, epochs)
+    row = {"run": f"{script} {config}", "images": batch_size, **taken.speeds, "all s": time.perf_counter() - started}
+    return row | watched.found(taken.times[0], taken.times[-1])
 
 
 def _of_small(bench: Bench) -> list[str]:
-    flags = [f"--data.root={bench.folder / 'small'}", '--data.augment=["flip", "rot90"]', "--training.pictures=0"]
-    return [*flags, f"--training.batch_size={bench.size.small_batch}", *_epochs(5 * bench.size.epochs)]
-
-
-def _epochs(count: int) -> list[str]:
-    return [f"--training.epochs={count}", f"--training.validate_every={count}", "--training.share_every=0"]
-
-
-def _timed(bench: Bench, ways: dict[str, Callable[[], Any]], count: int, published: float | None) -> list[Row]:
-    seconds = time_in_turns(ways, bench.size.rounds, bench.device.type)
-    first = published or 1e3 * seconds["published"]
-    return [
-        {"step": name, "images": count, "ms": 1e3 * value, "images/s": count / value, "ratio": first / (1e3 * value)}
-        for name, value in seconds.items()
-    ]
-
-
-def _free() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    size = bench.size
+    flags = [f"--data.root={bench.folder / 'small'}", '--data.augment=["flip", "rot90"]']
+    return [*flags, f"--training.batch_size={size.small_batch}", f"--training.epochs={size.small_epochs}"]
 
 
 def _plain(value: Any) -> str:

@@ -7,7 +7,8 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Any
 
 import torch
@@ -48,26 +49,29 @@ class Watched:
     """Samples what nvidia-smi says of the GPU while a program runs; nothing where there is no nvidia-smi."""
 
     def __enter__(self) -> Watched:
-        self.samples: list[tuple[float, float]] = []
+        self.samples: list[tuple[float, float, float]] = []
         program = shutil.which("nvidia-smi") if torch.cuda.is_available() else None
-        query = ["--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits", "-lms", "200", "-i", "0"]
-        self._process = subprocess.Popen([program, *query], stdout=subprocess.PIPE, text=True) if program else None
+        query = ["--query-gpu=timestamp,utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
+        command = [program, *query, "-lms", "200", "-i", "0"]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True) if program else None
         if self._process is not None:
-            threading.Thread(target=self._read, daemon=True).start()
+            threading.Thread(target=self.read, args=(self._process.stdout,), daemon=True).start()
         return self
 
-    def _read(self) -> None:
-        for line in self._process.stdout:
-            self.samples.append(tuple(float(value) for value in line.split(",")))
+    def read(self, lines: Iterable[str]) -> None:
+        """Keeps when a line was sampled (seconds since 1970), the use of the GPU (percent), and its memory (MiB)."""
+        for line in lines:
+            when, use, memory = line.split(",")
+            at = datetime.strptime(when.strip(), "%Y/%m/%d %H:%M:%S.%f").timestamp()
+            self.samples.append((at, float(use), float(memory)))
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self._process.terminate()
 
-    def found(self) -> dict[str, float]:
-        """The median use of the GPU from its first work to its last, and the most memory in use."""
-        at_work = [number for number, (use, _) in enumerate(self.samples) if use > 0]
-        if not at_work:
+    def found(self, begin: float, end: float) -> dict[str, float]:
+        """The mean use of the GPU from begin to end (seconds since 1970), and the most memory in use at any time."""
+        uses = [use for at, use, _ in self.samples if begin <= at <= end]
+        if not uses:
             return {}
-        use = statistics.median(use for use, _ in self.samples[at_work[0] : at_work[-1] + 1])
-        return {"GPU %": use, "memory GB": max(memory for _, memory in self.samples) / 1024}
+        return {"GPU %": statistics.fmean(uses), "memory GB": max(memory for *_, memory in self.samples) / 1024}

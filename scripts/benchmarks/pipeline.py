@@ -29,9 +29,9 @@ from tqdm import tqdm
 
 from datasets.slices.augmentation import AUGMENTATIONS
 from datasets.slices.dataset import SliceDataset
-from datasets.slices.store import SliceRecord, read_slice, write_catalog, write_slice
+from datasets.slices.store import SliceRecord, read_slice
 from datasets.slices.transforms import normalize, pad_center, pad_value
-from datasets.splits import split_sha256
+from scripts.benchmarks.noise_store import write_noise_store
 
 KEYS = ("image", "target")
 ROWS = (  # side of the crop, side of the slices, augmentation
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
         for side, size, augment in ROWS:
             root = Path(folder) / str(size)
             if not root.exists():
-                write_random_store(root, args.slices, size)
+                write_noise_store(root, (1, 1, 1), args.slices, size)
             dataset = SliceDataset(root, "train", crop=side, augment=augment)
             ways = {"MONAI": OneByOne(dataset, augment).batch, "SliceDataset": dataset.batch}
             seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -69,26 +69,6 @@ def timed(batch: Callable[[Sequence[int]], dict[str, Any]], indices: Sequence[in
     started = time.perf_counter()
     batch(indices)
     return time.perf_counter() - started
-
-
-def write_random_store(root: Path, slices: int, size: int) -> None:
-    """A slice store of one CT case for each split; the train one has random smooth slices (size, size)."""
-    random = np.random.default_rng(0)
-    coarse = torch.from_numpy(random.normal(0, 300, (slices, 1, size // 8, size // 8)))
-    smooth = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")[:, 0].numpy()
-    images = (smooth + random.normal(0, 20, smooth.shape)).astype(np.int16)
-    split = {"train": ["a"], "val": ["b"], "test": ["c"]}
-    records = []
-    for name, (case,) in split.items():
-        (root / case).mkdir(parents=True)
-        for number, image in enumerate(images if name == "train" else images[:1]):
-            file = f"{case}/{number:04d}.npz"
-            write_slice(root / file, image, (image > 300).astype(np.uint8) * 2)
-            place = {"case": case, "patient": case, "slice": number, "file": file, "split": name, "root": root}
-            records.append(SliceRecord(**place, labels=(2,), mean=0.0, std=300.0, p005=-800.0, p995=800.0))
-    manifest = {"dataset": "kits", "modality": "CT", "format": "npz", "task": "tumor", "tumor_labels": [2]}
-    manifest |= {"labels": {"1": "kidney", "2": "tumor"}, "split_sha256": split_sha256(split)}
-    write_catalog(root, records, {"seed": 0, "ratios": [0.5, 0.2, 0.3], **split}, manifest)
 
 
 class OneByOne:

@@ -150,7 +150,7 @@ IMAGES = Kind(
     score="probability",
     target="target",
     target_words="is class {}",
-    uncached={"cache_mb": 0},
+    uncached={"cache_mb": 0, "device_gb": 0},
     as_stored={},
     sound={
         "class_names": lambda found: _are_names(found["class_names"]),

@@ -41,7 +41,8 @@ class Training:
         compile: torch.compile the objective.
         graph: auto captures a step as one CUDA graph, on one GPU, and says why where it cannot; never launches each
             kernel by itself.
-        workers: processes that load images; 0 loads in the main process.
+        workers: processes that load training images, and as many again for validation; 0 loads in the main process. A
+            split that a GPU holds (data.device_gb) needs none, and has none.
         log_every: steps between scalars in TensorBoard.
         share_every: steps between measurements of each term's share of the gradient; 0 never.
         validate_every: epochs between validations.
