@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     help_exports = "folder that export.py made of the student: its ONNX files take part"
     prediction.add_argument("--exports", type=Path, help=help_exports)
     prediction.add_argument("--volume", type=Path, help="NIfTI to predict (default: one of 512x512 pixels is made)")
-    gpu = add("gpu", minutes=(6, "after which no part begins"), threads=threads)
+    gpu = add("gpu", minutes=(6, "after which no part begins and one at work is ended"), threads=threads)
     for benchmark in (prediction, gpu):
         benchmark.add_argument("--output", type=Path, help="also write the figures to this JSON file")
     return parser
