@@ -32,10 +32,8 @@ def captured(monkeypatch):
     monkeypatch.setattr(step, "CapturedStep", partial(CapturedStep, new_graph=Tape))
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-def test_answers_that_are_known_take_the_place_of_the_teacher(request, taught, tmp_path, parts):
-    request.getfixturevalue("captured")
-    flags = ['--data.augment=["flip", "rot90"]', f"--training.accumulate={parts}", "--training.epochs=3"]
+def test_answers_that_are_known_take_the_place_of_the_teacher(captured, taught, tmp_path):
+    flags = ['--data.augment=["flip", "rot90"]', "--training.accumulate=2", "--training.epochs=3"]
     assert run_student(taught, tmp_path / "asked", *flags) == 0
     assert run_student(taught, tmp_path / "known", *flags, f"--teacher_cache={tmp_path / 'cache'}") == 0
     one, other = weights(tmp_path / "asked"), weights(tmp_path / "known")
@@ -43,7 +41,7 @@ def test_answers_that_are_known_take_the_place_of_the_teacher(request, taught, t
         torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_a_captured_run_ends_in_the_weights_of_one_that_is_not(request, taught, tmp_path, optimizer):
     flags = [f"--training.optimizer={optimizer}", "--training.clip_norm=0.5", "--training.warmup_epochs=1"]
     assert run_student(taught, tmp_path / "launched", *flags) == 0
