@@ -9,6 +9,7 @@ from utils.distillation.objective import Distiller
 from utils.distillation.terms import Task, read_terms
 from utils.experiment.teacher import trial
 from utils.recipe.schema import Training
+from utils.training import loop
 from utils.training.optimization import Schedule, make_optimizer
 from utils.training.step import CapturedStep, Step, make_step
 
@@ -58,3 +59,16 @@ def losses_of_50_steps(fabric: Fabric, new_graph=None) -> torch.Tensor:
         losses.append(step(images, (images > 1).long()))
         schedule.step()
     return torch.stack(losses).cpu()
+
+
+def interrupt_at_step(number: int, monkeypatch) -> None:
+    """Ctrl-C before a training's step of this number, once."""
+    calls, once = [], loop.train_step
+
+    def interrupted(job, state, batch):
+        calls.append(None)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return once(job, state, batch)
+
+    monkeypatch.setattr(loop, "train_step", interrupted)

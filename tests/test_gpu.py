@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from captured_steps import losses_of_50_steps, make
+from captured_steps import interrupt_at_step, losses_of_50_steps, make
 from lightning_fabric import Fabric
 from tiny_runs import assert_same_weights, run_student, taught, tiny
 
@@ -10,7 +10,6 @@ from datasets.slices.dataset import SliceDataset
 from networks import NETWORKS
 from utils.evaluation.inference import evaluate
 from utils.evaluation.metrics import PublishedProtocol, VolumeDice
-from utils.training import loop
 from utils.training.loading import Loader
 from utils.training.step import CudaGraph
 
@@ -39,15 +38,7 @@ def test_a_graph_in_bf16_has_the_losses_of_its_steps_but_for_rounding():
 def test_a_run_that_is_resumed_equals_one_that_is_not(taught, tmp_path, monkeypatch, graph):
     flags = [f"--training.graph={graph}", "--training.checkpoint_minutes=0", "--training.log_every=1"]
     assert run_student(taught, tmp_path / "whole", *flags) == 0
-    calls, once = [], loop.train_step
-
-    def interrupted(job, state, batch):
-        calls.append(None)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        return once(job, state, batch)
-
-    monkeypatch.setattr(loop, "train_step", interrupted)
+    interrupt_at_step(6, monkeypatch)
     assert run_student(taught, tmp_path / "stopped", *flags) == 130
     assert run_student(taught, tmp_path / "stopped", *flags, "--resume=true") == 0
     assert_same_weights(tmp_path / "whole", tmp_path / "stopped")

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from captured_steps import Tape, losses_of_50_steps
+from captured_steps import Tape, interrupt_at_step, losses_of_50_steps
 from lightning_fabric import Fabric
 from tiny_runs import Tiny, assert_same_weights, refused, run_student, run_teacher, taught, tiny, weights
 from torch import nn
@@ -14,7 +14,7 @@ from utils.distillation.losses import TASK_LOSSES
 from utils.distillation.objective import Distiller
 from utils.distillation.terms import Task
 from utils.recipe.schema import Training
-from utils.training import loop, step
+from utils.training import step
 from utils.training.memory import no_memory
 from utils.training.optimization import make_optimizer
 from utils.training.step import CapturedStep, Step, obstacle
@@ -57,15 +57,7 @@ def test_fifty_captured_steps_have_the_losses_of_fifty_others():
 
 def test_a_captured_run_that_is_resumed_equals_one_that_is_not(captured, taught, tmp_path, monkeypatch):
     assert run_student(taught, tmp_path / "whole") == 0
-    calls, once = [], loop.train_step
-
-    def interrupted(job, state, batch):
-        calls.append(None)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        return once(job, state, batch)
-
-    monkeypatch.setattr(loop, "train_step", interrupted)
+    interrupt_at_step(6, monkeypatch)
     flags = ["--training.checkpoint_minutes=0", "--training.log_every=1"]
     assert run_student(taught, tmp_path / "stopped", *flags) == 130
     assert run_student(taught, tmp_path / "stopped", *flags, "--resume=true") == 0
