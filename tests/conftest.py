@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import csv
+import gc
 import json
 import locale
 import os
@@ -14,6 +15,13 @@ from datasets.splits import split_sha256
 
 # One thread for a process, and for those that tests start: pytest-xdist has a worker on every core (scripts/test.sh).
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: to look through it again and again would take seconds."""
+    gc.freeze()
+
 
 SPLIT = {
     "train": ["case_00000", "case_00001", "case_00002"],

@@ -26,6 +26,12 @@ from utils.training.tracking import RATE, Tracker
 PARTS = ["limits", "stores", "steps", "pipeline", "trainings", "small_images", "prediction", "side_by_side", "compiled"]
 
 
+@pytest.fixture(autouse=True)
+def _without_collecting(monkeypatch):
+    """To look through all that the other tests left takes seconds."""
+    monkeypatch.setattr(gpu, "free_memory", lambda: None)
+
+
 def in_this_process(command, **_):
     """Runs a program of this repository; starting Python anew would take most of the time."""
     _, *words = map(str, command)
