@@ -17,7 +17,6 @@ from datasets.splits import split_sha256
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
-
 def pytest_collection_finish() -> None:
     """What was imported stays: to look through it again and again would take seconds."""
     gc.freeze()
