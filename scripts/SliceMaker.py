@@ -23,15 +23,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from datasets.files import keep_apart
 from datasets.findings import Finding
 from datasets.publishing import NotOursError, left_behind
-from datasets.slices.catalog import SplitWish, check_store, choose_split, describe_store, list_cases
+from datasets.slices.catalog import SPACINGS, SplitWish, check_store, choose_split, describe_store, list_cases
 from datasets.slices.shards import hold_index, hold_store, read_shard, remove_leftovers
 from datasets.slices.slicing import Job, Outcome, duplicates, settings_of, slice_case
+from datasets.slices.source_labels import SOURCE_LABELS
 from datasets.slices.store import CASES, index_rows, write_catalog
 from datasets.splits import SPLITS, split_as_asked, split_sha256
 from datasets.volumes.layouts import LAYOUTS, RawCase, RawDataset, find_cases
 from utils.command import check_numbers, make_parser, run_command, say, with_bar
 from utils.machine import cores
 from utils.workers import explain, run
+
+LEAST_MM = 0.1  # a finer grid than any scanner's would only fill the disk
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,6 +55,10 @@ def build_parser() -> argparse.ArgumentParser:
     help_mode = "all: split the patients; train, val or test: IN holds the cases of this split and no other"
     add("--mode", choices=("all", *SPLITS), default="all", help=f"{help_mode}; run once per folder, into the same OUT")
     add("--channel", type=int, help="which channel of a multi-channel image, counted from 0")
+    help_spacing = "mm of a stored pixel: images and labels are resampled in-plane (default: as the volume has it)"
+    add("--spacing", type=float, metavar="MM", help=help_spacing)
+    help_slabs = "store the mean of so many neighboring slices as come closest to this (default: every slice)"
+    add("--slice_spacing", type=float, metavar="MM", help=help_slabs)
     add("--check", action="store_true", help="only inspect: print `file: what: remedy`, exit 1 if a line was printed")
     add("--jobs", "--process_num", type=int, help="worker processes (default: one per core)")
     add("--shard", default="0/1", metavar="I/N", help="every N-th case from the I-th on (0 <= I < N): array jobs")
@@ -68,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def slice_or_check(args: argparse.Namespace) -> int:
     """Find the cases, then look at them or slice them."""
-    check_numbers(args, jobs=1)
+    check_numbers(args, jobs=1, spacing=LEAST_MM, slice_spacing=LEAST_MM)
     raw = find_cases(args.dataset, args.inpath, args.channel)
     if raw.passed_over:
         print(raw.passed_over, file=sys.stderr)
@@ -78,7 +85,7 @@ def slice_or_check(args: argparse.Namespace) -> int:
 def check(args: argparse.Namespace, raw: RawDataset) -> int:
     """Inspect every case, write nothing, and print one line per finding."""
     index, count = read_shard(args.shard)
-    jobs = [Job(case, raw, None, args.format, channel=args.channel) for case in raw.cases[index::count]]
+    jobs = jobs_of(args, raw, None, raw.cases[index::count])
     findings = list(raw.findings)
     for finding in findings:
         print(finding)
@@ -125,12 +132,12 @@ def fill_store(
     """Slice cases into a store that is held. alone: no other shard is at work in it."""
     started = time.monotonic()
     wish = read_wish(args, raw)
-    check_store(root, raw, args.inpath, args.format)
+    settings = settings_of(args.format, args.channel, args.spacing, args.slice_spacing)
+    check_store(root, raw, args.inpath, settings)
     choose_split(wish, raw, root, args.inpath)  # refused before any work
     findings = recover(root, cases, alone)
-    jobs = [Job(case, raw, root, args.format, args.compress, args.channel, args.overwrite) for case in cases]
     outcomes = {}
-    for outcome in outcomes_of(args, jobs):
+    for outcome in outcomes_of(args, jobs_of(args, raw, root, cases)):
         for finding in outcome.findings:
             if finding.bad:
                 say(str(finding))
@@ -139,12 +146,12 @@ def fill_store(
     recover(root, cases, alone)  # what killed workers left
     with hold_index(root):  # other shards may have split and listed cases since
         split = choose_split(wish, raw, root, args.inpath)
-        records, noted = list_cases(root, raw, args.inpath, settings_of(args.format, args.channel), outcomes)
+        records, noted = list_cases(root, raw, args.inpath, settings, outcomes)
         split_of = {patient: name for name in SPLITS for patient in split[name]}
         suffix = f".{args.format}"
         rows = [row for record in records for row in index_rows(root, record, split_of[record["patient"]], suffix)]
-        rest = {"format": args.format, "task": task, "split_sha256": split_sha256(split)}
-        manifest = describe_store(raw, root, args.inpath, records, **rest)
+        rest = {"task": task, "split_sha256": split_sha256(split)}
+        manifest = describe_store(raw, root, args.inpath, records, settings, **rest)
         write_catalog(root, rows, split, manifest)
     for finding in noted:
         if finding.bad:
@@ -153,6 +160,12 @@ def fill_store(
     waiting = len({case.case for case in raw.cases} - outcomes.keys() - {record["case"] for record in records})
     summarize(root, manifest, split, records, outcomes.values(), waiting, findings, time.monotonic() - started)
     return 1 if any(finding.bad for finding in findings) else 0
+
+
+def jobs_of(args: argparse.Namespace, raw: RawDataset, root: Path | None, cases: list[RawCase]) -> list[Job]:
+    """What is to be done to the cases, as the flags ask for it."""
+    how = (args.format, args.compress, args.channel, args.overwrite, args.spacing, args.slice_spacing)
+    return [Job(case, raw, root, *how) for case in cases]
 
 
 def read_wish(args: argparse.Namespace, raw: RawDataset) -> SplitWish:
@@ -233,6 +246,11 @@ def summarize(
     print(f"{manifest['dataset']}, {manifest['modality']}, {manifest['format']}, task {manifest['task']}")
     print(f"  cases   {len(records)} ({done})")
     print(f"  slices  {len(slices)}, {hits} of them with the task's labels")
+    if asked := {key: manifest[key] for key in SPACINGS if key in manifest}:
+        changed = sum((root / record["case"] / SOURCE_LABELS).is_file() for record in records)
+        words = {"spacing": "{:g} mm in-plane", "slice_spacing": "slabs of {:g} mm"}
+        parts = ", ".join(words[key].format(value) for key, value in asked.items())
+        print(f"  spacing {parts}: {changed} of {len(records)} cases were resampled")
     print(f"  labels  slices with {'; '.join(names)}")
     print(f"  splits  {'; '.join(shares)}")
     print(f"  size    {sum(record['bytes'] for record in records) / 1e6:.1f} MB")

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from datasets.slices.store import (
 from datasets.splits import DEFAULT_RATIOS, SPLITS, read_split, split_patients
 from datasets.volumes.layouts import RawCase, RawDataset
 
+SPACINGS = ("spacing", "slice_spacing")  # the settings of a case that are those of its store
+
 
 @dataclass(frozen=True)
 class SplitWish:
@@ -40,8 +42,11 @@ class SplitWish:
     move: bool
 
 
-def check_store(root: Path, raw: RawDataset, inpath: Path, file_format: str) -> None:
-    """Raise ValueError when OUT holds files of another program, or slices that these cannot be added to."""
+def check_store(root: Path, raw: RawDataset, inpath: Path, settings: Mapping[str, Any]) -> None:
+    """Raise ValueError when OUT holds files of another program, or slices that these cannot be added to.
+
+    settings: see `settings_of`.
+    """
     for name, is_ours in (("dataset.json", _is_manifest), ("split.json", _is_split), ("index.csv", _is_index)):
         file = root / name
         if file.is_file():
@@ -53,9 +58,12 @@ def check_store(root: Path, raw: RawDataset, inpath: Path, file_format: str) -> 
     if not (root / "dataset.json").is_file():
         return
     manifest = read_manifest(root)
-    for key, value in (("dataset", raw.name), ("format", file_format), ("modality", raw.modality)):
+    same = {"dataset": raw.name, "modality": raw.modality, "format": settings["format"]}
+    same |= {key: settings.get(key) for key in SPACINGS}
+    for key, value in same.items():
         if manifest.get(key) != value:
-            raise ValueError(f"{root} holds {key} {manifest.get(key)}, not {value}: choose another --outpath")
+            held, asked = ("native" if each is None else each for each in (manifest.get(key), value))
+            raise ValueError(f"{root} holds {key} {held}, not {asked}: choose another --outpath")
     if _elsewhere(published_cases(root), raw, inpath):
         for value, name in manifest["labels"].items():
             if raw.labels.get(int(value), name) != name:
@@ -169,7 +177,7 @@ def _existing(root: Path, published: list[dict[str, Any]], raw: RawDataset, move
 
 
 def list_cases(
-    root: Path, raw: RawDataset, inpath: Path, settings: dict[str, Any], outcomes: dict[str, Outcome]
+    root: Path, raw: RawDataset, inpath: Path, settings: Mapping[str, Any], outcomes: dict[str, Outcome]
 ) -> tuple[list[dict[str, Any]], list[Finding]]:
     """The records of the cases that the index lists, and findings about those of the store that it does not.
 
@@ -237,7 +245,7 @@ def _is_current(record: dict[str, Any], case: RawCase, settings: dict[str, Any],
 
 
 def describe_store(
-    raw: RawDataset, root: Path, inpath: Path, records: list[dict[str, Any]], **rest: Any
+    raw: RawDataset, root: Path, inpath: Path, records: list[dict[str, Any]], settings: Mapping[str, Any], **rest: Any
 ) -> dict[str, Any]:
     """The content of dataset.json. Labels that only cases of other folders hold stay known."""
     present = {int(value) for record in records for value in record["voxels"]}
@@ -251,7 +259,9 @@ def describe_store(
     return {
         "dataset": raw.name,
         "modality": raw.modality,
+        "format": settings["format"],
         **rest,
+        **{key: settings[key] for key in SPACINGS if key in settings},
         "labels": labels,
         "tumor_labels": sorted(tumor_labels),
     }

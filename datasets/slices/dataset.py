@@ -21,7 +21,7 @@ from datasets.slices.fingerprints import slice_digests
 from datasets.slices.selection import thinned, unlabeled_patients
 from datasets.slices.store import read_index, read_manifest
 from datasets.slices.stored import StoredSlices
-from datasets.slices.tasks import classes_of, window_of
+from datasets.slices.tasks import classes_of, lookup_of, window_of
 from datasets.slices.transforms import STRIDE, intensity_scale, next_multiple, pad_value, padded_size
 
 SPLITS = ("train", "val", "test")
@@ -110,9 +110,8 @@ class SliceDataset(Dataset):
         self.class_names, classes = classes_of(self.task, labels, manifest["tumor_labels"], manifest["dataset"])
         self.num_classes = len(self.class_names) + 1
         self._meaning = {value: self.class_names[number - 1] for value, number in classes.items()}
-        lookup = np.zeros(256, dtype=np.uint8)
-        for value, number in classes.items():
-            lookup[value] = number
+        self.lookup = lookup_of(classes)
+        self._spacings = {key: manifest.get(key) for key in ("spacing", "slice_spacing")}
 
         index = read_index(self.root)
         check_consistent(self.root, index, manifest)
@@ -136,7 +135,7 @@ class SliceDataset(Dataset):
         if self.unlabeled:
             self.labeled = torch.from_numpy(~self._hidden)
         finds = split == "train" and crop_mode == "foreground"
-        self._stored = StoredSlices(records, lookup, self.unlabeled, finds)
+        self._stored = StoredSlices(records, self.lookup, self.unlabeled, finds)
         if split == "train":
             self._side = crop or next_multiple(max(max(size) for size in self.sizes.values()))
             self._augment = Augment(augment, self._side)
@@ -167,6 +166,7 @@ class SliceDataset(Dataset):
             "pad_value": pad_value(self.window),
             "crop": self.crop,
             "multiple": STRIDE,
+            **self._spacings,
         }
 
     @property

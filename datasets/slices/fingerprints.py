@@ -13,6 +13,7 @@ from PIL import Image
 
 from datasets.fingerprints import READERS, Digests, digest, fingerprint
 from datasets.slices.npz import npy_header, read_checksums
+from datasets.slices.source_labels import SOURCE_LABELS
 from datasets.slices.store import SliceRecord, read_index, read_manifest
 
 
@@ -43,6 +44,9 @@ def slice_digests(records: Iterable[SliceRecord], classes: Mapping[int, str]) ->
             scale = f"{record.mean:.6g} {record.std:.6g}"  # a z-score is taken with them
             images.setdefault(record.case, [scale]).append(image)
             labels.setdefault(record.case, [meaning]).append(label)
+    for case, record in {record.case: record for record in records}.items():
+        if (record.path.parent / SOURCE_LABELS).is_file():
+            labels[case].append(_source_checksum(record.path.parent))
     return {case: [digest(*images[case]), digest(*labels[case])] for case in images}
 
 
@@ -62,6 +66,14 @@ def _checksums(record: SliceRecord) -> tuple[str, str]:
             raise
         what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
         raise ValueError(f"{record.path}: {what}: slice {record.case} again with scripts/SliceMaker.py") from None
+
+
+def _source_checksum(folder: Path) -> str:
+    """The checksums of what a resampled case keeps of its source's labels."""
+    parts = read_checksums(folder / SOURCE_LABELS)
+    if parts is None:
+        raise ValueError(f"{folder / SOURCE_LABELS}: is damaged: slice {folder.name} again with scripts/SliceMaker.py")
+    return " ".join(f"{name} {value:08x}" for name, value in sorted(parts.items()))
 
 
 def _npy_checksum(array: np.ndarray) -> int:

@@ -1,5 +1,6 @@
 """Slice one raw case into the store: read, check, write, publish by rename. Runs in a worker process."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,17 @@ from isal import isal_zlib
 from datasets.files import remedy_of
 from datasets.findings import Finding
 from datasets.publishing import NotOursError
+from datasets.slices.resampling import Grid, grid_for, resampled, resampled_label
+from datasets.slices.source_labels import write_source_labels
 from datasets.slices.store import CASES, RECORD, is_whole, read_case, write_json, write_slice
-from datasets.volumes.checks import check_grid, check_image, check_label, check_slice_size, check_spacing
+from datasets.volumes.checks import (
+    check_grid,
+    check_image,
+    check_label,
+    check_millimeters,
+    check_slice_size,
+    check_spacing,
+)
 from datasets.volumes.geometry import iterate_slices, orient, to_slices
 from datasets.volumes.layouts import RawCase, RawDataset
 from datasets.volumes.nifti import Header, UnreadableVolumeError, read_header
@@ -22,7 +32,10 @@ STORE_VERSION = 1
 
 @dataclass(frozen=True)
 class Job:
-    """One case to slice into `root`; with `root` None it is only inspected."""
+    """One case to slice into `root`; with `root` None it is only inspected.
+
+    spacing, slice_spacing: the mm of a stored pixel and of a slab of slices; None: those of the source.
+    """
 
     case: RawCase
     raw: RawDataset
@@ -31,6 +44,12 @@ class Job:
     compress: bool = False
     channel: int | None = None
     overwrite: bool = False
+    spacing: float | None = None
+    slice_spacing: float | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return settings_of(self.format, self.channel, self.spacing, self.slice_spacing)
 
 
 @dataclass
@@ -47,7 +66,7 @@ def slice_case(job: Job) -> Outcome:
     """Slice, or inspect, one case; whatever is wrong with it comes back as findings."""
     case = job.case
     try:
-        sources, settings = read_sources(case), settings_of(job.format, job.channel)
+        sources, settings = read_sources(case), job.settings
         if job.root is not None:
             record = None if job.overwrite else read_case(job.root / case.case)
             if record and is_unchanged(record, sources, settings) and is_whole(job.root / case.case, record):
@@ -75,9 +94,17 @@ def read_sources(case: RawCase) -> dict[str, dict[str, Any]]:
     return found
 
 
-def settings_of(file_format: str, channel: int | None) -> dict[str, Any]:
-    """What the slices of a case depend on besides its files."""
-    return {"version": STORE_VERSION, "format": file_format, "channel": channel}
+def settings_of(
+    file_format: str, channel: int | None, spacing: float | None, slice_spacing: float | None
+) -> dict[str, Any]:
+    """What the slices of a case depend on besides its files; a spacing that is the source's own is not named."""
+    asked = {"spacing": spacing, "slice_spacing": slice_spacing}
+    return {
+        "version": STORE_VERSION,
+        "format": file_format,
+        "channel": channel,
+        **{name: value for name, value in asked.items() if value is not None},
+    }
 
 
 def is_unchanged(record: dict[str, Any], sources: dict[str, Any], settings: dict[str, Any]) -> bool:
@@ -108,8 +135,13 @@ def _slice(job: Job, sources: dict[str, Any], settings: dict[str, Any]) -> Outco
     if any(finding.bad for finding in outcome.findings):
         return outcome
     axes, flips = orient(header.affine, raw.slice_axis)
+    if job.spacing or job.slice_spacing:
+        outcome.findings += check_millimeters(case.image, header, raw.millimetres)
     outcome.findings += check_spacing(case.image, header, raw.spacings.get(case.case), raw.millimetres)
     outcome.findings += check_slice_size(case.image, header, axes, raw.slice_size)
+
+    shape, millimeters = ([each[axis] for axis in axes] for each in (header.shape, header.spacing))
+    grid = grid_for(shape, millimeters, job.spacing, job.slice_spacing)
 
     label = read_label(case.label)
     outcome.findings += check_label(case.label, label, raw.labels)
@@ -123,7 +155,8 @@ def _slice(job: Job, sources: dict[str, Any], settings: dict[str, Any]) -> Outco
     label.array = np.empty(0, np.uint8)
     image = read_image(case.image, raw.modality, channel or 0)
     outcome.findings += check_image(case.image, image, raw.modality)
-    if job.format == "png" and not image.integral:
+    integral = image.integral and (raw.modality == "CT" or not grid.is_resampled)
+    if job.format == "png" and not integral:
         remedy = "use --format npz"
         outcome.findings.append(Finding(case.image, "PNG holds whole numbers from 0 to 65535 only", remedy))
     if any(finding.bad for finding in outcome.findings):
@@ -142,7 +175,10 @@ def _slice(job: Job, sources: dict[str, Any], settings: dict[str, Any]) -> Outco
         "voxels": {str(value): count for value, count in label.voxels.items() if value},
     }
     if job.root is not None:
-        _publish(job, outcome.record, _geometry(header, axes, flips, image, label), image, packed)
+        geometry = _geometry(header, axes, flips, image, label)
+        if grid.is_resampled:
+            geometry["stored"] = {"shape": list(grid.stored), "slab": grid.slab}
+        _publish(job, outcome.record, geometry, grid, image, packed)
     return outcome
 
 
@@ -166,23 +202,38 @@ def _geometry(
     }
 
 
-def _publish(job: Job, record: dict[str, Any], geometry: dict[str, Any], image: Image, packed: list[bytes]) -> None:
+def _publish(
+    job: Job, record: dict[str, Any], geometry: dict[str, Any], grid: Grid, image: Image, packed: list[bytes]
+) -> None:
     """Write the case beside its place and rename it there, so that it is whole or absent."""
     slices = to_slices(image.array.T, geometry["axes"], geometry["flips"])
-    half = image.half and job.format == "npz"
-    empty = np.zeros(slices.shape[1:], np.uint8)
+    half = image.half and job.format == "npz" and not grid.is_resampled
+    stored = zip(resampled(iterate_slices(slices), grid), _labels(packed, grid), strict=True)
     with CASES.publishing(job.root / job.case.case) as folder:
         write_json(folder / RECORD, {"case": record["case"], "settings": record["settings"]})  # the folder is ours
         listed = []
-        for index, (part, pack) in enumerate(zip(iterate_slices(slices), packed, strict=True)):
-            label = np.frombuffer(isal_zlib.decompress(pack), np.uint8).reshape(empty.shape) if pack else empty
+        for index, (part, label) in enumerate(stored):
             values = part.astype(np.float16) if half else part
             write_slice(folder / f"{index:04d}.{job.format}", values, label, job.compress)
-            listed.append(np.flatnonzero(np.bincount(label[label > 0])).tolist() if pack else [])
+            listed.append(np.flatnonzero(np.bincount(label[label > 0])).tolist())
+        if grid.is_resampled:
+            write_source_labels(folder, packed, grid.source)
         size = sum(file.stat().st_size for file in folder.iterdir() if file.name != RECORD)
         write_json(folder / "geometry.json", geometry)
         record |= {"slices": listed, "bytes": size}
         write_json(folder / RECORD, record)
+
+
+def _labels(packed: Sequence[bytes], grid: Grid) -> Iterator[np.ndarray]:
+    """The stored labels (h, w) of a case, in their order; packed: those of the source's slices, see `_slice`."""
+    empty = np.zeros(grid.stored[1:], np.uint8)
+    for start in range(0, len(packed), grid.slab):
+        slab = packed[start : start + grid.slab]
+        labels = [np.frombuffer(isal_zlib.decompress(part), np.uint8).reshape(grid.source[1:]) for part in slab if part]
+        if not labels:
+            yield empty
+        else:
+            yield resampled_label(labels, len(slab), empty.shape) if grid.is_resampled else labels[0]
 
 
 def duplicates(records: list[dict[str, Any]]) -> dict[str, Finding]:

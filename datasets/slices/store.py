@@ -2,6 +2,7 @@
 
     ROOT/dataset.json, split.json, index.csv
     ROOT/<case>/geometry.json, case.json, 0000.npz ...   (png: 0000.png 16-bit and 0000_label.png 8-bit)
+    ROOT/<case>/source_labels.npz                        (of a case that was resampled: its labels as they were)
 
 Slice 0 is the most inferior; rows run anterior -> posterior, columns patient right -> patient left.
 """
@@ -184,13 +185,13 @@ def _is_case(folder: Path, case: str) -> bool:
 
 def is_whole(folder: Path, record: dict[str, Any]) -> bool:
     """Whether all files of a published case are there, the slices in their full size."""
-    pattern = re.compile(r"\d{4,}\.npz|\d{4,}(_label)?\.png")
-    slices = [entry for entry in os.scandir(folder) if pattern.fullmatch(entry.name)]
-    return (folder / "geometry.json").is_file() and sum(entry.stat().st_size for entry in slices) == record["bytes"]
+    pattern = re.compile(_COUNTED)
+    counted = [entry for entry in os.scandir(folder) if pattern.fullmatch(entry.name)]
+    return (folder / "geometry.json").is_file() and sum(entry.stat().st_size for entry in counted) == record["bytes"]
 
 
-_FILES = r"\d{4,}\.npz|\d{4,}(_label)?\.png|(geometry|case)\.json|\.(geometry|case)\.json\.partial"
-CASES = Kind(re.compile(_FILES), _is_case, RECORD)
+_COUNTED = r"\d{4,}\.npz|\d{4,}(_label)?\.png|source_labels\.npz"  # the files whose bytes a record holds
+CASES = Kind(re.compile(rf"{_COUNTED}|(geometry|case)\.json|\.(geometry|case)\.json\.partial"), _is_case, RECORD)
 
 
 def published_cases(root: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,8 @@
 """What stored slices mean to a network: the classes that a task makes of labels, and the window of intensities."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 DEFAULT_CT_WINDOW = (-200.0, 300.0)  # HU; kidney and kidney tumor as EMKD and HLFD
 
@@ -40,6 +42,13 @@ def classes_of(
     # With a tumor beside it the lowest label is the organ itself; several parts without a tumor have no common name.
     name = organs[0] if tumor_labels or len(organs) == 1 else "organ"
     return [name], dict.fromkeys(labels, 1)
+
+
+def lookup_of(classes: Mapping[int, int]) -> np.ndarray:
+    """The class of every label value, uint8 (256,); 0 for those that are background."""
+    lookup = np.zeros(256, np.uint8)
+    lookup[list(classes)] = list(classes.values())
+    return lookup
 
 
 def _listed(labels: dict[int, str]) -> str:

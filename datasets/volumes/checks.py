@@ -163,6 +163,19 @@ def check_spacing(
     return []
 
 
+def check_millimeters(file: Path, header: Header, millimetres: bool = False) -> list[Finding]:
+    """Find out whether a header says what a voxel measures, so that its volume can be resampled to a spacing in mm.
+
+    millimetres: as for `check_spacing`.
+    """
+    identity = np.allclose(np.abs(header.affine[:3, :3]), np.eye(3), atol=1e-6)
+    unset = header.sform_code <= 0 and header.qform_code <= 0
+    if not identity or not (millimetres or unset):
+        return []
+    what = "has no spacing in mm (its affine is an identity), so it cannot be resampled to one"
+    return [Finding(file, what, "write the volume again with the spacing of the original, or use none in mm")]
+
+
 def _by(lengths: Sequence[float]) -> str:
     return " x ".join(f"{length:g}" for length in lengths)
 

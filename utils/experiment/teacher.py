@@ -25,7 +25,8 @@ from utils.tables import table
 from utils.training import checkpoints
 from utils.training.device import resolve_precision
 
-SAME_INPUT = ("modality", "window", "task", "class_names", "image_size", "in_channels", "mean", "std")
+SAME_INPUT = ("modality", "spacing", "slice_spacing", "window", "task", "class_names")
+SAME_INPUT += ("image_size", "in_channels", "mean", "std")
 TOLERANCE = 0.05  # Dice or probability: room for another precision or device, not for other weights or slices
 
 
