@@ -214,6 +214,8 @@ def test_preprocessing_is_plain_json_and_the_same_for_all_splits(slice_store):
         "pad_value": -1.0,
         "crop": 64,
         "multiple": 32,
+        "spacing": None,
+        "slice_spacing": None,
     }
     assert dataset.preprocessing == json.loads(json.dumps(dataset.preprocessing)) == expected
     assert SliceDataset(slice_store, "test", task="all", crop=64).preprocessing == expected
