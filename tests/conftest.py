@@ -22,6 +22,14 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_user(tmp_path_factory):
+    """What programs remember about this machine stays out of the user's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 SPLIT = {
     "train": ["case_00000", "case_00001", "case_00002"],
     "val": ["case_00003"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,15 @@ def cores() -> int:
         quota, period = map(int, QUOTA.read_text().split())
         bound = min(bound, max(1, -(-quota // period)))
     return bound
+
+
+def processor() -> str:
+    """The CPU's model."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):  # not Linux, or a CPU without a name
+        return platform.processor() or platform.machine()
 
 
 def memory_share(device: torch.device) -> float:

@@ -23,6 +23,7 @@ class Kind:
     Args:
         task: The word for it.
         inputs: What people give to the network: `volumes` or `images`.
+        sample: What a network is given one of: `a slice` or `an image`.
         cases: What test cases are called where they are counted.
         patients: What the members of a split are called.
         example: Name of a file to predict.
@@ -42,6 +43,7 @@ class Kind:
 
     task: str
     inputs: str
+    sample: str
     cases: str
     patients: str
     example: str
@@ -116,6 +118,7 @@ def _ranked_dice(class_names: Sequence[str]) -> list[Any]:
 SLICES = Kind(
     task="segmentation",
     inputs="volumes",
+    sample="a slice",
     cases="cases",
     patients="patients",
     example="case.nii.gz",
@@ -141,6 +144,7 @@ SLICES = Kind(
 IMAGES = Kind(
     task="classification",
     inputs="images",
+    sample="an image",
     cases="images",
     patients="images",
     example="image.png",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from utils.exporting.program import Captured, NotExportableError, quiet, reason_of
-from utils.runs.onnx_network import DESCRIPTION_KEY, PRECISION_KEY
+from utils.runs.onnx_engines import DESCRIPTION_KEY, PRECISION_KEY
 
 if TYPE_CHECKING:
     import onnx

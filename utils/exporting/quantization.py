@@ -15,7 +15,8 @@ from torch import Tensor
 
 from utils.exporting.onnx_file import INPUT, bare
 from utils.exporting.program import quiet
-from utils.runs.onnx_network import ERRORS_ONLY, OnnxNetwork
+from utils.runs.onnx_engines import ERRORS_ONLY
+from utils.runs.onnx_network import OnnxNetwork
 
 # Those that ONNX Runtime computes in integers on a processor; another one in between costs more than it saves.
 OPERATIONS = (

@@ -29,6 +29,11 @@ def build_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--slice_axis", type=int, choices=(0, 1, 2), help=help_axis)
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU where there is one")
     help_precision = "default: as the first checkpoint was trained; an ONNX file has a precision of its own"
+    help_engine = (
+        "what runs an exported folder or .onnx file (default: auto, the fastest of those installed, tried once on each "
+        "machine); checkpoints are torch's"
+    )
+    add("--engine", choices=("auto", "torch", "onnxruntime", "openvino"), default="auto", help=help_engine)
     add("--precision", choices=("auto", "32-true", "bf16-mixed", "16-mixed"), help=help_precision)
     add("--batch_size", type=int, help="slices at a time (default: 4, on a GPU 16)")
     add("--jobs", type=int, default=1, help="threads that read ahead, and as many that write behind (default: 1)")

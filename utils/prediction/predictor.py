@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -21,6 +22,7 @@ from datasets.volumes.geometry import iterate_slices
 from datasets.volumes.reading import Statistics
 from utils.evaluation.inference import predict
 from utils.evaluation.metrics.labels import class_numbers
+from utils.runs.engines import FastestNetwork
 from utils.runs.models import Model
 from utils.training.device import Device
 
@@ -90,6 +92,7 @@ class Predictor:
                 with clock("preprocess"):
                     images = list(islice(source, part.stop - part.start))
                     inputs = [_input(images, model.preprocessing, mean, std) for model in self.models]
+                self._settle(inputs)
                 with clock("network"):
                     scores, are_probabilities = self._scores(inputs, tuple(size))
                     block[part] = class_numbers(scores).cpu().numpy()
@@ -105,8 +108,16 @@ class Predictor:
     @torch.inference_mode()
     def classify(self, inputs: Sequence[Tensor]) -> np.ndarray:
         """Probabilities (B, K) of a batch of images, given as each model wants them: (B, C, S, S)."""
+        self._settle(inputs)
         scores, are_probabilities = self._scores(inputs, None)
         return (scores if are_probabilities else scores.softmax(1)).cpu().numpy()
+
+    def _settle(self, inputs: Sequence[Tensor]) -> None:
+        """Let the networks that have several engines choose one, by the first image of all."""
+        for model, image in zip(self.models, inputs, strict=True):
+            if isinstance(model.network, FastestNetwork):
+                answer = partial(predict, self.device, image=image[:1], channels_last=_channels_last(model))
+                model.network.settle(image[:1], answer, self.device.device)
 
     def _scores(self, inputs: Sequence[Tensor], size: tuple[int, int] | None) -> tuple[Tensor, bool]:
         """Logits where there is one answer, as validation has them; else the mean probabilities, and True."""

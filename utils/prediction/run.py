@@ -25,7 +25,8 @@ from utils.prediction.predictor import Predictor
 from utils.prediction.read_ahead import run_ahead
 from utils.prediction.search import find_volumes
 from utils.prediction.volumes import Options, VolumeSteps, peak_memory
-from utils.runs.models import Model, load_models
+from utils.runs.engines import load_models
+from utils.runs.models import Model
 from utils.tables import table
 from utils.training.device import choose_device
 
@@ -37,7 +38,7 @@ CPU_BATCH, GPU_BATCH = 4, 16
 def predict(args: argparse.Namespace) -> int:
     """Load the checkpoints, and predict volumes or images, as the checkpoints do."""
     check_flags(args)
-    models = load_models(args.checkpoint)
+    models = load_models(args.checkpoint, args.engine, args.precision)
     predictor = make_predictor(args, models)
     with alone_in(args.output):
         return (predict_images if models[0].kind is IMAGES else predict_volumes)(args, predictor)
@@ -174,8 +175,14 @@ def summarize(
         ]
         print(table(rows))
     print(f"{counts}, {elapsed:.1f} s, peak memory {peak_memory() / 1e6:.0f} MB ({device}, {args.precision})")
+    print_engines(predictor)
     print(f"  labels  {', '.join(f'{n} {name}' for n, name in enumerate(predictor.class_names, start=1))}")
     print(f"  where   {args.output}, {RECORD} has volumes and times")
+
+
+def print_engines(predictor: Predictor) -> None:
+    for why in dict.fromkeys(f"{model.engine} ({model.engine_why})" for model in predictor.models):
+        print(f"  engine  {why}")
 
 
 def predict_images(args: argparse.Namespace, predictor: Predictor) -> int:
@@ -203,6 +210,7 @@ def predict_images(args: argparse.Namespace, predictor: Predictor) -> int:
     counts = Counter(names[int(shares.argmax())] for _, shares in rows)
     bad += len(files) - len(rows)
     print(f"{len(rows)} images predicted, {bad} bad")
+    print_engines(predictor)
     print(f"  classes  {', '.join(f'{name} {counts[name]}' for name in names)}")
     print(f"  where    {table_file if rows else 'nothing was written'}")
     return 1 if bad else 0

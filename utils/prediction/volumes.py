@@ -125,6 +125,8 @@ class VolumeSteps:
             "notes": source.notes,
             "device": self.predictor.device.device.type,
             "formats": [model.format for model in self.predictor.models],
+            "engines": [model.engine for model in self.predictor.models],
+            "engines_why": [model.engine_why for model in self.predictor.models],
             "threads": torch.get_num_threads(),
             "batch_size": self.predictor.batch_size,
             "peak_memory_mb": round(peak_memory() / 1e6, 1),

@@ -13,6 +13,7 @@ import torch
 from datasets.slices.store import read_index
 from utils.evaluation.statistics import INTERVAL, RULE
 from utils.evaluation.volumes.scores import DEFINITIONS, EMPTY_MASK_RULES
+from utils.machine import processor
 from utils.report.exports import TIMES
 from utils.report.facts import Report
 from utils.runs.run import Run
@@ -132,15 +133,9 @@ def machine(date: str) -> Facts:
 
 def _processor() -> str:
     """The CPU's model, and whether it computes in bf16."""
-    model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass  # not Linux, or a CPU without a name
     capabilities = torch.cpu.get_capabilities()
     has_bf16 = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-    return f"{model} ({'with' if has_bf16 else 'without'} bf16 instructions)"
+    return f"{processor()} ({'with' if has_bf16 else 'without'} bf16 instructions)"
 
 
 def commands(report: Report) -> Sequence[str]:

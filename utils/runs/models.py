@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from utils.evaluation.kind import Kind, kind_of
-from utils.runs.artifact import WEIGHTS, read_description, read_weights
+from utils.runs.artifact import ONNX, WEIGHTS, read_description, read_weights
 from utils.runs.onnx_network import OnnxNetwork
 from utils.training import checkpoints
 
@@ -22,7 +22,7 @@ class Model:
     """A network ready to predict.
 
     training: settings of its run that its input depends on. format: what it was read from: checkpoint, safetensors,
-    onnx fp32 or onnx int8.
+    onnx fp32 or onnx int8. why: of its engine, where the network has not chosen it itself.
     """
 
     path: Path
@@ -31,31 +31,30 @@ class Model:
     preprocessing: dict[str, Any]
     training: dict[str, Any]
     format: str = "checkpoint"
+    why: str = ""
 
     @property
     def kind(self) -> Kind:
         return kind_of(self.preprocessing)
 
+    @property
+    def engine(self) -> str:
+        """What runs the network."""
+        return getattr(self.network, "engine", "torch")
 
-def load_models(paths: Sequence[Path]) -> list[Model]:
-    """Load networks that can be averaged. Raises ValueError where one is none, or they name different classes."""
-    models = [load_model(path) for path in paths]
-    first = models[0]
-    for model in models[1:]:
-        for key in ("kind", "modality", "class_names"):
-            ours, theirs = (each.preprocessing.get(key) for each in (first, model))
-            if ours != theirs:
-                raise ValueError(f"{model.path}: {key} {theirs}, but {first.path} has {ours}: average one task only")
-    return models
+    @property
+    def engine_why(self) -> str:
+        """Why that."""
+        return getattr(self.network, "why", self.why)
 
 
-def load_model(path: Path) -> Model:
+def load_model(path: Path, onnx_engine: str = "onnxruntime") -> Model:
     """Load a run folder, an export folder, a checkpoint, a .safetensors or an .onnx file; the name says which."""
     path = network_file(path)
     if path.suffix == ".json":
         raise ValueError(f"{path}: is the description; give the file it describes, or their folder")
     if path.suffix == ".onnx":
-        return _from_onnx(path)
+        return _from_onnx(path, onnx_engine)
     if path.suffix == ".safetensors":
         description, network = read_weights(path, lambda read: check_preprocessing(path, read["preprocessing"]))
         training = _training(path, description["recipe"])
@@ -64,10 +63,10 @@ def load_model(path: Path) -> Model:
 
 
 def network_file(path: Path) -> Path:
-    """Of a folder the file that is loaded: best.ckpt of a run, the weights of an export; else the path itself."""
+    """Of a folder the file that is loaded: best.ckpt of a run, the weights of an export or its ONNX; else the path."""
     if not path.is_dir():
         return path
-    return path / (WEIGHTS if (path / WEIGHTS).is_file() and not (path / "best.ckpt").is_file() else "best.ckpt")
+    return next((path / name for name in ("best.ckpt", WEIGHTS, ONNX) if (path / name).is_file()), path / "best.ckpt")
 
 
 def load_for_scoring(path: Path) -> tuple[dict[str, Any], nn.Module]:
@@ -83,8 +82,8 @@ def load_for_scoring(path: Path) -> tuple[dict[str, Any], nn.Module]:
     return read_description(model.path.with_suffix(".json")), model.network
 
 
-def _from_onnx(path: Path) -> Model:
-    network = OnnxNetwork(path)
+def _from_onnx(path: Path, engine: str) -> Model:
+    network = OnnxNetwork(path, engine=engine)
     description = network.description()
     preprocessing = description["preprocessing"]
     check_preprocessing(path, preprocessing)
