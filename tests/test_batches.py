@@ -182,7 +182,7 @@ def test_moves_crop_pad_flip_and_turn_as_numpy_does(side, channels):
     assert moves.padded  # one of the samples has 20 rows
     inside = torch.from_numpy(moves.inside)
     copied, looked_up = (
-        {name: filled(part, inside, 0) for name, part in take(together, places, moves).items()}
+        {name: filled(part, inside, 0) for name, part in take(together, places[:, None], moves).items()}
         for take in (moved, _looked_up)
     )
     for name in ("image", "target"):

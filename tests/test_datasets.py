@@ -216,6 +216,9 @@ def test_preprocessing_is_plain_json_and_the_same_for_all_splits(slice_store):
         "multiple": 32,
         "spacing": None,
         "slice_spacing": None,
+        "neighbors": 0,
+        "neighbor_mm": None,
+        "in_channels": 1,
     }
     assert dataset.preprocessing == json.loads(json.dumps(dataset.preprocessing)) == expected
     assert SliceDataset(slice_store, "test", task="all", crop=64).preprocessing == expected

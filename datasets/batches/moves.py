@@ -90,22 +90,34 @@ def moved(pool: Pool, places: np.ndarray, moves: Moves) -> dict[str, Tensor]:
     """The parts of these samples of a pool, moved: (B, C, H, W) in their stored number formats, on the pool's device.
 
     What is not `inside` may hold any number: `filled` puts the padding there.
+
+    places: int64 (B,), or (B, several), of one height and width in a row: the channels of the "image" are then those of
+    all of them one after the other, and every other part is that of the middle one.
     """
     take = _copied if pool.device.type == "cpu" else _looked_up
-    return take(pool, places, moves)
+    return take(pool, places.reshape(len(moves.start), -1), moves)
+
+
+def _of_part(name: str, places: np.ndarray | Tensor) -> np.ndarray | Tensor:
+    """The columns of (B, several, ...) whose samples make up a part."""
+    middle = places.shape[1] // 2
+    return places if name == "image" else places[:, middle : middle + 1]
 
 
 def _copied(pool: Pool, places: np.ndarray, moves: Moves) -> dict[str, Tensor]:
     """Copies strided views, which a CPU does 2 to 3 times as fast as looking up every pixel."""
     out = {}
     for name, flat in pool.parts.items():
-        channels, stored, wide = pool.channels(name), flat.numpy(), flat.itemsize
+        rows = _of_part(name, places)
+        several, channels, stored, wide = rows.shape[1], pool.channels(name), flat.numpy(), flat.itemsize
         make = torch.zeros if moves.padded else torch.empty
-        out[name] = make((len(places), channels, *moves.size), dtype=flat.dtype)
-        before, planes = pool.offsets[places] * channels, pool.heights[places] * pool.widths[places]
-        steps = zip(before + moves.start, planes, moves.row_step, moves.column_step, strict=True)
+        out[name] = make((len(rows), several * channels, *moves.size), dtype=flat.dtype)
+        each, rows = np.repeat(np.arange(len(rows)), several), rows.reshape(-1)
+        before, planes = pool.offsets[rows] * channels, pool.heights[rows] * pool.widths[rows]
+        steps = zip(before + moves.start[each], planes, moves.row_step[each], moves.column_step[each], strict=True)
+        targets = out[name].view(-1, channels, *moves.size).numpy()
         for target, (first, plane, down, right), (top, bottom, left, end) in zip(
-            out[name].numpy(), np.array(list(steps)).tolist(), moves.inside.tolist(), strict=True
+            targets, np.array(list(steps)).tolist(), moves.inside[each].tolist(), strict=True
         ):
             shape, strides = (channels, bottom - top, end - left), (plane * wide, down * wide, right * wide)
             at = (first + top * down + left * right) * wide
@@ -115,20 +127,23 @@ def _copied(pool: Pool, places: np.ndarray, moves: Moves) -> dict[str, Tensor]:
 
 def _looked_up(pool: Pool, places: np.ndarray, moves: Moves) -> dict[str, Tensor]:
     """Looks up every pixel: a few operations for any batch, none of which waits for the device."""
-    table = np.stack((pool.offsets[places], pool.heights[places] * pool.widths[places], moves.start))
-    table = on_device(np.concatenate((table, [moves.row_step, moves.column_step])), pool.device)
-    before, plane, start, down, right = table[..., None, None, None]
+    steps = np.stack((moves.start, moves.row_step, moves.column_step))[:, :, None]
+    table = np.stack((pool.offsets[places], pool.heights[places] * pool.widths[places]))
+    table = on_device(np.concatenate((table, np.broadcast_to(steps, (3, *places.shape)))), pool.device)
+    before, plane, *steps = table[..., None, None, None]
+    start, down, right = (step[:, :1] for step in steps)
     rows, columns = (torch.arange(length, device=pool.device) for length in moves.size)
     within = start + down * rows[:, None] + right * columns
     out: dict[str, Tensor] = {}
-    indices: dict[int, Tensor] = {}
+    indices: dict[tuple[int, int], Tensor] = {}
     for name, flat in pool.parts.items():
-        channels = pool.channels(name)
-        if channels not in indices:
+        channels, first, planes = pool.channels(name), _of_part(name, before), _of_part(name, plane)
+        key = channels, first.shape[1]
+        if key not in indices:
             channel = torch.arange(channels, device=pool.device)[:, None, None]
-            index = before * channels + plane * channel + within
-            indices[channels] = index.clamp_(0, flat.numel() - 1) if moves.padded else index
-        out[name] = flat.take(indices[channels])
+            index = (first * channels + planes * channel + within).flatten(1, 2)
+            indices[key] = index.clamp_(0, flat.numel() - 1) if moves.padded else index
+        out[name] = flat.take(indices[key])
     return out
 
 

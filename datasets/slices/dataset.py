@@ -12,21 +12,20 @@ from torch.utils.data import Dataset
 from datasets.batches.changes import scaled
 from datasets.batches.draws import Draws
 from datasets.batches.moves import VIEWS, exact_moves, filled, moved, on_device
-from datasets.batches.pool import check_device_gb, room
+from datasets.batches.pool import check_device_gb
 from datasets.fingerprints import Digests
+from datasets.slices.arguments import SPLITS, TASKS, check_cropping, check_shares, choice
 from datasets.slices.augmentation import DRAWN, Augment, apply_changes
 from datasets.slices.consistency import check_consistent
 from datasets.slices.crops import central_corners, foreground_corners
 from datasets.slices.fingerprints import slice_digests
+from datasets.slices.neighbors import channels_of, check_neighbors, stored_neighbors
 from datasets.slices.selection import thinned, unlabeled_patients
 from datasets.slices.store import read_index, read_manifest
 from datasets.slices.stored import StoredSlices
 from datasets.slices.tasks import classes_of, lookup_of, window_of
 from datasets.slices.transforms import STRIDE, intensity_scale, next_multiple, pad_value, padded_size
 
-SPLITS = ("train", "val", "test")
-TASKS = ("tumor", "organ", "all")
-CROP_MODES = ("center", "foreground")
 LISTS = ("case", "slice", "size", "view")  # of a batch, beside its tensors
 
 
@@ -57,6 +56,11 @@ class SliceDataset(Dataset):
         labeled: Fraction of the training patients whose labels are known, for distillation on unlabeled images as well;
             the same ones whatever the seed. The target of the others is -1 everywhere, thinning and crops do not use
             their labels, and half of each training batch comes from each of the two groups.
+        neighbors: How many slices on each side, 0, 1 or 2, are channels of a sample's image as well: in order from
+            inferior to superior, with its own in the middle, and a case's last slice again beyond its ends. Thinned
+            slices, and those of unlabeled patients, are neighbors too.
+        neighbor_mm: How far apart the neighbors are, of which the nearest slices are taken: where slices are thick that
+            is the slice itself. None: the very next slices.
         cache: Keep decoded slices in memory if all of this split fits in `cache_mb` megabytes (per process started
             with DDP; forked loader workers share it).
         device_gb: Keep them on the GPU instead, where all of this split fits in so many gigabytes (10^9 bytes) of its
@@ -67,7 +71,7 @@ class SliceDataset(Dataset):
     serve, and arguments out of range.
     """
 
-    in_channels = views = 1
+    views = 1
     notes: tuple[str, ...] = ()  # a store has nothing to report about itself
     sampling_weights: torch.Tensor | None = None  # every slice once an epoch
     labeled: torch.Tensor | None = None
@@ -84,27 +88,24 @@ class SliceDataset(Dataset):
         augment: Sequence[str] = ("flip", "rot90"),
         thin_background: float = 1.0,
         labeled: float = 1.0,
+        neighbors: int = 0,
+        neighbor_mm: float | None = None,
         cache: bool = True,
         cache_mb: int = 1024,
         device_gb: float | None = None,
         seed: int = 0,
     ) -> None:
-        self.root = Path(root)
-        self.split = _choice("split", split, SPLITS)
+        self.root, self.split = Path(root), choice("split", split, SPLITS)
+        check_cropping(crop, crop_mode)
+        check_shares(thin_background, labeled)
+        check_neighbors(neighbors, neighbor_mm)
+        check_device_gb(device_gb)
         manifest = read_manifest(self.root)
         self.modality: str = manifest["modality"]
-        self.task = _choice("task", task or manifest["task"], TASKS)
+        self.task = choice("task", task or manifest["task"], TASKS)
         self.window = window_of(window, self.modality)
-        if crop is not None and (crop <= 0 or crop % STRIDE):
-            raise ValueError(f"crop {crop} is not a multiple of {STRIDE}: use {next_multiple(max(crop, 1))}, or null")
-        if _choice("crop_mode", crop_mode, CROP_MODES) == "foreground" and crop is None:
-            raise ValueError("crop_mode foreground needs a crop: give its side in pixels, e.g. 384")
-        if not 0.0 <= thin_background <= 1.0:
-            raise ValueError(f"thin_background {thin_background} is not a fraction: give a number from 0 to 1")
-        if not 0.0 < labeled <= 1.0:
-            raise ValueError(f"labeled {labeled} is not a share of the patients: give a number above 0, at most 1")
-        check_device_gb(device_gb)
         self.crop, self.crop_mode, self.seed = crop, crop_mode, seed
+        self.neighbors, self.neighbor_mm, self.in_channels = neighbors, neighbor_mm, channels_of(neighbors)
         self.split_sha256: str = manifest["split_sha256"]
         labels = {int(value): name for value, name in manifest["labels"].items()}
         self.class_names, classes = classes_of(self.task, labels, manifest["tumor_labels"], manifest["dataset"])
@@ -135,13 +136,14 @@ class SliceDataset(Dataset):
         if self.unlabeled:
             self.labeled = torch.from_numpy(~self._hidden)
         finds = split == "train" and crop_mode == "foreground"
-        self._stored = StoredSlices(records, self.lookup, self.unlabeled, finds)
+        needed, self._rows = stored_neighbors(self._all_records, records, neighbors, neighbor_mm)
+        self._stored = StoredSlices(needed, self.lookup, self.unlabeled, finds)
         if split == "train":
             self._side = crop or next_multiple(max(max(size) for size in self.sizes.values()))
             self._augment = Augment(augment, self._side)
             self.views = self._augment.views if crop_mode == "center" else 0
         self._draws = Draws(len(records), len(DRAWN), seed)
-        self._keeps, self._device_gb = cache, device_gb
+        self._device_gb = device_gb if cache else 0.0
         if cache and self._stored.nbytes <= cache_mb * 2**20:
             self._stored.keep(torch.device("cpu"))
 
@@ -167,6 +169,9 @@ class SliceDataset(Dataset):
             "crop": self.crop,
             "multiple": STRIDE,
             **self._spacings,
+            "neighbors": self.neighbors,
+            "neighbor_mm": self.neighbor_mm,
+            "in_channels": self.in_channels,
         }
 
     @property
@@ -182,7 +187,7 @@ class SliceDataset(Dataset):
 
     def split_patients(self, split: str) -> list[str]:
         """Patients of `split` whose slices are here."""
-        return list(self._patients[_choice("split", split, SPLITS)])
+        return list(self._patients[choice("split", split, SPLITS)])
 
     def case_indices(self) -> dict[str, list[int]]:
         """Indices of each case's samples, from its lowest slice to its highest."""
@@ -203,7 +208,7 @@ class SliceDataset(Dataset):
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Image (1, H, W) float32, target (1, H, W) int64, case, slice number, and size: (H, W) of the stored slice.
+        """Image (C, H, W) float32, target (1, H, W) int64, case, slice number, and size: (H, W) of the stored slice.
 
         On the host, wherever the split is held. `i + n * len(self)` is sample i again, cropped and augmented anew.
         """
@@ -218,13 +223,14 @@ class SliceDataset(Dataset):
     def gather(self, indices: Sequence[int]) -> dict[str, Any]:
         """What is stored of these samples, cropped, padded, flipped and turned, and the numbers that `finish` needs.
 
-        All of one padded size. Tensors where the split is held, or on the host: "image" (B, 1, H, W), "target" uint8
+        All of one padded size. Tensors where the split is held, or on the host: "image" (B, C, H, W), "target" uint8
         (B, 1, H, W), and small ones. Lists: "case", "slice" and "view", a number that is the same where sample, flips
         and turns are; "size": (H, W) of the first sample.
         """
         places = np.asarray(indices, np.int64) % len(self)
-        pool, rows = self._stored.find(places)
-        heights, widths = pool.heights[rows], pool.widths[rows]
+        pool, rows = self._stored.find(self._rows[places])
+        own = rows[:, self.neighbors]
+        heights, widths = pool.heights[own], pool.widths[own]
         lengths = np.stack((heights, widths), axis=1)
         if self.split == "train":
             size = self._side, self._side
@@ -255,7 +261,7 @@ class SliceDataset(Dataset):
         }
 
     def finish(self, raw: dict[str, Any]) -> dict[str, Any]:
-        """Image (B, 1, H, W) float32 and target (B, 1, H, W) int64 of what was gathered, on whatever device it is now.
+        """Image (B, C, H, W) float32 and target (B, 1, H, W) int64 of what was gathered, on whatever device it is now.
 
         Intensities are scaled, samples warped and their intensities changed; it never waits for the device.
         """
@@ -278,22 +284,11 @@ class SliceDataset(Dataset):
 
         On a CPU it only says whether they are in memory: `cache_mb` decides that.
         """
-        pool = self._stored.pool
-        if pool is not None and pool.lies_on(device):
-            return True
-        if device.type == "cpu" or not self._keeps:
-            return False
-        return self._stored.nbytes <= room(device, self._device_gb) and self._stored.keep(device)
+        return self._stored.hold(device, self._device_gb)
 
     def _corners(self, places: np.ndarray, lengths: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         """The first row and column of each training sample's crop, (B, 2)."""
         if self.crop_mode == "center":
             return central_corners(lengths, (self._side, self._side))
-        found = [self._stored.foreground[place] for place in places.tolist()]
+        found = [self._stored.foreground[row] for row in self._rows[places, self.neighbors].tolist()]
         return foreground_corners(lengths, self._side, found, uniform)
-
-
-def _choice(what: str, value: str, choices: Sequence[str]) -> str:
-    if value not in choices:
-        raise ValueError(f"{what} {value!r} is unknown: choose from {', '.join(choices)}")
-    return value

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from datasets.batches.pool import Pool, load, pool_of
+from datasets.batches.pool import Pool, load, pool_of, room
 from datasets.slices.crops import Foreground, foreground_of
 from datasets.slices.store import SliceRecord, read_slice
 
@@ -63,11 +63,25 @@ class StoredSlices:
             return False
         return True
 
+    def hold(self, device: torch.device, device_gb: float | None) -> bool:
+        """Keep all slices on a GPU, if they fit so many GB or half of what is free; False where they stay elsewhere.
+
+        On a CPU it only says whether they are in memory.
+        """
+        if self.pool is not None and self.pool.lies_on(device):
+            return True
+        return device.type != "cpu" and self.nbytes <= room(device, device_gb) and self.keep(device)
+
     def find(self, places: np.ndarray) -> tuple[Pool, np.ndarray]:
-        """A pool that holds the slices of these numbers, and their numbers in it."""
+        """A pool that holds the slices of these numbers, (B, channels), and their numbers in it.
+
+        A slice that several of them need is read once.
+        """
         if self.pool is not None:
             return self.pool, places
-        return pool_of([self.read(place) for place in places.tolist()]), np.arange(len(places))
+        read = self.read if places.shape[1] == 1 else self._read_alike
+        numbers, rows = np.unique(places, return_inverse=True)
+        return pool_of([read(number) for number in numbers.tolist()]), rows.reshape(places.shape)
 
     def _sizes(self) -> list[tuple[int, int]]:
         return [self.forms[record.case][0] for record in self.records]

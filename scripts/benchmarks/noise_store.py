@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.slices.dataset import SPLITS
+from datasets.slices.arguments import SPLITS
 from datasets.slices.store import SliceRecord, write_catalog, write_slice
 from datasets.splits import split_sha256
 
