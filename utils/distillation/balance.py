@@ -33,7 +33,9 @@ def balance(
     dataset.epoch = 0
     order = order_of(dataset, settings.batch_size, seed).epoch(0)
     first = copy.deepcopy(distiller.network.state_dict())
-    task = Distiller(distiller.network, distiller.task, partly_labeled=distiller.partly_labeled).train()
+    task = Distiller(
+        distiller.network, distiller.task, partly_labeled=distiller.partly_labeled, channels=distiller.channels
+    ).train()
     optimizer = make_optimizer((p for p in distiller.network.parameters() if p.requires_grad), settings)
     ratios = []
     with torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []):

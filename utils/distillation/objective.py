@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from datasets.slices.neighbors import middle
 from utils.distillation.taps import tap
 from utils.distillation.terms import OWN, Task, Term
 from utils.training.order import labeled_of
@@ -27,6 +28,8 @@ class Distiller(nn.Module):
         terms: Maps a name (the TensorBoard tag) to a term.
         partly_labeled: The second half of every batch has no labels (its target is -1). It takes no part in the task
             loss and in terms that read the target; the other terms learn from it.
+        channels: How many of the image's channels the student takes, those in the middle; None: all.
+        teacher_channels: The same of the teacher.
 
     Raises ValueError when terms read a teacher's taps and there is none.
     """
@@ -38,10 +41,13 @@ class Distiller(nn.Module):
         teacher: nn.Module | None = None,
         terms: Mapping[str, Term] | None = None,
         partly_labeled: bool = False,
+        channels: int | None = None,
+        teacher_channels: int | None = None,
     ) -> None:
         super().__init__()
         terms = terms or {}
         self.partly_labeled, self.answers = partly_labeled, {}
+        self.channels, self.teacher_channels = channels, teacher_channels
         self.network = student
         frozen = None if teacher is None else teacher.requires_grad_(False).eval()
         object.__setattr__(self, "teacher", frozen)  # past nn.Module, which would make it a part
@@ -81,14 +87,14 @@ class Distiller(nn.Module):
     @torch.no_grad()
     def ask(self, image: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
         """The teacher's features of image (B, C, H, W) by tap."""
-        return tap(self.teacher, image, taps)
+        return tap(self.teacher, middle(image, self.teacher_channels), taps)
 
     def features(self, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Features of image (B, C, H, W) by tap: the student's, and those that terms compare with, without gradient."""
         teacher = {}
         if self.teacher_taps:
             teacher = self.answers or self.ask(image, self.teacher_taps)
-        student = tap(self.network, image, self.student_taps)
+        student = tap(self.network, middle(image, self.channels), self.student_taps)
         return student, teacher | {OWN + name: student[name].detach() for name in self.own_taps}
 
     def forward(self, image: Tensor, target: Tensor) -> dict[str, Tensor]:

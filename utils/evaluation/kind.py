@@ -36,6 +36,7 @@ class Kind:
         uncached: Arguments of the dataset with which it keeps no decoded sample in memory.
         as_stored: Arguments of the dataset with which the train split is not augmented.
         sound: Says of every key of the preprocessing that it must have whether its value can be right.
+        later: The same of keys that earlier versions did not write.
         side: Side in pixels of the images that work and time are measured with.
         pad_value: What lies around an image that is smaller than the network's input.
         tested_beside: Metrics that the test split is scored with beside the recipe's, made from the class names.
@@ -56,6 +57,7 @@ class Kind:
     uncached: Mapping[str, Any]
     as_stored: Mapping[str, Any]
     sound: Mapping[str, Callable[[Preprocessing], bool]]
+    later: Mapping[str, Callable[[Preprocessing], bool]]
     side: Callable[[Preprocessing], int]
     pad_value: Callable[[Preprocessing], float]
     tested_beside: Callable[[Sequence[str]], list[Any]]
@@ -73,8 +75,8 @@ class Kind:
         """What is wrong with a preprocessing, such as a missing key; None where it is right."""
         if missing := sorted(self.sound.keys() - preprocessing.keys()):
             return f"has no {', '.join(missing)}: train it again"
-        for key, is_sound in self.sound.items():
-            if not is_sound(preprocessing):
+        for key, is_sound in {**self.sound, **self.later}.items():
+            if key in preprocessing and not is_sound(preprocessing):
                 return f"has {key} {str(preprocessing[key])[:60]}: is the file whole?"
         return None
 
@@ -94,6 +96,11 @@ def _are_numbers(values: Any, count: int) -> bool:
     if not isinstance(values, list | tuple) or len(values) != count:
         return False
     return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+
+
+def _is_length(value: Any) -> bool:
+    """Whether it is a number of mm above 0."""
+    return _are_numbers([value], 1) and value > 0
 
 
 def _is_side(value: Any) -> bool:
@@ -137,6 +144,11 @@ SLICES = Kind(
         "pad_value": lambda found: _are_numbers([found["pad_value"]], 1),
         "crop": lambda found: found["crop"] is None or _is_side(found["crop"]),
     },
+    later={
+        "neighbors": lambda found: found["neighbors"] in (0, 1, 2),
+        "neighbor_mm": lambda found: found["neighbor_mm"] is None or _is_length(found["neighbor_mm"]),
+        "in_channels": lambda found: found["in_channels"] == 1 + 2 * found.get("neighbors", 0),
+    },
     side=lambda found: found.get("crop") or SIDE_WITHOUT_CROP,
     pad_value=lambda found: found["pad_value"],
     tested_beside=_ranked_dice,
@@ -163,6 +175,7 @@ IMAGES = Kind(
         "mean": lambda found: _are_numbers(found["mean"], found["in_channels"]),
         "std": lambda found: _are_numbers(found["std"], found["in_channels"]),
     },
+    later={},
     side=lambda found: found["image_size"],
     pad_value=lambda found: 0.0,
     tested_beside=lambda class_names: [],

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
 
+from datasets.slices.neighbors import middle
 from datasets.slices.transforms import unpad
 from utils.evaluation.drawing import (
     GAP,
@@ -104,7 +105,7 @@ def _slices(
     for index in indices:
         sample = dataset.batch([index])
         logits = predict(fabric, network, sample["image"], channels_last)
-        parts = (sample["image"][0, 0], sample["target"][0, 0], logits[0].argmax(0))
+        parts = (middle(sample["image"], 1)[0, 0], sample["target"][0, 0], logits[0].argmax(0))
         rows.append(draw_slice(*(unpad(part, sample["size"]).cpu().numpy() for part in parts)))
     width = max(row.shape[1] for row in rows)
     return np.concatenate([np.pad(row, ((0, GAP), (0, width - row.shape[1]), (0, 0))) for row in rows])

@@ -13,12 +13,14 @@ from torch import nn
 
 from datasets import DATASETS
 from datasets.fingerprints import fingerprint
+from datasets.slices.neighbors import middle
 from networks import NETWORKS
 from utils.distillation.losses import TASK_LOSSES
-from utils.distillation.terms import Task, read_terms, scaled
+from utils.distillation.terms import Task, asks_teacher, read_terms, scaled
 from utils.evaluation.inference import evaluate, make_metrics
 from utils.evaluation.metrics import METRICS
 from utils.experiment.checks import refuse_lonely, refuse_misfit, refuse_val_without
+from utils.experiment.neighbors import seen_by_both
 from utils.experiment.resuming import refuse_other_data, start_or_resume
 from utils.recipe import schema
 from utils.recipe.contracts import Metric, Samples
@@ -35,6 +37,7 @@ class Experiment:
     """A recipe with the objects that it names.
 
     Args:
+        train: Its images have more channels than those of `val`, which the network takes, where a teacher takes more.
         network_section: The section of a checkpoint that builds the network again.
         resumed: The content of last.ckpt to go on from.
         teacher_sha256: The hash of the teacher's file, if there is one.
@@ -78,7 +81,7 @@ class Experiment:
         """What a checkpoint holds beside weights, scores and progress."""
         return {
             "network": self.network_section,
-            "preprocessing": self.train.preprocessing,
+            "preprocessing": self.val.preprocessing,
             "split": self.split,
             "data": self.data,
             "recipe": schema.as_dict(self.recipe),
@@ -97,17 +100,21 @@ class Experiment:
         return make_metrics(self.recipe.metric, self.train.class_names)
 
     def score(
-        self, network: nn.Module, cases: list[str] | None = None, description: str = "validate"
+        self,
+        network: nn.Module,
+        cases: list[str] | None = None,
+        description: str = "validate",
+        val: Samples | None = None,
     ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """Scores whole val cases."""
+        """Scores whole val cases; `val` is for a network that is given other images than the student."""
         settings = self.recipe.training
         return evaluate(
             self.fabric,
             network,
-            self.val,
+            val or self.val,
             self.metrics(),
             batch_size=settings.batch_size // settings.accumulate,
-            loader=self.val_loader,
+            loader=None if val else self.val_loader,
             channels_last=settings.channels_last,
             cases=cases,
             description=description,
@@ -128,14 +135,15 @@ def prepare(recipe: Recipe) -> Experiment:
     recipe, resumed = start_or_resume(recipe)
     fabric = launch(recipe.training)
     settings = recipe.training
-    train = build(DATASETS, recipe.data, "data", split="train", seed=recipe.seed)
+    check(DATASETS, recipe.data, "data")
+    train = build(DATASETS, _training_data(recipe), "data", split="train", seed=recipe.seed)
     val = build(DATASETS, recipe.data, "data", split="val", seed=recipe.seed)
     # refuses a batch that cannot be shared out
     order_of(train, settings.batch_size, recipe.seed, world=fabric.world_size, parts=settings.accumulate)
     seed_everything(recipe.seed, verbose=False)
     sample = train[0]
-    image = sample["image"]
-    given = {"in_channels": len(image), "num_classes": train.num_classes, "image_size": image.shape[-1]}
+    sample["image"] = image = middle(sample["image"], val.in_channels)
+    given = {"in_channels": val.in_channels, "num_classes": train.num_classes, "image_size": image.shape[-1]}
     network = build(NETWORKS, recipe.network, "network", **given)
     loss = build(TASK_LOSSES, task_section, "task_loss", class_counts=train.class_counts)
     task = Task(loss, on, recipe.task_weight)
@@ -162,6 +170,13 @@ def prepare(recipe: Recipe) -> Experiment:
         if fabric.is_global_zero:
             print(f"note: {note}", flush=True)
     return experiment
+
+
+def _training_data(recipe: Recipe) -> dict[str, Any]:
+    """The data section of the train split: with the teacher's neighbors where they are more than the student's."""
+    if not isinstance(recipe, DistillationRecipe) or not recipe.teacher or not asks_teacher(recipe.distillation):
+        return recipe.data
+    return seen_by_both(recipe.data, checkpoints.load(recipe.teacher)["preprocessing"])
 
 
 def _rebuilding(section: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from contextlib import closing, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning_fabric.utilities.rank_zero import rank_zero_only
-from torch import nn
+from torch import Tensor, nn
 
 from datasets.files import alone_in, write_text
+from datasets.slices.neighbors import middle
 from utils.command import run_command
 from utils.distillation.objective import Distiller
 from utils.evaluation.complexity import complexity
@@ -67,6 +67,9 @@ def train(experiment: Experiment, objective: Distiller) -> int:
     pictured = representative(experiment.val, recipe.training.pictures)
     selects = experiment.metrics()[0].selects
 
+    def known(image: Tensor, views: Sequence[int] | None) -> dict[str, Tensor]:
+        return cache(middle(image, objective.teacher_channels), objective.teacher_taps, objective.ask, views)
+
     def validate(network: nn.Module, step: int) -> tuple[dict[str, float], list[dict[str, Any]]]:
         scores, cases = experiment.score(network)
         if selects not in scores:
@@ -92,7 +95,7 @@ def train(experiment: Experiment, objective: Distiller) -> int:
         output=output,
         identity=experiment.identity,
         tracker=tracker,
-        known=None if cache is None else partial(cache, taps=objective.teacher_taps, ask=objective.ask),
+        known=None if cache is None else known,
     )
     if fabric.is_global_zero:
         print(summary(experiment), flush=True)
@@ -117,7 +120,7 @@ def summary(experiment: Experiment) -> str:
     """What is about to run, in a few lines."""
     recipe, train, val, fabric = experiment.recipe, experiment.train, experiment.val, experiment.fabric
     side = train[0]["image"].shape[-1]
-    size = complexity(experiment.network, train.in_channels, side)
+    size = complexity(experiment.network, val.in_channels, side)
     going_on = "starts"
     if experiment.resumed is not None:
         going_on = f"resumes after {experiment.resumed['epoch']} epochs"

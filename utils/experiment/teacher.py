@@ -11,15 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from datasets import DATASETS
 from datasets.findings import listed
 from utils.distillation.balance import balance
 from utils.distillation.objective import Distiller
 from utils.distillation.teacher_cache import TeacherCache
 from utils.distillation.terms import asks_teacher, read_terms
+from utils.evaluation.kind import SLICES, kind_of
+from utils.experiment.neighbors import seen_by
 from utils.experiment.prepare import Experiment
 from utils.experiment.resuming import changed_cases
 from utils.machine import memory_share
-from utils.recipe.contracts import Metric
+from utils.recipe.contracts import Metric, Samples
+from utils.recipe.registry import build
 from utils.recipe.schema import DistillationRecipe
 from utils.tables import table
 from utils.training import checkpoints
@@ -40,13 +44,17 @@ def distilled(experiment: Experiment) -> Distiller:
     recipe, fabric, train = experiment.recipe, experiment.fabric, experiment.train
     if not recipe.distillation:
         raise ValueError("distillation: no terms; give --loss_type METHOD (configs/methods) or a list of terms")
-    teacher = _checked_teacher(experiment) if asks_teacher(recipe.distillation) else None
+    teacher = theirs = None
+    if asks_teacher(recipe.distillation):
+        teacher, theirs = _checked_teacher(experiment)
     distiller = Distiller(
         experiment.network,
         experiment.task,
         teacher,
         read_terms(recipe.distillation, num_classes=train.num_classes),
         partly_labeled=bool(train.unlabeled),
+        channels=channels_of(experiment.val.preprocessing),
+        teacher_channels=theirs,
     )
     fabric.to_device(distiller)
     batch = fabric.to_device(train.batch([0, len(train) // 2]))
@@ -69,27 +77,43 @@ def distilled(experiment: Experiment) -> Distiller:
     return distiller
 
 
-def _checked_teacher(experiment: Experiment) -> nn.Module:
-    """The teacher on its device, once it may teach: no leak, the same input and cases, and its recorded score."""
+def _checked_teacher(experiment: Experiment) -> tuple[nn.Module, int]:
+    """The teacher on its device, once it may teach: no leak, the same input and cases, and its recorded score.
+
+    Returns it with the number of channels that it takes.
+    """
     recipe, fabric = experiment.recipe, experiment.fabric
     if not recipe.teacher:
         raise ValueError("teacher: none given; train one with train.py and give its --teacher FOLDER/best.ckpt")
     checkpoint = checkpoints.load(recipe.teacher)
     if not recipe.allow_leak:
         refuse_leak(checkpoint, experiment.split, recipe.teacher)
-    refuse_other_input(checkpoint, experiment.train.preprocessing, recipe.teacher)
+    refuse_other_input(checkpoint, experiment.val.preprocessing, recipe.teacher)
     refuse_other_content(checkpoint, experiment.data["cases"], recipe.teacher)
-    teacher = fabric.to_device(checkpoints.rebuild(checkpoint))
+    teacher, val = fabric.to_device(checkpoints.rebuild(checkpoint)), _val_of(experiment, checkpoint["preprocessing"])
     line = check_scores(
         checkpoint["scores"]["cases"],
-        lambda cases: experiment.score(teacher, cases, "score the teacher again")[1],
+        lambda cases: experiment.score(teacher, cases, "score the teacher again", val)[1],
         experiment.val.cases,
         experiment.metrics()[0],
         recipe.teacher,
     )
     if fabric.is_global_zero:
         print(line, flush=True)
-    return teacher
+    return teacher, channels_of(checkpoint["preprocessing"])
+
+
+def _val_of(experiment: Experiment, preprocessing: Mapping[str, Any]) -> Samples | None:
+    """The val split as the teacher is given it, where that is another one than the student's."""
+    if channels_of(preprocessing) == channels_of(experiment.val.preprocessing):
+        return None
+    data = seen_by(experiment.recipe.data, preprocessing)
+    return build(DATASETS, data, "data", split="val", seed=experiment.recipe.seed)
+
+
+def channels_of(preprocessing: Mapping[str, Any]) -> int:
+    """The channels of a network's images; earlier versions did not record the one that slices had."""
+    return preprocessing.get("in_channels", 1)
 
 
 def cache_of(experiment: Experiment) -> TeacherCache | None:
@@ -129,8 +153,13 @@ def refuse_leak(teacher: dict[str, Any], split: dict[str, Any], path: str) -> No
 
 
 def refuse_other_input(teacher: dict[str, Any], preprocessing: dict[str, Any], path: str) -> None:
-    """Raises ValueError when the teacher was trained on other images or classes than the student will see."""
-    for key in SAME_INPUT:
+    """Raises ValueError when the teacher was trained on other images or classes than the student will see.
+
+    It may look at other numbers of neighboring slices, but not at other distances between them.
+    """
+    has_neighbors = [bool(each.get("neighbors")) for each in (teacher["preprocessing"], preprocessing)]
+    keys = [key for key in SAME_INPUT if key != "in_channels" or kind_of(preprocessing) is not SLICES]
+    for key in keys + ["neighbor_mm"] * all(has_neighbors):
         theirs, ours = (_plain(each.get(key)) for each in (teacher["preprocessing"], preprocessing))
         if theirs != ours:
             raise ValueError(
