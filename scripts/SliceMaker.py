@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from datasets.files import keep_apart
 from datasets.findings import Finding
 from datasets.publishing import NotOursError, left_behind
-from datasets.slices.catalog import SPACINGS, SplitWish, check_store, choose_split, describe_store, list_cases
+from datasets.slices.catalog import SplitWish, check_store, choose_split, describe_store, list_cases
+from datasets.slices.resampling import asked_words
 from datasets.slices.shards import hold_index, hold_store, read_shard, remove_leftovers
 from datasets.slices.slicing import Job, Outcome, duplicates, settings_of, slice_case
 from datasets.slices.source_labels import SOURCE_LABELS
@@ -246,11 +247,9 @@ def summarize(
     print(f"{manifest['dataset']}, {manifest['modality']}, {manifest['format']}, task {manifest['task']}")
     print(f"  cases   {len(records)} ({done})")
     print(f"  slices  {len(slices)}, {hits} of them with the task's labels")
-    if asked := {key: manifest[key] for key in SPACINGS if key in manifest}:
+    if words := asked_words(manifest):
         changed = sum((root / record["case"] / SOURCE_LABELS).is_file() for record in records)
-        words = {"spacing": "{:g} mm in-plane", "slice_spacing": "slabs of {:g} mm"}
-        parts = ", ".join(words[key].format(value) for key, value in asked.items())
-        print(f"  spacing {parts}: {changed} of {len(records)} cases were resampled")
+        print(f"  spacing {words}: {changed} of {len(records)} cases were resampled")
     print(f"  labels  slices with {'; '.join(names)}")
     print(f"  splits  {'; '.join(shares)}")
     print(f"  size    {sum(record['bytes'] for record in records) / 1e6:.1f} MB")

@@ -22,6 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 # Worker processes import this file again: what needs torch, MONAI or scipy.stats is imported where it is used.
+from datasets.slices.resampling import asked_words
 from utils.command import check_numbers, make_parser, run_command
 from utils.evaluation.volumes.cases import Classes
 from utils.evaluation.volumes.challenges import OFFICIAL
@@ -176,8 +177,10 @@ def evaluate_checkpoint(arguments: argparse.Namespace) -> int:
         check_place(place)
     cases = predict_cases(checkpoint, dataset, network=network)
     classes = choose_classes(arguments, names, fixed=True)
-    how = (arguments.official, arguments.jobs or cores(), source)
-    content = evaluate_cases(cases, len(dataset.cases), classes, *how, scheduler=arguments.scheduler)
+    words = asked_words(dataset.preprocessing)
+    notes = [f"the network takes slices of {words}; it is scored on the grids of the sources"] if words else []
+    how = (arguments.official, arguments.jobs or cores(), source, (), notes, arguments.scheduler)
+    content = evaluate_cases(cases, len(dataset.cases), classes, *how)
     return finish(content, places)
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
-from isal import isal_zlib
 from PIL import Image
 
 from datasets.fingerprints import READERS, Digests, digest, fingerprint
-from datasets.slices.npz import npy_header, read_checksums
-from datasets.slices.source_labels import SOURCE_LABELS
+from datasets.slices.npz import array_checksum, read_checksums
+from datasets.slices.source_labels import SOURCE_LABELS, SourceLabels
 from datasets.slices.store import SliceRecord, read_index, read_manifest
 
 
@@ -33,7 +32,8 @@ def slice_digests(records: Iterable[SliceRecord], classes: Mapping[int, str]) ->
 
     An npz names the checksums of what it holds, where they cost nothing to read; they are compared when a slice is
     read. For a PNG the image's file is read and the label is decoded: label digests are the same in both
-    formats. Raises ValueError naming a file that is missing or damaged.
+    formats. Those of a resampled case are of its source's labels, so its target is known by one digest at any spacing,
+    and the stored labels count as part of its image. Raises ValueError naming a file that is missing or damaged.
     """
     records = sorted(records, key=lambda record: (record.case, record.slice))
     meaning = json.dumps(sorted(classes.items()))
@@ -46,7 +46,8 @@ def slice_digests(records: Iterable[SliceRecord], classes: Mapping[int, str]) ->
             labels.setdefault(record.case, [meaning]).append(label)
     for case, record in {record.case: record for record in records}.items():
         if (record.path.parent / SOURCE_LABELS).is_file():
-            labels[case].append(_source_checksum(record.path.parent))
+            images[case] += labels[case]
+            labels[case] = [meaning, *(f"{each:08x}" for each in SourceLabels(record.path.parent).checksums)]
     return {case: [digest(*images[case]), digest(*labels[case])] for case in images}
 
 
@@ -60,22 +61,9 @@ def _checksums(record: SliceRecord) -> tuple[str, str]:
             return f"{parts['image']:08x}", f"{parts['label']:08x}"
         with Image.open(record.path.with_name(f"{record.path.stem}_label.png")) as picture:
             label = np.asarray(picture).astype(np.uint8)
-        return digest(record.path.read_bytes()), f"{_npy_checksum(label):08x}"
+        return digest(record.path.read_bytes()), f"{array_checksum(label):08x}"
     except (BadZipFile, KeyError, OSError, SyntaxError) as error:  # Pillow calls damaged PNG a syntax error
         if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
             raise
         what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
         raise ValueError(f"{record.path}: {what}: slice {record.case} again with scripts/SliceMaker.py") from None
-
-
-def _source_checksum(folder: Path) -> str:
-    """The checksums of what a resampled case keeps of its source's labels."""
-    parts = read_checksums(folder / SOURCE_LABELS)
-    if parts is None:
-        raise ValueError(f"{folder / SOURCE_LABELS}: is damaged: slice {folder.name} again with scripts/SliceMaker.py")
-    return " ".join(f"{name} {value:08x}" for name, value in sorted(parts.items()))
-
-
-def _npy_checksum(array: np.ndarray) -> int:
-    """The checksum that an npz keeps of this array."""
-    return isal_zlib.crc32(np.ascontiguousarray(array), isal_zlib.crc32(npy_header(array.dtype.str, array.shape)))

@@ -82,6 +82,11 @@ def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
     return buffer.getvalue()
 
 
+def array_checksum(array: np.ndarray) -> int:
+    """The checksum that an npz keeps of this array."""
+    return isal_zlib.crc32(np.ascontiguousarray(array), isal_zlib.crc32(npy_header(array.dtype.str, array.shape)))
+
+
 def _members(file: int) -> list[Member]:
     """What an open file holds; nothing where `pack` did not lay it out, or it is not whole."""
     members, offset, names = [], 0, 0

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from datasets.volumes.geometry import spacing_of
+
 SHARES = 1 << 16  # the steps in which shares of a pixel are compared: rounding does not decide between equal ones
 
 
@@ -55,11 +57,44 @@ def grid_for(
     return Grid((count, *size), (-(-count // slab), *stored), slab)
 
 
+def asked_spacing(asked: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """The mm in-plane and of slabs that a dataset.json or a preprocessing names; None: whatever a volume has."""
+    return asked.get("spacing"), asked.get("slice_spacing")
+
+
+def asked_words(asked: Mapping[str, Any]) -> str:
+    """The spacing that a store or a network has, for its reader; empty where it is that of each volume."""
+    spacing, slice_spacing = asked_spacing(asked)
+    parts = [f"{spacing:g} mm in-plane"] if spacing else []
+    return ", ".join(parts + ([f"slabs of {slice_spacing:g} mm"] if slice_spacing else []))
+
+
+def describe(grid: Grid, millimeters: Sequence[float], spacing: float | None) -> str:
+    """What a volume of voxels of so many mm (slices, rows, columns) is resampled to, for its reader."""
+    parts = []
+    if grid.stored[1:] != grid.source[1:]:
+        parts.append(f"from {millimeters[1]:.2f} x {millimeters[2]:.2f} mm to {spacing:.2f} mm in-plane")
+    if grid.slab > 1:
+        slab = grid.slab * millimeters[0]
+        parts.append(f"from slices of {millimeters[0]:.2f} mm to slabs of {slab:.2f} mm")
+    return f"resampled {' and '.join(parts)}"
+
+
 def grid_of(geometry: Mapping[str, Any]) -> Grid:
     """The grid that a published case is stored on, by the content of its geometry.json."""
     source = tuple(geometry["shape"][axis] for axis in geometry["axes"])
     stored = geometry.get("stored")
     return Grid(source, tuple(stored["shape"]), stored["slab"]) if stored else Grid(source, source)
+
+
+def stored_millimeters(geometry: Mapping[str, Any]) -> list[float]:
+    """What a stored voxel measures in mm along slices, rows and columns, by the content of its geometry.json."""
+    source = [spacing_of(geometry["affine"])[axis] for axis in geometry["axes"]]
+    if "stored" not in geometry:
+        return source
+    grid = grid_of(geometry)
+    lengths = (grid.slab, *(grid.source[axis] / grid.stored[axis] for axis in (1, 2)))
+    return [each * length for each, length in zip(source, lengths, strict=True)]
 
 
 def resampled(slices: Iterable[np.ndarray], grid: Grid) -> Iterator[np.ndarray]:

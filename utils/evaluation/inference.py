@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from datasets.slices.transforms import unpad
 from utils.evaluation.metrics import METRICS
+from utils.evaluation.source_grid import OnSource
 from utils.recipe.contracts import Metric, Samples
 from utils.recipe.registry import build
 from utils.training.device import Device
@@ -58,10 +59,12 @@ def evaluate(
     loader: Loader | None = None,
     channels_last: bool = False,
     cases: Sequence[str] | None = None,
+    source: OnSource | None = None,
     description: str = "validate",
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Scores `cases` (None: all of the dataset's) with every metric. A `loader` of the dataset serves for many calls.
 
+    Without `source` resampled slices are scored as they are stored, with it on the grids of their sources.
     The cases are shared out over the processes and the counts gathered, so each process returns the same scores. The
     device is not waited for before its last batch, unless a metric asks it for values.
     Returns all metrics' means by name, and the rows (one a case, or a case and class) of the first metric.
@@ -77,8 +80,10 @@ def evaluate(
         target = batch["target"]
         if "size" in batch:
             logits, target = unpad(logits, batch["size"]), unpad(target, batch["size"])
-        for metric in metrics:
-            metric.update(logits, target, batch["case"])
+        scored = [(logits, target, batch["case"])] if source is None else source(logits, target, batch["case"])
+        for part in scored:
+            for metric in metrics:
+                metric.update(*part)
     network.train(was_training)
     _gather(fabric, metrics)
     scores = {name: value for metric in metrics for name, value in metric.compute().items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from datasets.files import alone_in, write_text
 from datasets.slices.neighbors import middle
+from datasets.slices.resampling import asked_words
 from utils.command import run_command
 from utils.distillation.objective import Distiller
 from utils.evaluation.complexity import complexity
@@ -133,10 +134,16 @@ def summary(experiment: Experiment) -> str:
         f"{size.macs / 1e9:.2f} GMACs at {side}x{side}\n"
         f"data: train {_count(train.cases, 'case')}, {_count(train, 'sample')}; "
         f"val {_count(val.cases, 'case')}, {_count(val, 'sample')}; classes {', '.join(train.class_names)}\n"
-        f"{going_on}: {_count(range(recipe.training.epochs), 'epoch')}, "
+        f"{_grids(train.preprocessing)}{going_on}: {_count(range(recipe.training.epochs), 'epoch')}, "
         f"{_count(range(fabric.world_size), 'process', 'es')} on {fabric.device.type}, "
         f"{resolve_precision(recipe.training.precision, fabric.device.type)}, seed {recipe.seed} -> {recipe.output}"
     )
+
+
+def _grids(preprocessing: Mapping[str, Any]) -> str:
+    """A line about resampled slices, since val and test are scored on two grids; empty where there are none."""
+    words = asked_words(preprocessing)
+    return f"spacing: {words}; val is scored on this grid, test on the grids of the sources\n" if words else ""
 
 
 def _count(things: Sized, name: str, plural: str = "s") -> str:

@@ -20,6 +20,7 @@ from utils.evaluation.drawing import write_png
 from utils.evaluation.inference import evaluate, make_metrics
 from utils.evaluation.kind import kind_of
 from utils.evaluation.pictures import draw, representative
+from utils.evaluation.source_grid import on_source
 from utils.experiment.resuming import PLACES
 from utils.recipe.schema import Recipe
 from utils.runs.data import open_split
@@ -78,7 +79,8 @@ def test(recipe: Recipe) -> int:
         if earlier is not None:
             file.rename(earlier)
         write_text(file, json.dumps(known, indent=1))
-    print(f"test: {known['cases']} cases, {best}\n{known['empty_mask_rule']}")
+    where = ", on the grids of their sources" if known.get("grid") == "source" else ""
+    print(f"test: {known['cases']} cases{where}, {best}\n{known['empty_mask_rule']}")
     print(table([{"score": name, "value": f"{value:.4f}"} for name, value in known["scores"].items()]))
     print(f"every case: {file}; pictures: {output / 'test_*.png'}")
     return 0
@@ -139,6 +141,7 @@ def _scored(
         batch_size=settings.batch_size,
         loader=Loader(dataset, fabric.device, settings.workers),
         channels_last=settings.channels_last,
+        source=on_source(dataset),
         description="test",
     )
     if fabric.is_global_zero:
@@ -150,6 +153,7 @@ def _scored(
             write_png(output / f"test_{name.replace(', ', '_')}.png", (picture * 255).astype(np.uint8))
     return {
         "cases": len(dataset.cases),
+        "grid": "source" if on_source(dataset) else "stored",
         "empty_mask_rule": metrics[0].empty_mask_rule,
         "scores": scores,
         "rows": rows,

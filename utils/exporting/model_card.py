@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from datasets.slices.resampling import asked_words
 from utils.evaluation.kind import IMAGES, SLICES, kind_of
 from utils.runs.artifact import INT8, ONNX, PROGRAM, UNSPECIFIED, WEIGHTS
 
@@ -39,6 +40,10 @@ def _of_slices(description: Mapping[str, Any]) -> Wording:
     if preprocessing["window"] is not None:
         lower, upper = preprocessing["window"]
         scaling = f"Clipped to {lower:g} to {upper:g} HU, scaled to [-1, 1]."
+    words = asked_words(preprocessing)
+    resampled = f"Resampled to {words} (averaged over areas)." if words else ""
+    back = "The logits are cut back to the slice"
+    back += ", and return to the grid of the volume before the argmax." if words else "."
     crop = f", and at least {preprocessing['crop']} pixels" if preprocessing["crop"] else ""
     return Wording(
         does=f"It segments {_names(description)} in {preprocessing['modality']} volumes, slice by slice.",
@@ -47,9 +52,10 @@ def _of_slices(description: Mapping[str, Any]) -> Wording:
         sizes=sizes,
         steps=(
             "Slices along the most axial axis, rows from front to back, columns from the patient's right to left.",
+            *([resampled] if words else []),
             scaling,
             f"Padded evenly on all sides with {preprocessing['pad_value']:g} to multiples of "
-            f"{preprocessing['multiple']}{crop}; nothing is resampled or cut. The logits are cut back to the slice.",
+            f"{preprocessing['multiple']}{crop}; nothing is {'' if words else 'resampled or '}cut. {back}",
         ),
         limits=("It sees one slice at a time, without the slices next to it.",),
     )

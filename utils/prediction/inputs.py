@@ -49,6 +49,11 @@ class Source:
         return int(np.prod(self.header.shape[:3]))
 
     @property
+    def spacing(self) -> tuple[float, ...]:
+        """mm between slices, rows and columns."""
+        return tuple(self.header.spacing[axis] for axis in self.axes)
+
+    @property
     def voxel_ml(self) -> float:
         return voxel_ml(self.header.affine)
 

@@ -1,27 +1,30 @@
 """Predicts as validation does, with one network or the mean of several: volumes slice by slice, images in batches.
 
-Bounded memory: besides the volume and its labels there is a batch of slices and one block of predicted ones.
+Bounded memory: besides the volume and its labels there is a batch of slices and one block of predicted ones. A network
+that learnt slices of a spacing in mm gets such slices; its logits return to the volume's grid before the argmax.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from datasets.slices.resampling import asked_spacing, describe, grid_for, resampled
 from datasets.slices.transforms import normalize, pad_center, padded_size, unpad
 from datasets.volumes.geometry import iterate_slices
 from datasets.volumes.reading import Statistics
 from utils.evaluation.inference import predict
 from utils.evaluation.metrics.labels import class_numbers
+from utils.prediction.answers import Answer, shared, union
 from utils.runs.engines import FastestNetwork
 from utils.runs.models import Model
 from utils.training.device import Device
@@ -32,17 +35,20 @@ BLOCK_SLICES = 64  # slices gathered before they go to the volume: a cache line 
 
 @dataclass
 class Clock:
-    """Seconds of wall time by stage."""
+    """Seconds of wall time by stage; those of a stage within another are its own alone."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    within: float = 0.0  # seconds of the stages that ended within the present one
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
+        started, before, self.within = time.perf_counter(), self.within, 0.0
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+            elapsed = time.perf_counter() - started
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + elapsed - self.within
+            self.within = before + elapsed
 
 
 class Predictor:
@@ -67,6 +73,7 @@ class Predictor:
     def label(
         self,
         slices: np.ndarray,
+        spacing: Sequence[float],
         statistics: Statistics,
         labels: np.ndarray,
         probabilities: Sequence[np.ndarray],
@@ -75,64 +82,107 @@ class Predictor:
     ) -> None:
         """Fill `labels` (S, H, W) uint8 with class numbers and, if given, `probabilities` of the classes 1, 2, ...
 
-        slices: (S, H, W) as `to_slices` gives them; what is filled may be views of that kind too,
-        each probability (S, H, W) float16.
+        slices: (S, H, W) as `to_slices` gives them, of voxels of `spacing` mm along these axes; what is filled may be
+        views of that kind too, each probability (S, H, W) float16.
         statistics: of the whole volume. advance: called with the number of slices after each batch.
         """
-        # as index.csv keeps them for validation
-        mean, std = (float(f"{value:.9g}") for value in (statistics.mean, statistics.std))
-        source = iterate_slices(slices)
         count, *size = slices.shape
+        answers = self._answers(slices, spacing, statistics, clock)
+        is_native = not any(answer.grid.is_resampled for answer in answers)
+        everywhere = tuple(slice(0, length) for length in size)
         for start in range(0, count, BLOCK_SLICES):
             length = min(BLOCK_SLICES, count - start)
-            block = np.empty((length, *size), np.uint8)
+            block = np.zeros((length, *size), np.uint8)
             shares = np.empty((len(probabilities), length, *size), np.float16)
             for first in range(0, length, self.batch_size):
                 part = slice(first, min(first + self.batch_size, length))
-                with clock("preprocess"):
-                    images = list(islice(source, part.stop - part.start))
-                    inputs = [_input(images, model.preprocessing, mean, std) for model in self.models]
-                self._settle(inputs)
+                wanted = start + part.start, start + part.stop
                 with clock("network"):
-                    scores, are_probabilities = self._scores(inputs, tuple(size))
-                    block[part] = class_numbers(scores).cpu().numpy()
+                    whole = is_native or bool(probabilities)
+                    box = everywhere if whole else union(answer.box(*wanted) for answer in answers)
+                with clock("network" if is_native else "postprocess"):
+                    if box is not None:
+                        scores, are_probabilities = self._scores(answer.take(*wanted, box) for answer in answers)
+                        block[part, *box] = class_numbers(scores).cpu().numpy()
                     if probabilities:
                         scores = scores if are_probabilities else scores.softmax(1)
                         shares[:, part] = scores[:, 1:].transpose(0, 1).half().cpu().numpy()
-                advance(len(images))
+                advance(part.stop - part.start)
             with clock("postprocess"):
                 labels[start : start + length] = block
-                for whole, share in zip(probabilities, shares, strict=True):
-                    whole[start : start + length] = share
+                for whole_share, share in zip(probabilities, shares, strict=True):
+                    whole_share[start : start + length] = share
+
+    def resampling(self, shape: Sequence[int], spacing: Sequence[float]) -> list[str]:
+        """A line for each spacing that a volume (slices, rows, columns), of voxels of so many mm, is resampled to."""
+        asked = dict.fromkeys(asked_spacing(model.preprocessing) for model in self.models)
+        grids = [(grid_for(shape, spacing, *each), each[0]) for each in asked]
+        return [describe(grid, spacing, each) for grid, each in grids if grid.is_resampled]
 
     @torch.inference_mode()
     def classify(self, inputs: Sequence[Tensor]) -> np.ndarray:
         """Probabilities (B, K) of a batch of images, given as each model wants them: (B, C, S, S)."""
-        self._settle(inputs)
-        scores, are_probabilities = self._scores(inputs, None)
+        for model, image in zip(self.models, inputs, strict=True):
+            self._settle(model, image)
+        answers = (
+            predict(self.device, model.network, image.flip(axes), _channels_last(model))
+            for model, image in zip(self.models, inputs, strict=True)
+            for axes in self.views
+        )
+        scores, are_probabilities = self._scores(answers)
         return (scores if are_probabilities else scores.softmax(1)).cpu().numpy()
 
-    def _settle(self, inputs: Sequence[Tensor]) -> None:
-        """Let the networks that have several engines choose one, by the first image of all."""
-        for model, image in zip(self.models, inputs, strict=True):
-            if isinstance(model.network, FastestNetwork):
-                answer = partial(predict, self.device, image=image[:1], channels_last=_channels_last(model))
-                model.network.settle(image[:1], answer, self.device.device)
+    def _settle(self, model: Model, image: Tensor) -> None:
+        """Let a network that has several engines choose one, by the first image of all."""
+        if isinstance(model.network, FastestNetwork):
+            answer = partial(predict, self.device, image=image[:1], channels_last=_channels_last(model))
+            model.network.settle(image[:1], answer, self.device.device)
 
-    def _scores(self, inputs: Sequence[Tensor], size: tuple[int, int] | None) -> tuple[Tensor, bool]:
+    def _scores(self, answers: Iterator[Tensor]) -> tuple[Tensor, bool]:
         """Logits where there is one answer, as validation has them; else the mean probabilities, and True."""
-        answers = self._answers(inputs, size)
-        if len(self.models) * len(self.views) == 1:
+        count = len(self.models) * len(self.views)
+        if count == 1:
             return next(answers), False
-        total = sum(logits.softmax(1) for logits in answers)
-        return total / (len(self.models) * len(self.views)), True
+        return sum(logits.softmax(1) for logits in answers) / count, True
 
-    def _answers(self, inputs: Iterable[Tensor], size: tuple[int, int] | None) -> Iterator[Tensor]:
-        """Logits of every model and view, mirrored back; (B, K, H, W) cut to `size`, or (B, K)."""
-        for model, image in zip(self.models, inputs, strict=True):
-            for axes in self.views:
+    def _answers(
+        self, slices: np.ndarray, spacing: Sequence[float], statistics: Statistics, clock: Clock
+    ) -> list[Answer]:
+        """What every model and view says of a volume; each slice of it is read once."""
+        # as index.csv keeps them for validation
+        mean, std = (float(f"{value:.9g}") for value in (statistics.mean, statistics.std))
+        answers = []
+        for model, source in zip(self.models, shared(iterate_slices(slices), len(self.models)), strict=True):
+            grid = grid_for(slices.shape, spacing, *asked_spacing(model.preprocessing))
+            inputs = self._inputs(resampled(source, grid), model, mean, std, clock)
+            first = next(inputs)
+            self._settle(model, first)
+            inputs = chain([first], inputs)
+            for axes, images in zip(self.views, shared(inputs, len(self.views)), strict=True):
+                answers.append(Answer(grid, self._logits(model, axes, images, grid.stored[1:], clock)))
+        return answers
+
+    def _inputs(
+        self, images: Iterator[np.ndarray], model: Model, mean: float, std: float, clock: Clock
+    ) -> Iterator[Tensor]:
+        """The stored slices as a model's batches (B, C, H, W)."""
+        while True:
+            with clock("preprocess"):
+                batch = list(islice(images, self.batch_size))
+                if not batch:
+                    return
+                image = _input(batch, model.preprocessing, mean, std)
+            yield image
+
+    def _logits(
+        self, model: Model, axes: tuple[int, ...], images: Iterator[Tensor], size: tuple[int, int], clock: Clock
+    ) -> Iterator[Tensor]:
+        """Logits (B, K, h, w) of batches of slices of `size` in a view of a model, mirrored back."""
+        for image in images:
+            with clock("network"):
                 logits = predict(self.device, model.network, image.flip(axes), _channels_last(model))
-                yield logits if size is None else unpad(logits.flip(axes), size)
+                logits = unpad(logits.flip(axes), size)
+            yield logits
 
 
 def _channels_last(model: Model) -> bool:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from datasets.files import alone_in, describe
 from datasets.images.raw_images import image_files
+from datasets.slices.resampling import asked_spacing
 from utils.command import run_command
 from utils.evaluation.kind import IMAGES
 from utils.machine import memory_limit
@@ -126,7 +127,8 @@ def numbers_of(wanted: list[str] | None, names: list[str]) -> list[int]:
 
 
 def made_by(args: argparse.Namespace, predictor: Predictor, options: Options) -> dict[str, Any]:
-    """What labels depend on besides the image."""
+    """What labels depend on besides the image. resampled_to: mm in-plane and of slabs, of each checkpoint."""
+    spacings = [asked_spacing(model.preprocessing) for model in predictor.models]
     return {
         "checkpoints": [model.sha256 for model in predictor.models],
         "options": {
@@ -136,6 +138,7 @@ def made_by(args: argparse.Namespace, predictor: Predictor, options: Options) ->
             "minimum_ml": options.minimum_ml,
             "channel": options.channel,
             "slice_axis": options.slice_axis,
+            **({"resampled_to": [list(each) for each in spacings]} if any(map(any, spacings)) else {}),
         },
     }
 

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from datasets.slices.resampling import asked_spacing
+from datasets.volumes.checks import check_millimeters
 from datasets.volumes.dicom import write_on_series
 from datasets.volumes.geometry import to_slices
 from datasets.volumes.nifti import write_volume
@@ -77,6 +79,11 @@ class VolumeSteps:
         options, clock = self.options, Clock()
         with clock("read"):
             source = open_source(case, options.modality, options.channel, options.slice_axis)
+        if any(any(asked_spacing(model.preprocessing)) for model in self.predictor.models):
+            for finding in check_millimeters(case.path, source.header):
+                raise ValueError(str(finding))
+            shape = [source.header.shape[axis] for axis in source.axes]
+            source.notes += self.predictor.resampling(shape, source.spacing)
         image = 2 if options.modality == "CT" else 4
         filtered = COMPONENT_BYTES if options.largest or options.minimum_ml else 0
         outputs = 1 + 2 * len(options.class_names) * options.probabilities
@@ -101,7 +108,9 @@ class VolumeSteps:
             for array in (image.array, underway.labels, *underway.probabilities)
         )
         self.bar.reset(len(slices))
-        self.predictor.label(slices, image.statistics, labels, probabilities, underway.clock, self.bar.update)
+        self.predictor.label(
+            slices, source.spacing, image.statistics, labels, probabilities, underway.clock, self.bar.update
+        )
         image.array = np.empty(0, image.array.dtype)
 
     def finish(self, underway: Underway) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from datasets.slices.resampling import asked_words
 from datasets.slices.store import read_index
 from utils.evaluation.statistics import INTERVAL, RULE
 from utils.evaluation.volumes.scores import DEFINITIONS, EMPTY_MASK_RULES
@@ -77,6 +78,8 @@ def data_facts(run: Run) -> Facts:
         window = preprocessing["window"]
         scaled = f"window {window[0]:g} to {window[1]:g} HU" if window else "z-score of each case"
         images = f"{preprocessing['modality']}, {scaled}"
+        if words := asked_words(preprocessing):
+            images += f"; resampled to {words}: val scores are on this grid, test scores on the grids of the sources"
     split = f"{run.split_sha256[:16]} (SHA-256), the same for all runs"
     return [("Data", run.data), ("Classes", ", ".join(run.class_names)), ("Images", images), ("Split", split)]
 

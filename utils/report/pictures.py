@@ -124,7 +124,7 @@ def predict_shown(
             raise ValueError(
                 f"{dataset.root}: its {split} split has no case {missing[0]}: slice with the runs' split file"
             )
-        for case in predict_cases(group.first.checkpoint, dataset, names):
+        for case in predict_cases(group.first.checkpoint, dataset, names, as_stored=True):
             volumes[case.case][group.name] = case.prediction
             targets[case.case], spacings[case.case] = case.target, case.spacing[1:]
     shown = []

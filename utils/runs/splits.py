@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from datasets.slices.resampling import stored_millimeters
 from datasets.volumes.geometry import spacing_of, voxel_ml
 from utils.evaluation.inference import evaluate
 from utils.evaluation.kind import IMAGES, kind_of
 from utils.evaluation.metrics.labels import class_numbers
+from utils.evaluation.source_grid import on_source
 from utils.evaluation.volumes.cases import Volumes
 from utils.evaluation.volumes.pairs import spacing_is_lost
 from utils.recipe.schema import Training
@@ -62,11 +64,12 @@ def predict_cases(
     dataset: Dataset,
     cases: Sequence[str] | None = None,
     network: nn.Module | None = None,
+    as_stored: bool = False,
 ) -> Iterator[Volumes]:
-    """Prediction and target of each case on the stored grid, in the batch size and precision of the run's own test.
+    """Prediction and target of each case on its source's grid, in the batch size and precision of the run's own test.
 
     One process, one case in memory at a time. cases: some of the dataset's (None: all). network: what
-    predicts instead of the checkpoint's own.
+    predicts instead of the checkpoint's own. as_stored: on the grid that slices are stored on, if that is another.
     """
     recorded = checkpoint["recipe"]["training"]
     wanted = {"batch_size", "precision", "channels_last", "accelerator"}
@@ -77,6 +80,7 @@ def predict_cases(
     network = fabric.to_device(checkpoints.rebuild(checkpoint) if network is None else network)
     if training.channels_last:
         network = network.to(memory_format=torch.channels_last)
+    source = None if as_stored else on_source(dataset)
     patients = {record.case: record.patient for record in dataset.records}
     for case in dataset.cases if cases is None else cases:
         labels = KeptLabels()
@@ -88,15 +92,19 @@ def predict_cases(
             batch_size=training.batch_size,
             channels_last=training.channels_last,
             cases=[case],
+            source=source,
             description=case,
         )
         geometry = json.loads((Path(dataset.root) / case / "geometry.json").read_text())
+        spacing = [spacing_of(geometry["affine"])[axis] for axis in geometry["axes"]]
+        if as_stored:
+            spacing = stored_millimeters(geometry)
         yield Volumes(
             case,
             patients[case],
             *labels.volumes(),
             values=frozenset(range(1, dataset.num_classes)),
-            spacing=tuple(spacing_of(geometry["affine"])[axis] for axis in geometry["axes"]),
+            spacing=tuple(spacing),
             spacing_lost=spacing_is_lost(geometry["affine"]),
             voxel_ml=voxel_ml(geometry["affine"]),
         )
