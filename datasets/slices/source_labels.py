@@ -6,6 +6,7 @@ and the "checksums" that the slices would have in a store that is not resampled.
 
 from collections.abc import Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from isal import isal_zlib
@@ -39,7 +40,7 @@ class SourceLabels:
             arrays = read_arrays(self.file)
             self.shape, self.checksums = tuple(arrays["shape"].tolist()), arrays["checksums"].tolist()
             self._ends, self._slices = arrays["ends"].tolist(), arrays["slices"].tobytes()
-        except (OSError, ValueError, KeyError) as error:
+        except (BadZipFile, OSError, ValueError, KeyError) as error:
             what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
             again = f"slice {folder.name} again with scripts/SliceMaker.py"
             raise ValueError(f"{self.file}: {what}: {again}") from None
