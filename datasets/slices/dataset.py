@@ -21,7 +21,7 @@ from datasets.slices.crops import central_corners, foreground_corners
 from datasets.slices.fingerprints import slice_digests
 from datasets.slices.neighbors import channels_of, check_neighbors, stored_neighbors
 from datasets.slices.selection import thinned, unlabeled_patients
-from datasets.slices.store import read_index, read_manifest
+from datasets.slices.store import SliceRecord, read_index, read_manifest
 from datasets.slices.stored import StoredSlices
 from datasets.slices.tasks import classes_of, lookup_of, window_of
 from datasets.slices.transforms import STRIDE, intensity_scale, next_multiple, pad_value, padded_size
@@ -199,6 +199,10 @@ class SliceDataset(Dataset):
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
         return {case: size for case, (size, _) in self._stored.forms.items()}
+
+    def around(self, index: int) -> list[SliceRecord]:
+        """The stored slices that are the channels of a sample."""
+        return [self._stored.records[row] for row in self._rows[index].tolist()]
 
     def __len__(self) -> int:
         return len(self.records)

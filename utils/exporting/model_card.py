@@ -45,6 +45,15 @@ def _of_slices(description: Mapping[str, Any]) -> Wording:
     back = "The logits are cut back to the slice"
     back += ", and return to the grid of the volume before the argmax." if words else "."
     crop = f", and at least {preprocessing['crop']} pixels" if preprocessing["crop"] else ""
+    limit, around = "It sees one slice at a time, without the slices next to it.", ()
+    if neighbors := preprocessing.get("neighbors", 0):
+        step = preprocessing.get("neighbor_mm")
+        apart = "the next ones" if step is None else f"the nearest to every {step:g} mm"
+        around = (
+            f"Channels from inferior to superior: the slice in the middle, {neighbors} on each side of it ({apart}); "
+            "beyond the ends of the volume its last slice.",
+        )
+        limit = f"It sees {description['in_channels']} slices at a time, not the whole volume."
     return Wording(
         does=f"It segments {_names(description)} in {preprocessing['modality']} volumes, slice by slice.",
         input_shape=f"(B, {description['in_channels']}, H, W)",
@@ -56,8 +65,9 @@ def _of_slices(description: Mapping[str, Any]) -> Wording:
             scaling,
             f"Padded evenly on all sides with {preprocessing['pad_value']:g} to multiples of "
             f"{preprocessing['multiple']}{crop}; nothing is {'' if words else 'resampled or '}cut. {back}",
+            *around,
         ),
-        limits=("It sees one slice at a time, without the slices next to it.",),
+        limits=(limit,),
     )
 
 

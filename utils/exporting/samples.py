@@ -25,7 +25,9 @@ def draw_images(dataset: Dataset, preprocessing: Mapping[str, Any], count: int, 
     """
     random = np.random.default_rng(seed)
     if isinstance(dataset, SliceDataset):
-        return [_slice_input(record, preprocessing) for record in draw_slices(dataset.records, count, random)]
+        places = {record.file: place for place, record in enumerate(dataset.records)}
+        drawn = [places[record.file] for record in draw_slices(dataset.records, count, random)]
+        return [_slice_input(dataset.around(place), preprocessing) for place in drawn]
     assert isinstance(dataset, LabeledImages)
     groups = defaultdict(list)
     for index in random.permutation(len(dataset)).tolist():
@@ -56,9 +58,11 @@ def _in_turn(groups: Sequence[Sequence[Any]], count: int) -> list[Any]:
     return ordered[:count]
 
 
-def _slice_input(record: SliceRecord, preprocessing: Mapping[str, Any]) -> Tensor:
-    """A stored slice as the network sees it in prediction: whole, padded to a multiple of 32, (1, H, W)."""
-    image, _ = read_slice(record.path)
-    image = normalize(image, preprocessing["window"], record.mean, record.std)
-    size = padded_size(image.shape, preprocessing["crop"])
-    return torch.from_numpy(pad_center(image, size, preprocessing["pad_value"]))[None]
+def _slice_input(channels: Sequence[SliceRecord], preprocessing: Mapping[str, Any]) -> Tensor:
+    """Stored slices as the network sees them in prediction: whole, padded to a multiple of 32, (C, H, W)."""
+    planes = []
+    for record in channels:
+        image = normalize(read_slice(record.path)[0], preprocessing["window"], record.mean, record.std)
+        size = padded_size(image.shape, preprocessing["crop"])
+        planes.append(pad_center(image, size, preprocessing["pad_value"]))
+    return torch.from_numpy(np.stack(planes))

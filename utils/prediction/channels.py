@@ -1,0 +1,43 @@
+"""What a network is given of each slice of a volume: the slice and its neighbors, scaled and padded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets.slices.neighbors import neighborhoods, offsets_of
+from datasets.slices.transforms import normalize, pad_center, padded_size
+
+Channels = Sequence[np.ndarray]
+
+
+def channels(
+    slices: Iterable[np.ndarray],
+    count: int,
+    slice_mm: float,
+    preprocessing: Mapping[str, Any],
+    mean: float,
+    std: float,
+) -> Iterator[Channels]:
+    """For each of `count` slices (H, W) its channels, float32 (H', W') each, from inferior to superior.
+
+    A slice is scaled and padded once, and kept only while it is a neighbor; see `neighborhoods`.
+
+    slice_mm: from one slice to the next. mean, std: of the whole volume.
+    """
+    window, value, crop = preprocessing["window"], preprocessing["pad_value"], preprocessing["crop"]
+    scaled = (
+        pad_center(normalize(image, window, mean, std), padded_size(image.shape, crop), value) for image in slices
+    )
+    offsets = offsets_of(preprocessing.get("neighbors", 0), preprocessing.get("neighbor_mm"), slice_mm)
+    return neighborhoods(scaled, count, offsets)
+
+
+def stacked(batch: Sequence[Channels]) -> Tensor:
+    """The channels of several slices as a batch (B, C, H, W)."""
+    planes = np.stack([plane for each in batch for plane in each])
+    return torch.from_numpy(planes.reshape(len(batch), -1, *planes.shape[1:]))
