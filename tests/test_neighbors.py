@@ -17,7 +17,9 @@ from tests.conftest import store_of, stored, write_store
 def space(root, slice_mm, slab=None):
     """Say how far the slices of every case are apart."""
     for folder in (path for path in root.iterdir() if path.is_dir()):
-        geometry = {"slice_spacing": [slice_mm, 0.8, 0.8]} | ({"stored": {"slab": slab}} if slab else {})
+        geometry = {"affine": np.diag([slice_mm, 0.8, 0.8, 1]).tolist(), "axes": [0, 1, 2], "shape": [12, 40, 48]}
+        if slab:
+            geometry["stored"] = {"slab": slab, "shape": [6, 40, 48]}
         (folder / "geometry.json").write_text(json.dumps(geometry))
     return root
 

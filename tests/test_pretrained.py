@@ -62,7 +62,7 @@ def test_one_channel_stem_equals_repeating_the_image(resnet_file):
     torch.testing.assert_close(single[-1], repeated[-1], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("in_channels", [2, 4])
+@pytest.mark.parametrize("in_channels", [2, 5])
 def test_other_channel_counts_keep_the_sum_over_a_gray_image(resnet_file, in_channels):
     weights = torch.load(resnet_file, weights_only=True)["conv1.weight"]
     adapted = SEGMENTATION["raunet"](in_channels=in_channels, pretrained=str(resnet_file)).encoder.conv1.weight.data

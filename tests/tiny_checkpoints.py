@@ -66,7 +66,12 @@ def labels_of(image: np.ndarray) -> np.ndarray:
 
 def unet(path: Path, seed: int = 0, preprocessing: dict | None = None, **training) -> Path:
     """A checkpoint of a small UNet with random weights that uses all of its classes."""
-    section = {"name": "unet", "in_channels": 1, "num_classes": 3, "widths": [4, 4, 8, 8, 8]}
+    section = {
+        "name": "unet",
+        "in_channels": (preprocessing or CT).get("in_channels", 1),
+        "num_classes": 3,
+        "widths": [4, 4, 8, 8, 8],
+    }
     torch.manual_seed(seed)
     network = NETWORKS["unet"](**{key: value for key, value in section.items() if key != "name"})
     with torch.no_grad():

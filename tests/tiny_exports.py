@@ -82,11 +82,12 @@ def scan(seed: int) -> np.ndarray:
     return np.kron(coarse, np.ones((2, 8, 8))).astype(np.int16)[:9, :44, :50]
 
 
-def run_of(network: str, folder: Path, store: Path) -> None:
-    """An untrained checkpoint as train_kd.py writes it."""
-    dataset = SliceDataset(store, "train", task="all", crop=64, augment=[])
+def run_of(network: str, folder: Path, store: Path, **around) -> None:
+    """An untrained checkpoint as train_kd.py writes it. around: which neighbors it looks at, if any."""
+    dataset = SliceDataset(store, "train", task="all", crop=64, augment=[], **around)
+    section = {"num_classes": 3} | ({"in_channels": dataset.in_channels} if around else {})
     torch.manual_seed(0)
-    module = NETWORKS[network](num_classes=3)
+    module = NETWORKS[network](**section)
     with torch.no_grad():
         for name, value in module.state_dict().items():
             if name.endswith("running_var"):
@@ -97,14 +98,21 @@ def run_of(network: str, folder: Path, store: Path) -> None:
     folder.mkdir(parents=True)
     checkpoints.save(
         {
-            "network": {"name": network, "num_classes": 3},
+            "network": {"name": network, **section},
             "weights": module.state_dict(),
             "preprocessing": dataset.preprocessing,
             "split": patients | {"sha256": dataset.split_sha256},
             "scores": {"scores": {"dice": 0.25}, "cases": []},
             "epoch": 7,
             "recipe": {
-                "data": {"name": "slices", "root": str(store), "task": "all", "crop": 64, "augment": ["flip"]},
+                "data": {
+                    "name": "slices",
+                    "root": str(store),
+                    "task": "all",
+                    "crop": 64,
+                    "augment": ["flip"],
+                    **around,
+                },
                 "metric": {"name": "volume_dice"},
                 "training": {"precision": "32-true", "channels_last": True, "batch_size": 4},
                 "teacher": "/home/somebody/teacher.ckpt",

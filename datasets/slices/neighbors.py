@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from datasets.slices.resampling import stored_millimeters
 from datasets.slices.store import SliceRecord
 
 if TYPE_CHECKING:
@@ -102,8 +103,7 @@ def slice_mm_of(record: SliceRecord) -> float:
     """The mm between the stored slices of a case. Raises ValueError where its geometry.json does not say them."""
     path = Path(record.root) / record.case / "geometry.json"
     try:
-        geometry = json.loads(path.read_text())
-        slice_mm = geometry["slice_spacing"][0] * geometry.get("stored", {}).get("slab", 1)
+        slice_mm = stored_millimeters(json.loads(path.read_text()))[0]
         if 0 < slice_mm < math.inf:
             return slice_mm
         why = f"{slice_mm} mm"

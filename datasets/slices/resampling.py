@@ -69,6 +69,11 @@ def asked_words(asked: Mapping[str, Any]) -> str:
     return ", ".join(parts + ([f"slabs of {slice_spacing:g} mm"] if slice_spacing else []))
 
 
+def needs_millimeters(preprocessing: Mapping[str, Any]) -> bool:
+    """Whether a network must know what a voxel measures: it learnt slices, or neighbors of slices, of a spacing."""
+    return any(asked_spacing(preprocessing)) or bool(preprocessing.get("neighbors") and preprocessing["neighbor_mm"])
+
+
 def describe(grid: Grid, millimeters: Sequence[float], spacing: float | None) -> str:
     """What a volume of voxels of so many mm (slices, rows, columns) is resampled to, for its reader."""
     parts = []

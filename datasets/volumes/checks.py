@@ -172,7 +172,7 @@ def check_millimeters(file: Path, header: Header, millimetres: bool = False) -> 
     unset = header.sform_code <= 0 and header.qform_code <= 0
     if not identity or not (millimetres or unset):
         return []
-    what = "has no spacing in mm (its affine is an identity), so it cannot be resampled to one"
+    what = "has no spacing in mm (its affine is an identity)"
     return [Finding(file, what, "write the volume again with the spacing of the original, or use none in mm")]
 
 

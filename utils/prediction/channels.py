@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from datasets.slices.neighbors import neighborhoods, offsets_of
+from datasets.slices.resampling import Grid
 from datasets.slices.transforms import normalize, pad_center, padded_size
 
 Channels = Sequence[np.ndarray]
@@ -17,24 +18,24 @@ Channels = Sequence[np.ndarray]
 
 def channels(
     slices: Iterable[np.ndarray],
-    count: int,
+    grid: Grid,
     slice_mm: float,
     preprocessing: Mapping[str, Any],
     mean: float,
     std: float,
 ) -> Iterator[Channels]:
-    """For each of `count` slices (H, W) its channels, float32 (H', W') each, from inferior to superior.
+    """For each of a grid's stored slices (H, W) its channels, float32 (H', W') each, from inferior to superior.
 
     A slice is scaled and padded once, and kept only while it is a neighbor; see `neighborhoods`.
 
-    slice_mm: from one slice to the next. mean, std: of the whole volume.
+    slice_mm: from one slice of the source to the next. mean, std: of the whole volume.
     """
     window, value, crop = preprocessing["window"], preprocessing["pad_value"], preprocessing["crop"]
     scaled = (
         pad_center(normalize(image, window, mean, std), padded_size(image.shape, crop), value) for image in slices
     )
-    offsets = offsets_of(preprocessing.get("neighbors", 0), preprocessing.get("neighbor_mm"), slice_mm)
-    return neighborhoods(scaled, count, offsets)
+    offsets = offsets_of(preprocessing.get("neighbors", 0), preprocessing.get("neighbor_mm"), slice_mm * grid.slab)
+    return neighborhoods(scaled, grid.stored[0], offsets)
 
 
 def stacked(batch: Sequence[Channels]) -> Tensor:

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from datasets.slices.resampling import asked_spacing, describe, grid_for, resampled
-from datasets.slices.transforms import normalize, pad_center, padded_size, unpad
+from datasets.slices.transforms import unpad
 from datasets.volumes.geometry import iterate_slices
 from datasets.volumes.reading import Statistics
 from utils.evaluation.inference import predict
 from utils.evaluation.metrics.labels import class_numbers
 from utils.prediction.answers import Answer, shared, union
+from utils.prediction.channels import Channels, channels, stacked
 from utils.runs.engines import FastestNetwork
 from utils.runs.models import Model
 from utils.training.device import Device
@@ -154,7 +155,8 @@ class Predictor:
         answers = []
         for model, source in zip(self.models, shared(iterate_slices(slices), len(self.models)), strict=True):
             grid = grid_for(slices.shape, spacing, *asked_spacing(model.preprocessing))
-            inputs = self._inputs(resampled(source, grid), model, mean, std, clock)
+            around = channels(resampled(source, grid), grid, spacing[0], model.preprocessing, mean, std)
+            inputs = self._inputs(around, clock)
             first = next(inputs)
             self._settle(model, first)
             inputs = chain([first], inputs)
@@ -162,16 +164,14 @@ class Predictor:
                 answers.append(Answer(grid, self._logits(model, axes, images, grid.stored[1:], clock)))
         return answers
 
-    def _inputs(
-        self, images: Iterator[np.ndarray], model: Model, mean: float, std: float, clock: Clock
-    ) -> Iterator[Tensor]:
-        """The stored slices as a model's batches (B, C, H, W)."""
+    def _inputs(self, around: Iterator[Channels], clock: Clock) -> Iterator[Tensor]:
+        """The channels of every stored slice as a model's batches (B, C, H, W)."""
         while True:
             with clock("preprocess"):
-                batch = list(islice(images, self.batch_size))
+                batch = list(islice(around, self.batch_size))
                 if not batch:
                     return
-                image = _input(batch, model.preprocessing, mean, std)
+                image = stacked(batch)
             yield image
 
     def _logits(
@@ -187,12 +187,3 @@ class Predictor:
 
 def _channels_last(model: Model) -> bool:
     return bool(model.training.get("channels_last", False))
-
-
-def _input(images: Sequence[np.ndarray], preprocessing: dict[str, Any], mean: float, std: float) -> Tensor:
-    """Slices (H, W) of one size as a network's input (B, 1, H, W)."""
-    size = padded_size(images[0].shape, preprocessing["crop"])
-    window, value = preprocessing["window"], preprocessing["pad_value"]
-    return torch.from_numpy(
-        np.stack([pad_center(normalize(image, window, mean, std), size, value) for image in images])[:, None]
-    )

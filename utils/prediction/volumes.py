@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from datasets.slices.resampling import asked_spacing
+from datasets.slices.resampling import needs_millimeters
 from datasets.volumes.checks import check_millimeters
 from datasets.volumes.dicom import write_on_series
 from datasets.volumes.geometry import to_slices
@@ -79,7 +79,7 @@ class VolumeSteps:
         options, clock = self.options, Clock()
         with clock("read"):
             source = open_source(case, options.modality, options.channel, options.slice_axis)
-        if any(any(asked_spacing(model.preprocessing)) for model in self.predictor.models):
+        if any(needs_millimeters(model.preprocessing) for model in self.predictor.models):
             for finding in check_millimeters(case.path, source.header):
                 raise ValueError(str(finding))
             shape = [source.header.shape[axis] for axis in source.axes]
