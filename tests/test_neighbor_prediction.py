@@ -88,6 +88,20 @@ def test_a_volume_gets_the_labels_that_validation_scores(
     assert scaled == [image.sum() for image in voxels(source / "imaging.nii.gz")[::-1]]
 
 
+def test_neighbors_of_slabs_are_slabs(volumes, tmp_path):
+    """9 slices of 1 mm are 5 slabs of 2 mm, of which every second is a neighbor."""
+    raw = volumes[1.0] / "raw"
+    flags = ["--split", "0.34", "0.33", "0.33", "--task", "organ", "--slice_spacing", "2"]
+    assert make(raw, tmp_path / "store", *flags) == 0
+    dataset = opened(tmp_path, 1, 4.0)
+    assert [record.slice for record in dataset.around(1)] == [0, 1, 3]
+    checkpoint = checkpoint_of(tmp_path / "x.ckpt", dataset)
+    (case,) = predict_cases(checkpoints.load(checkpoint), dataset)
+    source = raw / case.case / "imaging.nii.gz"
+    assert predict(checkpoint, source, tmp_path / "out", "--batch_size", "3") == 0
+    assert np.array_equal(voxels(tmp_path / "out/imaging.nii.gz")[::-1], case.prediction)
+
+
 def test_probabilities_and_means_of_models_that_differ_are_right(volumes, tmp_path):
     folder = volumes[1.0]
     expected = []
