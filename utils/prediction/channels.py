@@ -38,7 +38,10 @@ def channels(
     return neighborhoods(scaled, grid.stored[0], offsets)
 
 
-def stacked(batch: Sequence[Channels]) -> Tensor:
-    """The channels of several slices as a batch (B, C, H, W)."""
-    planes = np.stack([plane for each in batch for plane in each])
-    return torch.from_numpy(planes.reshape(len(batch), -1, *planes.shape[1:]))
+def stacked(slices: Iterable[Channels]) -> Tensor | None:
+    """The channels of several slices as a batch (B, C, H, W); None where there are no more."""
+    each = list(slices)
+    if not each:
+        return None
+    planes = np.stack([plane for channels in each for plane in channels])
+    return torch.from_numpy(planes.reshape(len(each), -1, *planes.shape[1:]))

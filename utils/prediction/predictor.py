@@ -168,10 +168,9 @@ class Predictor:
         """The channels of every stored slice as a model's batches (B, C, H, W)."""
         while True:
             with clock("preprocess"):
-                batch = list(islice(around, self.batch_size))
-                if not batch:
-                    return
-                image = stacked(batch)
+                image = stacked(islice(around, self.batch_size))
+            if image is None:
+                return
             yield image
 
     def _logits(
