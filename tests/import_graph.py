@@ -36,6 +36,7 @@ ORDER = (
     "utils/exporting",
     "utils/skin",
     "utils/report",
+    "utils/planning",
     "utils/leaderboard",
     "train_kd.py",
     "train.py",  # its published command with --teacher-path distils

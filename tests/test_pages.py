@@ -16,6 +16,7 @@ from PIL import Image
 
 from networks import NETWORKS
 from utils.leaderboard.plan import read_plan
+from utils.planning.dry_step import Measured
 from utils.recipe.schema import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -141,6 +142,14 @@ def test_the_commands_for_data_run_in_their_order(workplace):
     assert ran >= {"scripts/MakePhantom.py", "scripts/SliceMaker.py", "scripts/ImportSlices.py"}
 
 
+def test_the_commands_for_a_plan_run_in_their_order(workplace, monkeypatch):
+    draw_phantom(workplace / "raw/kits19")
+    monkeypatch.setattr("utils.planning.memory.in_own_process", lambda trial: Measured(10**9, 10**10, 1.0, 1.0, "cpu"))
+    assert run_all(commands("docs/plan.md"), []) == {"scripts/SliceMaker.py", "scripts/Plan.py"}
+    planned = {path.name for path in (workplace / "plans/kits19").iterdir()}
+    assert planned == {"teacher.yaml", "student.yaml", "plan.html"}
+
+
 @pytest.mark.parametrize("section", CLASSIFICATION)
 def test_the_commands_for_classification_run_in_their_order(workplace, monkeypatch, section):
     monkeypatch.setattr("networks.vit.DIM", 24)  # a student of ISIC, of 22 million numbers
@@ -171,7 +180,7 @@ def test_the_plans_of_the_leaderboards_can_be_read():
 
 
 def test_every_command_stands_on_a_page_whose_commands_run():
-    known = {*VOLUMES, *NEED_OTHER_DATA, "docs/data.md", "docs/classification.md"}
+    known = {*VOLUMES, *NEED_OTHER_DATA, "docs/data.md", "docs/plan.md", "docs/classification.md"}
     assert {str(page.relative_to(ROOT)) for page in PAGES if blocks(str(page.relative_to(ROOT)), "bash")} <= known
 
 

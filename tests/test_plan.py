@@ -1,0 +1,286 @@
+"""scripts/Plan.py: what it reads from the data, what it chooses, and that what it writes trains."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import store_of, write_store
+from raw_cases import kits_case, make
+
+import train
+import train_kd
+from utils.planning import memory
+from utils.planning.choices import (
+    Grid,
+    augmentation_of,
+    batch_of,
+    crop_of,
+    neighbors_of,
+    placed_apart,
+    spacing_of,
+    thinning_of,
+    window_of,
+)
+from utils.planning.dry_step import Measured, Trial, measure
+from utils.planning.fingerprint import Foreground, look
+from utils.planning.sources import of_raw, of_store
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+import Plan
+
+GIGABYTE = 10**9
+
+
+def linear(trial: Trial) -> Measured:
+    """A measurement of 1 GB and 0.1 GB an image, of 10 GB."""
+    return Measured(GIGABYTE + trial.batch * GIGABYTE // 10, 10 * GIGABYTE, 0.1 * trial.batch, 0.1, "cpu")
+
+
+@pytest.fixture
+def untimed(monkeypatch, tmp_path):
+    """Steps are not tried, and the folder is an empty one."""
+    monkeypatch.setattr(memory, "in_own_process", linear)
+    monkeypatch.chdir(tmp_path)
+
+
+def add_geometry(store: Path, spacing: dict[str, float] | float, between: float = 3.0) -> None:
+    """Write geometry.json and case.json beside the slices of every case."""
+    for folder in (path for path in store.iterdir() if path.is_dir()):
+        size = spacing if isinstance(spacing, float) else spacing[folder.name]
+        slices = sorted(folder.glob("*.npz"))
+        with np.load(slices[0]) as content:
+            rows, columns = content["image"].shape
+        affine = np.diag([size, size, between, 1.0])
+        geometry = {"affine": affine.tolist(), "spacing": [size, size, between], "shape": [columns, rows, len(slices)]}
+        geometry |= {"axes": [2, 1, 0], "axis": 2, "slice_spacing": [between, size, size]}
+        (folder / "geometry.json").write_text(json.dumps(geometry))
+        source = {"file": f"/raw/{folder.name}/image.nii.gz"}
+        record = {"case": folder.name, "settings": {}, "slices": [], "voxels": {"0": 9, "1": 100, "2": 10}}
+        (folder / "case.json").write_text(json.dumps(record | {"sources": {"image": source, "label": source}}))
+
+
+def test_intensities_are_those_of_the_foreground_of_training_cases(tmp_path):
+    """The percentiles are of values 0 to 1000 under the label; test holds others, and so does the background."""
+    image = np.full((1, 40, 40), -1000, np.int16)
+    label = np.zeros((1, 40, 40), np.uint8)
+    label[0, :25, :] = 1
+    image[0, :25, :] = np.arange(1000).reshape(25, 40)
+    cases = {"a": (image, label), "b": (image + 5000, label), "c": (image + 5000, label)}
+    split = {"train": ["a"], "val": ["b"], "test": ["c"]}
+    found = of_store(write_store(tmp_path / "s", cases, "CT", {1: "kidney"}, [], "all", "kits", split), None)
+    assert found.percentiles == pytest.approx(tuple(np.percentile(np.arange(1000), (0.5, 99.5))))
+    assert window_of(found).value == [4, 995]
+
+
+def test_a_narrow_window_is_widened(tmp_path):
+    image, label = np.full((1, 32, 32), 40, np.int16), np.ones((1, 32, 32), np.uint8)
+    assert window_of(of_store(store_of(tmp_path / "s", image, label), None)).value == [-10, 90]
+
+
+def test_the_foreground_of_slices():
+    label = np.zeros((10, 12), np.uint8)
+    label[2:5, 3:9] = 1
+    label[4, 8] = 2
+    found = look([(np.arange(120).reshape(10, 12), label), (np.zeros((10, 12)), np.zeros((10, 12), np.uint8))])
+    assert found.box == (2, 3, 5, 9) and found.centers[2] == (4, 8)
+    assert len(found.values) == 18 and found.values.max() == 56
+    assert look([]).box is None
+
+
+def test_millimeters_and_milliliters_come_from_the_affine(slice_store):
+    add_geometry(slice_store, 0.5)
+    found = of_store(slice_store, None)
+    assert found.in_plane == 0.5 and found.between == 3.0
+    assert found.cases[0].milliliters == pytest.approx({1: 0.075, 2: 0.0075})
+    assert found.patients("train", 2) == 3 and found.raw == Path("/raw")
+
+
+def test_a_resampled_store_measures_what_is_stored(slice_store):
+    """A field of view of 48 mm in 24 columns has pixels of 2 mm, and slabs of two slices are 6 mm apart."""
+    add_geometry(slice_store, 1.0)
+    file = slice_store / "case_00000/geometry.json"
+    geometry = json.loads(file.read_text())
+    file.write_text(json.dumps(geometry | {"stored": {"shape": [3, 20, 24], "slab": 2}}))
+    assert of_store(slice_store, None).cases[0].spacing == (6.0, 2.0, 2.0)
+
+
+def test_pixels_that_differ_are_resampled_to_their_median(slice_store):
+    sizes = dict(zip((f"case_{n:05d}" for n in range(6)), (0.5, 0.7, 1.0, 9.0, 9.0, 9.0), strict=True))
+    add_geometry(slice_store, sizes)
+    found = of_store(slice_store, None)
+    assert spacing_of(found).value == 0.7
+    assert Grid(0.7).size(found.cases[0]) == (29, 34)
+    add_geometry(slice_store, dict.fromkeys(sizes, 0.7))
+    assert spacing_of(of_store(slice_store, None)).value is None
+
+
+def placed(fingerprint, box, centers):
+    """The same fingerprint with this foreground in every training case: `centers(number)` is of the case's number."""
+    cases = [
+        replace(case, shape=(6, 512, 512), foreground=Foreground(box, centers(number), np.arange(500.0)))
+        for number, case in enumerate(fingerprint.training)
+    ]
+    return replace(fingerprint, cases=cases)
+
+
+def test_the_crop_holds_the_foreground(slice_store):
+    """A box of 150 with a quarter around it is 187.5, which 192 holds; far from the center crops follow it."""
+    found = of_store(slice_store, None)
+    crop, mode = crop_of(placed(found, (200, 181, 300, 331), lambda number: {}), Grid())
+    assert crop.value == 192 and mode.value == "center"
+    crop, mode = crop_of(placed(found, (0, 0, 150, 100), lambda number: {}), Grid())
+    assert crop.value == 192 and mode.value == "foreground"
+    assert crop_of(placed(found, (0, 0, 512, 512), lambda number: {}), Grid())[0].value == 512
+    assert crop_of(placed(found, (250, 250, 260, 260), lambda number: {}), Grid())[0].value == 64
+
+
+def test_classes_that_lie_apart_are_not_flipped(slice_store):
+    found = replace(of_store(slice_store, "all"), task="all")
+    box = (200, 200, 300, 300)
+    above = placed(found, box, lambda number: {1: (210 + number, 250), 2: (240 - number, 250)})
+    assert placed_apart(above) == ("kidney", "tumor") and augmentation_of(above).value == ["affine", "intensity"]
+    around = placed(found, box, lambda number: {1: (240, 250), 2: (240 + 30 * (number - 1), 250)})
+    assert placed_apart(around) is None and augmentation_of(around).value == ["flip", "affine", "intensity"]
+
+
+def test_as_many_slices_without_foreground_as_with_it(slice_store):
+    """Of 18 training slices 12 show a kidney, 6 a tumor."""
+    assert thinning_of(of_store(slice_store, "organ")).value == 1.0
+    assert thinning_of(of_store(slice_store, "tumor")).value == 0.5
+
+
+def test_neighbors_are_slices_that_show_the_same(slice_store):
+    """Pixels of 1 mm: slices 5 mm apart are too far off, those 0.5 mm apart are too near."""
+    for between, wanted in ((5.0, (0, None)), (3.0, (1, None)), (0.5, (1, 2.0))):
+        add_geometry(slice_store, 1.0, between)
+        found = neighbors_of(of_store(slice_store, None), Grid())
+        assert tuple(choice.value for choice in found) == wanted
+
+
+def test_few_slices_have_small_batches():
+    assert [batch_of(384, slices).value for slices in (10**4, 200, 20)] == [16, 8, 8]
+    assert batch_of(64, 10**4).value == 32
+
+
+def trial(batch: int) -> Trial:
+    small = {"name": "unet", "widths": [4, 4, 4, 4, 4]}
+    terms = [{"name": "soft_target", "student": "logits", "teacher": "logits", "weight": 1.0}]
+    loss = {"name": "dice_ce"}
+    return Trial(small, small, terms, loss, 1, ["kidney", "tumor"], batch, side=32, size=[64, 32])
+
+
+def test_memory_is_told_for_every_batch():
+    """Measured at 4 and 8 images, 1 + 0.1 a batch GB make 2.6 GB of 16, and 0.4 GB of data lie beside them."""
+    found = memory.forecast(trial(16), 4 * GIGABYTE // 10, linear)
+    assert sorted(found.tried) == [4, 8] and found.batch == 16
+    assert found.peak(16) == 3 * GIGABYTE and found.peak(8) == pytest.approx(2.2e9)
+
+
+def test_a_batch_that_does_not_fit_is_halved():
+    def small(one: Trial) -> Measured:
+        return replace(linear(one), limit=2 * GIGABYTE)
+
+    assert memory.forecast(trial(16), 0, small).batch == 8
+    with pytest.raises(ValueError, match=r"2 images of 32 x 32 take 9.2 GB, 2.0 GB may be used here"):
+        memory.forecast(trial(16), 8 * GIGABYTE, small)
+
+
+def test_a_step_that_fails_bounds_the_batch():
+    def limited(one: Trial) -> Measured:
+        if one.batch > 4:
+            raise ValueError("out of memory")
+        return linear(one)
+
+    assert memory.forecast(trial(16), 0, limited).batch == 4
+
+
+def test_a_step_is_tried_as_a_run_takes_it():
+    found = measure(trial(2))
+    assert found.device == "cpu" and 10**8 < found.peak < found.limit * 4 and found.seconds > 0
+
+
+def test_a_step_that_cannot_be_tried_ends_in_one_line(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(ValueError, match="a step of unet with 4 images cannot be tried: it ended with status 1"):
+        memory.in_own_process(trial(4))
+
+
+def run(*words) -> int:
+    return Plan.main([str(word) for word in words])
+
+
+def test_the_recipes_of_a_store_train_as_they_are(slice_store, untimed, monkeypatch, capsys):
+    """Nothing but the number of epochs is changed."""
+    assert run("--data", slice_store, "--task", "all", "--teacher", "enet", "--student", "espnet") == 0
+    folder = Path("plans/kits")
+    assert f"python train_kd.py --config {folder}/student.yaml" in capsys.readouterr().out
+    recipe = yaml.safe_load((folder / "student.yaml").read_text())
+    assert recipe["data"]["crop"] == 64 and recipe["training"]["batch_size"] == 8
+    assert recipe["teacher"] == "runs/kits_teacher/best.ckpt" and recipe["method"] == "dice_attention"
+    assert "Memory and time" in (folder / "plan.html").read_text()
+    for script, role in ((train, "teacher"), (train_kd, "student")):
+        words = [f"{script.__name__}.py", "--config", f"{folder}/{role}.yaml", "--training.epochs=1"]
+        monkeypatch.setattr(sys, "argv", words)
+        assert script.main() == 0
+    assert Path("runs/kits_student/best.ckpt").is_file()
+
+
+def test_raw_volumes_are_planned_before_they_are_sliced(tmp_path, untimed, capsys):
+    """Every choice is that of the store that SliceMaker then makes of them."""
+    for number in range(5):
+        kits_case(tmp_path / "raw", number)
+    words = ["--teacher", "enet", "--data", tmp_path / "kits"]
+    assert run(*words, "--inpath", tmp_path / "raw", "--dataset", "kits") == 0
+    out = capsys.readouterr().out
+    assert f"SliceMaker.py --inpath {tmp_path}/raw --outpath {tmp_path}/kits --dataset kits --task tumor\n" in out
+    assert make(tmp_path / "raw", tmp_path / "kits") == 0
+    sliced, raw = of_store(tmp_path / "kits", None), of_raw("kits", tmp_path / "raw", tmp_path / "kits", None, None)
+    for a, b in zip(sliced.cases, raw.cases, strict=True):
+        assert (a.case, a.split, a.shape, a.spacing, a.labels) == (b.case, b.split, b.shape, b.spacing, b.labels)
+        assert a.milliliters == b.milliliters
+    assert sliced.percentiles == raw.percentiles
+
+
+def test_another_spacing_comes_with_the_command_that_makes_its_store(slice_store, untimed, capsys):
+    sizes = dict(zip((f"case_{n:05d}" for n in range(6)), (0.5, 0.7, 1.0, 9.0, 9.0, 9.0), strict=True))
+    add_geometry(slice_store, sizes)
+    assert run("--data", slice_store, "--output", "plan") == 0
+    wanted = f"--inpath /raw --outpath {slice_store}_0.7mm --dataset kits --task tumor --spacing 0.7 --split_file"
+    assert f"{wanted} {slice_store}/split.json" in capsys.readouterr().out
+    assert yaml.safe_load(Path("plan/teacher.yaml").read_text())["data"]["root"] == f"{slice_store}_0.7mm"
+
+
+def test_what_others_wrote_or_changed_is_not_replaced(slice_store, untimed, capsys):
+    assert run("--data", slice_store, "--output", "plan") == run("--data", slice_store, "--output", "plan") == 0
+    file = Path("plan/student.yaml")
+    planned = file.read_text()
+    for text, what in ((planned.replace("seed: 0", "seed: 1"), "was changed since"), ("seed: 1\n", "no plan wrote it")):
+        file.write_text(text)
+        assert run("--data", slice_store, "--output", "plan") == 2
+        assert what in capsys.readouterr().err and file.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--data", "nowhere"], "nowhere is not a slice store"),
+        (["--data", "s", "--dataset", "kits"], "--inpath and --dataset belong together"),
+        (["--data", "s", "--student", "enets"], "--student: unknown name 'enets'; did you mean 'enet'?"),
+    ],
+)
+def test_bad_input_ends_in_one_line(untimed, capsys, words, what):
+    assert run(*words) == 2
+    err = capsys.readouterr().err
+    assert what in err and err.count("\n") == 1
+
+
+def test_a_split_without_val_cannot_be_planned_from(tmp_path):
+    image, label = np.zeros((1, 32, 32), np.int16), np.ones((1, 32, 32), np.uint8)
+    split = {"train": ["a"], "val": [], "test": []}
+    store = write_store(tmp_path / "s", {"a": (image, label)}, "CT", {1: "liver"}, [], "all", "lits", split)
+    with pytest.raises(ValueError, match="no val case to plan from"):
+        of_store(store, None).refuse_useless()

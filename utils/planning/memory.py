@@ -1,0 +1,132 @@
+"""What a training run will take, before it starts: memory as a function of the batch, and the time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+from datasets.slices.transforms import padded_size
+from utils.planning.choices import Grid
+from utils.planning.dry_step import Measured, Trial
+from utils.planning.fingerprint import Fingerprint
+from utils.recipe.schema import ROOT
+
+PARTS = 4, 2  # of the batch wanted: a fourth is tried, and a half
+SMALLEST = 2  # images: networks normalize over a batch
+CACHE_MB = 1024  # data.cache_mb, where a recipe does not say it
+ROOM_ON_GPU = 0.9
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run takes by its batch: bytes at the peak are a line through what was measured, and the data beside it.
+
+    Args:
+        tried: By batch.
+        data: Bytes of the decoded slices that stay in memory.
+        limit: Bytes that a run may take.
+        batch: The largest that fits, of the one wanted and its halves.
+    """
+
+    tried: dict[int, Measured]
+    data: int
+    limit: int
+    batch: int
+
+    @property
+    def device(self) -> str:
+        return next(iter(self.tried.values())).device
+
+    def peak(self, batch: int) -> int:
+        """Bytes."""
+        return self.data + _line(self.tried, batch, lambda one: one.peak)
+
+    def minutes(self, batch: int, slices: int, val_slices: int, epochs: int) -> float:
+        """Of a training."""
+        step = _line(self.tried, batch, lambda one: one.seconds)
+        largest = max(self.tried)
+        validation = self.tried[largest].seconds_of_validation / largest
+        return epochs * (max(1, slices // batch) * step + val_slices * validation) / 60
+
+
+def _line(tried: dict[int, Measured], batch: int, of: Callable[[Measured], float]) -> float:
+    """The value at a batch of the line through the two that were tried; where one was, its own."""
+    low, high = min(tried), max(tried)
+    if low == high:
+        return of(tried[low])
+    slope = max(0.0, (of(tried[high]) - of(tried[low])) / (high - low))
+    return of(tried[low]) + slope * (batch - low)
+
+
+def forecast(trial: Trial, data: int, measure: Callable[[Trial], Measured] | None = None) -> Forecast:
+    """Measure two small steps, and find the largest batch that fits: `trial.batch`, or half of it again and again.
+
+    data: bytes of the slices beside it. Raises ValueError where the smallest step fails or does not fit.
+    """
+    measure = measure or in_own_process
+    tried: dict[int, Measured] = {}
+    for part in PARTS:
+        batch = max(SMALLEST, trial.batch // part)
+        if batch not in tried:
+            try:
+                tried[batch] = measure(replace(trial, batch=batch))
+            except ValueError:
+                if not tried:
+                    raise
+    limit = min(one.limit for one in tried.values())
+    if next(iter(tried.values())).device == "cuda":
+        limit = int(ROOM_ON_GPU * limit)
+    batch = trial.batch
+    result = Forecast(tried, data, limit, batch)
+    while batch > SMALLEST and (result.peak(batch) > limit or (len(tried) < 2 and batch > max(tried))):
+        batch //= 2
+    if result.peak(batch) > limit:
+        takes, has = (f"{size / 1e9:.1f} GB" for size in (result.peak(batch), limit))
+        raise ValueError(
+            f"training {trial.network['name']}: {batch} images of {trial.side} x {trial.side} take {takes}, {has} may "
+            "be used here: name a smaller network, or slice with a larger --spacing"
+        )
+    return replace(result, batch=batch)
+
+
+def in_own_process(trial: Trial) -> Measured:
+    """The measurement of a fresh process, whose peak is its own. Raises ValueError where it fails."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, "-m", "utils.planning.dry_step"],
+        input=json.dumps(asdict(trial)),
+        env=dict(os.environ) | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]
+        raise ValueError(f"a step of {trial.network['name']} with {trial.batch} images cannot be tried: {last}")
+    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def data_bytes(fingerprint: Fingerprint, grid: Grid, thin: float) -> int:
+    """Bytes of the decoded slices that a run keeps in memory: train and val, each where it is small enough."""
+    total = 0
+    for split, share in (("train", thin), ("val", 1.0)):
+        cases = fingerprint.of(split)
+        if not cases:
+            continue
+        present, absent = fingerprint.slices(split)
+        kept = (present + share * absent) / max(1, present + absent)
+        pixels = sum(case.shape[0] * grid.size(case)[0] * grid.size(case)[1] for case in cases)
+        size = int(kept * pixels * (max(case.itemsize for case in cases) + 1))
+        total += size if size <= CACHE_MB * 2**20 else 0
+    return total
+
+
+def validation_size(fingerprint: Fingerprint, grid: Grid, crop: int) -> tuple[int, int]:
+    """(height, width) of the largest val image as a network sees it."""
+    cases = fingerprint.of("val") or fingerprint.training
+    sizes = [padded_size(grid.size(case), crop) for case in cases]
+    return max(sizes, key=lambda size: size[0] * size[1])
