@@ -124,6 +124,12 @@ def test_checkpoints_of_several_spacings_are_averaged_on_the_volume(tmp_path):
     assert np.array_equal(voxels(tmp_path / "all" / "a.nii.gz"), voxels(tmp_path / "labels" / "a.nii.gz"))
 
 
+@pytest.mark.parametrize("spacing", [0, -1.6, "1.6", float("nan")])
+def test_a_spacing_that_cannot_be_meant_is_a_damaged_checkpoint(tmp_path, thresholds, capsys, spacing):
+    assert predict(with_spacing(thresholds, slice_spacing=spacing), tmp_path, tmp_path / "out") == 2
+    assert "its preprocessing has slice_spacing" in capsys.readouterr().err
+
+
 def test_a_volume_without_a_spacing_is_refused_in_one_line(tmp_path, thresholds, capsys):
     image = nibabel.Nifti1Image(hounsfield(0), np.diag([-1.0, 1, 1, 1]))
     image.set_sform(image.affine, 0)

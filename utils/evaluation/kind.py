@@ -146,6 +146,8 @@ SLICES = Kind(
     },
     later={
         "neighbors": lambda found: found["neighbors"] in (0, 1, 2),
+        "spacing": lambda found: found["spacing"] is None or _is_length(found["spacing"]),
+        "slice_spacing": lambda found: found["slice_spacing"] is None or _is_length(found["slice_spacing"]),
         "neighbor_mm": lambda found: found["neighbor_mm"] is None or _is_length(found["neighbor_mm"]),
         "in_channels": lambda found: found["in_channels"] == 1 + 2 * found.get("neighbors", 0),
     },

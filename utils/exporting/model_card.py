@@ -153,6 +153,12 @@ def _input_output(description: Mapping[str, Any], wording: Wording) -> str:
     )
 
 
+def scored_at(description: Mapping[str, Any]) -> str:
+    """A clause for scores that are taken on the resampled slices; empty where those are the volumes' own."""
+    words = asked_words(description["preprocessing"])
+    return f" at {words}" if words else ""
+
+
 def _scores(description: Mapping[str, Any]) -> str:
     parts = []
     if measured := description.get("measured"):
@@ -163,7 +169,8 @@ def _scores(description: Mapping[str, Any]) -> str:
             for form, scores in measured["scores"].items()
         ]
         parts.append(
-            f"Val split, {measured['cases']} cases, {measured['images']} images, the test split was not touched; "
+            f"Val split{scored_at(description)}, {measured['cases']} cases, {measured['images']} images, "
+            "the test split was not touched; "
             f"milliseconds an image, batch and size {measured['timed_shape']}, {measured['threads']} threads of a "
             "processor, median of runs in turn:"
         )

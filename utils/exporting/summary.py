@@ -8,6 +8,7 @@ from typing import Any
 
 from utils.exporting.assembly import INT8_FORM, ONNX_FORM, TORCH_FORM
 from utils.exporting.measurement import LARGEST_LOSS
+from utils.exporting.model_card import scored_at
 from utils.runs.artifact import INT8, ONNX, PROGRAM, WEIGHTS
 from utils.tables import table
 
@@ -27,7 +28,8 @@ def summarize(description: Mapping[str, Any], output: Path) -> str:
     if measured:
         shape = "x".join(str(extent) for extent in measured["timed_shape"])
         lines.append(
-            f"val: {measured['cases']} cases, {measured['images']} images, the test split was not touched; "
+            f"val{scored_at(description)}: {measured['cases']} cases, {measured['images']} images, "
+            "the test split was not touched; "
             f"ms an image at {shape}, {measured['threads']} CPU threads, median of runs in turn"
         )
         if measured["empty_mask_rule"]:
