@@ -124,6 +124,23 @@ def test_checkpoints_of_several_spacings_are_averaged_on_the_volume(tmp_path):
     assert np.array_equal(voxels(tmp_path / "all" / "a.nii.gz"), voxels(tmp_path / "labels" / "a.nii.gz"))
 
 
+def test_no_more_logits_are_held_than_are_needed_where_all_is_background(tmp_path, thresholds, monkeypatch):
+    held, add = [], BackToSource.add
+
+    def watched(back: BackToSource, logits: torch.Tensor) -> None:
+        add(back, logits)
+        held.append(len(back._held))
+
+    monkeypatch.setattr(BackToSource, "add", watched)
+    image = np.full((40, 20, 20), -100, np.int16)
+    image[30, 5:15, 5:15] = 300
+    save(tmp_path / "a.nii.gz", image)
+    for name, spacing in (("native", {}), ("slices", {"spacing": 1.7}), ("slabs", COARSE)):
+        checkpoint = with_spacing(thresholds, **spacing)
+        assert predict(checkpoint, tmp_path / "a.nii.gz", tmp_path / name, "--batch_size", 2) == 0
+        assert voxels(tmp_path / name / "a.nii.gz").any() and max(held) <= 2 + 1
+
+
 @pytest.mark.parametrize("spacing", [0, -1.6, "1.6", float("nan")])
 def test_a_spacing_that_cannot_be_meant_is_a_damaged_checkpoint(tmp_path, thresholds, capsys, spacing):
     assert predict(with_spacing(thresholds, slice_spacing=spacing), tmp_path, tmp_path / "out") == 2

@@ -64,21 +64,30 @@ class BackToSource:
     def take(self, start: int, stop: int, box: Box | None = None) -> Tensor:
         """Logits (stop - start, K, H, W) of these slices of the source, which must be ready; of a box in them.
 
-        Slices are taken in order: the stored ones that no later slice needs are let go.
+        Slices are taken in order: they are left, see `leave`.
         """
-        count, *size = self.grid.source
-        rows, columns = box or tuple(slice(0, length) for length in size)
-        logits = self._along(1, self._along(2, self._around(start, stop), columns), rows)
+        rows, columns = box or tuple(slice(0, length) for length in self.grid.source[1:])
+        lowest, highest = self._reach(1, rows)
+        logits = self._along(2, self._around(start, stop)[:, :, lowest : highest + 1], columns)
+        logits = self._along(1, logits, rows, lowest)
         logits = self._along(0, logits, slice(start, stop), int(self._places[0][start]))
-        first = int(self._places[0][stop]) if stop < count else self.grid.stored[0]
+        self.leave(stop)
+        return logits
+
+    def leave(self, stop: int) -> None:
+        """Let go of the stored slices that only the source's slices before `stop` need; those must be ready."""
+        first = int(self._places[0][stop]) if stop < self.grid.source[0] else self.grid.stored[0]
         left = self._held[first - self._first :]
         self._held, self._first = (left if len(left) else None), first
-        return logits
 
     def _around(self, start: int, stop: int) -> Tensor:
         """The stored slices among which these slices of the source lie."""
-        low, high = int(self._places[0][start]), int(np.ceil(self._places[0][stop - 1]))
-        return self._held[low - self._first : high + 1 - self._first]
+        lowest, highest = self._reach(0, slice(start, stop))
+        return self._held[lowest - self._first : highest + 1 - self._first]
+
+    def _reach(self, axis: int, part: slice) -> tuple[int, int]:
+        """The first and the last of the stored slices, rows or columns among which this part of the source's lies."""
+        return int(self._places[axis][part.start]), int(np.ceil(self._places[axis][part.stop - 1]))
 
     def _along(self, axis: int, values: Tensor, part: slice, first: int = 0) -> Tensor:
         """A part of the source's slices (axis 0), rows or columns. first: the number of the first stored one here."""

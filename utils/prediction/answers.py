@@ -34,6 +34,10 @@ class Answer:
         self._reach(stop)
         return self._back.take(start, stop, box)
 
+    def leave(self, stop: int) -> None:
+        """See `BackToSource.leave`; for slices of which nothing is taken."""
+        self._back.leave(stop)
+
     def _reach(self, stop: int) -> None:
         while self._back.ready < stop:
             self._back.add(next(self._batches))

@@ -105,6 +105,9 @@ class Predictor:
                     if box is not None:
                         scores, are_probabilities = self._scores(answer.take(*wanted, box) for answer in answers)
                         block[part, *box] = class_numbers(scores).cpu().numpy()
+                    else:
+                        for answer in answers:
+                            answer.leave(wanted[1])
                     if probabilities:
                         scores = scores if are_probabilities else scores.softmax(1)
                         shares[:, part] = scores[:, 1:].transpose(0, 1).half().cpu().numpy()
