@@ -133,7 +133,7 @@ def test_no_more_logits_are_held_than_are_needed_where_all_is_background(tmp_pat
 
     monkeypatch.setattr(BackToSource, "add", watched)
     image = np.full((40, 20, 20), -100, np.int16)
-    image[30, 5:15, 5:15] = 300
+    image[30:32, 5:15, 5:15] = 300
     save(tmp_path / "a.nii.gz", image)
     for name, spacing in (("native", {}), ("slices", {"spacing": 1.7}), ("slabs", COARSE)):
         checkpoint = with_spacing(thresholds, **spacing)
