@@ -13,17 +13,20 @@ Files are matched by case: case_00000.nii.gz or case_00000/segmentation.nii.gz (
 shows what the first one wrote, unless --again is given. At --output nothing is replaced unless --overwrite is given.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 # Worker processes import this file again: what needs torch, MONAI or scipy.stats is imported where it is used.
 from datasets.slices.resampling import asked_words
 from utils.command import check_numbers, make_parser, run_command
+from utils.evaluation.volumes.boxes import with_boxes
 from utils.evaluation.volumes.cases import Classes
 from utils.evaluation.volumes.challenges import OFFICIAL
 from utils.evaluation.volumes.evaluation import evaluate_cases, settings_of
@@ -42,6 +45,9 @@ from utils.evaluation.volumes.pairs import find_pairs, known_classes
 from utils.evaluation.volumes.scores import HIGHER_IS_BETTER, LesionRule, Region
 from utils.machine import cores
 
+if TYPE_CHECKING:
+    from utils.runs.locator import Margin
+
 COMPARED = ("dice", "surface_dice", "hd95_mm", "assd_mm", "abs_rvd", "lesion_f1")  # VOE orders cases as Dice does
 
 
@@ -53,6 +59,10 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--checkpoint", type=Path, help="run folder, checkpoint, or what export.py wrote; with --split")
     what.add_argument("--split", choices=("val", "test"), help="of the slice store the checkpoint was trained on")
     help_compare = "is A better than B, case by case?"
+    help_margin = (
+        "of a locator, with --split val: how far beyond its box the foreground reaches, for predict.py --locate"
+    )
+    parser.add_argument("--margin", action="store_true", help=help_margin)
     what.add_argument("--compare", nargs=2, type=Path, metavar=("A.json", "B.json"), help=help_compare)
     add = parser.add_argument
     add("--output", help="beginning of the written files: OUTPUT.json, OUTPUT.csv, OUTPUT_lesions.csv")
@@ -80,6 +90,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--predictions and --labels belong together")
     if (arguments.split is None) != (arguments.checkpoint is None):
         parser.error("--checkpoint and --split belong together")
+    if arguments.margin and arguments.split != "val":
+        parser.error("--margin is measured with --checkpoint and --split val")
     way = (compare_files, evaluate_files, evaluate_checkpoint)[ways.index(True)]
 
     def evaluate() -> int:
@@ -102,7 +114,7 @@ def evaluate_files(arguments: argparse.Namespace) -> int:
     place = as_prefix(arguments.output or "scores")
     refuse_existing(score_files(place), arguments.overwrite)
     found = find_pairs(arguments.predictions, arguments.labels)
-    pairs, notes = found.pairs, found.notes
+    pairs, notes = with_boxes(found.pairs, arguments.predictions), found.notes
     classes = choose_classes(arguments, known_classes(arguments.labels, [pair.case for pair in pairs]))
     problems = [str(finding) for finding in found.findings]
     for problem in problems:
@@ -137,6 +149,7 @@ def lesion_rule(arguments: argparse.Namespace) -> LesionRule:
 def evaluate_checkpoint(arguments: argparse.Namespace) -> int:
     """Scores a checkpoint on the val or test split of its slice store."""
     from utils.runs.data import open_split
+    from utils.runs.locator import measure_margin
     from utils.runs.models import load_for_scoring, network_file
     from utils.runs.splits import check_scorable, predict_cases
     from utils.training import checkpoints
@@ -144,6 +157,11 @@ def evaluate_checkpoint(arguments: argparse.Namespace) -> int:
     path = network_file(arguments.checkpoint)
     checkpoint, network = load_for_scoring(path)
     digest = checkpoints.sha256(path)
+    if arguments.margin:
+        check_scorable(checkpoint)
+        return print_margin(
+            path, measure_margin(checkpoint, open_split(checkpoint, "val", arguments.data), network, digest)
+        )
     places = [path.with_name(f"{path.stem}_{arguments.split}_scores")]
     if arguments.output:
         places.append(as_prefix(arguments.output))
@@ -182,6 +200,19 @@ def evaluate_checkpoint(arguments: argparse.Namespace) -> int:
     how = (arguments.official, arguments.jobs or cores(), source, (), notes, arguments.scheduler)
     content = evaluate_cases(cases, len(dataset.cases), classes, *how)
     return finish(content, places)
+
+
+def print_margin(path: Path, margin: Margin) -> int:
+    """Writes the margin of a locator beside it, and prints what it keeps."""
+    from utils.runs.locator import write_margin
+
+    file = write_margin(margin, path)
+    print(f"margin {margin.margin_mm:g} mm: the boxes of {margin.cases} val cases then hold {margin.recall:.4%} of the")
+    print(f"foreground ({margin.recall_without_margin:.4%} without it) and {margin.box_share:.1%} of the volume")
+    if margin.without_box:
+        print(f"in {margin.without_box} cases it finds nothing: there the whole volume is predicted")
+    print(f"written: {file}; next: scripts/predict.py --locate {path.parent}")
+    return 0
 
 
 def finish(content: Mapping[str, Any], places: Sequence[Path], written: Sequence[Path] = ()) -> int:

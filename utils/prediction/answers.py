@@ -21,8 +21,8 @@ class Answer:
     """
 
     def __init__(self, grid: Grid, batches: Iterator[Tensor]) -> None:
-        self.grid = grid
-        self._batches, self._back = batches, BackToSource(grid)
+        self.grid, self.batches = grid, batches
+        self._back = BackToSource(grid)
 
     def box(self, start: int, stop: int) -> Box | None:
         """See `BackToSource.box`."""
@@ -40,7 +40,7 @@ class Answer:
 
     def _reach(self, stop: int) -> None:
         while self._back.ready < stop:
-            self._back.add(next(self._batches))
+            self._back.add(next(self.batches))
 
 
 def shared(items: Iterator[Item], count: int) -> list[Iterator[Item]]:

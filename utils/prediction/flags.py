@@ -20,6 +20,8 @@ def build_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--probabilities", action="store_true", help=help_probabilities)
     help_mha = "for DICOM also write <case>.mha: labels with the series' own LPS origin, spacing and direction"
     add("--mha", action="store_true", help=help_mha)
+    help_locate = "run folder of a locator: a small network that finds the box to predict (see its docs page)"
+    add("--locate", type=Path, metavar="LOCATOR", help=help_locate)
     add("--flip", action="store_true", help="average over the slice and its mirror images: four times the work")
     help_largest = "keep the largest component of these classes (none named: of each); the rest becomes background"
     add("--largest", nargs="*", metavar="CLASS", help=help_largest)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.slices.boxes import Box
 from datasets.volumes.checks import check_header, check_image
 from datasets.volumes.dicom import Series, open_series, read_series
 from datasets.volumes.dicom_files import SeriesFiles
@@ -56,6 +57,14 @@ class Source:
     @property
     def voxel_ml(self) -> float:
         return voxel_ml(self.header.affine)
+
+    def in_file(self, box: Box) -> list[list[int]]:
+        """The first voxel and the one after the last of a box (slices, rows, columns), along each axis of the file."""
+        ranges: list[list[int]] = [[], [], []]
+        for part, axis, flip in zip(box, self.axes, self.flips, strict=True):
+            length = self.header.shape[axis]
+            ranges[axis] = [length - part.stop, length - part.start] if flip else [part.start, part.stop]
+        return ranges
 
     def read(self) -> Image:
         """The voxels, int16 HU or float32. Raises ValueError for a damaged file and values that cannot be used."""

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.slices.resampling import asked_spacing, describe, grid_for, resampled
+from datasets.slices.resampling import Grid, asked_spacing, describe, grid_for, resampled
 from datasets.slices.transforms import unpad
 from datasets.volumes.geometry import iterate_slices
 from datasets.volumes.reading import Statistics
@@ -116,6 +116,14 @@ class Predictor:
                 labels[start : start + length] = block
                 for whole_share, share in zip(probabilities, shares, strict=True):
                     whole_share[start : start + length] = share
+
+    @torch.inference_mode()
+    def stored_labels(
+        self, slices: np.ndarray, spacing: Sequence[float], statistics: Statistics, clock: Clock
+    ) -> tuple[Grid, np.ndarray]:
+        """The grid that the only model sees a volume on, and its class numbers there (s, h, w); see `label`."""
+        (answer,) = self._answers(slices, spacing, statistics, clock)
+        return answer.grid, np.concatenate([class_numbers(batch).byte().cpu().numpy() for batch in answer.batches])
 
     def resampling(self, shape: Sequence[int], spacing: Sequence[float]) -> list[str]:
         """A line for each spacing that a volume (slices, rows, columns), of voxels of so many mm, is resampled to."""

@@ -21,6 +21,7 @@ from utils.machine import memory_limit
 from utils.prediction.flags import build_parser
 from utils.prediction.images import TABLE, classify_files, write_table
 from utils.prediction.inputs import Case
+from utils.prediction.locating import Locator, load_locator
 from utils.prediction.outputs import LABELS, PROBABILITIES, RECORD, SERIES, Predictions
 from utils.prediction.predictor import Predictor
 from utils.prediction.read_ahead import run_ahead
@@ -32,7 +33,7 @@ from utils.tables import table
 from utils.training.device import choose_device
 
 READ_AHEAD_BYTES = 1 << 30
-STAGES = ("read", "preprocess", "network", "postprocess", "write")
+STAGES = ("read", "locate", "preprocess", "network", "postprocess", "write")
 CPU_BATCH, GPU_BATCH = 4, 16
 
 
@@ -59,6 +60,15 @@ def check_flags(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.input}: no such file or folder: give what to predict as --input")
     if args.output.exists() and not args.output.is_dir():
         raise ValueError(f"{args.output}: is a file: give a folder as --output")
+
+
+def make_locator(args: argparse.Namespace, predictor: Predictor) -> Locator | None:
+    """What --locate names, on the device of the others and in the precision that it was trained in."""
+    if args.locate is None:
+        return None
+    model, margin = load_locator(args.locate, predictor.models)
+    device = choose_device(args.device, model.training.get("precision", "auto"))
+    return Locator(Predictor([model], device, predictor.batch_size), margin, predictor.models)
 
 
 def make_predictor(args: argparse.Namespace, models: list[Model]) -> Predictor:
@@ -93,7 +103,9 @@ def predict_volumes(args: argparse.Namespace, predictor: Predictor) -> int:
         tqdm.write(str(finding), sys.stderr)
     cases, bad = found.cases, sum(finding.bad for finding in found.findings)
     suffixes = [SERIES] * args.mha + [PROBABILITIES] * args.probabilities + [LABELS]
-    predictions = Predictions(args.output, cases, suffixes, made_by(args, predictor, options), args.overwrite)
+    locator = make_locator(args, predictor)
+    made = made_by(args, predictor, options, locator)
+    predictions = Predictions(args.output, cases, suffixes, made, args.overwrite)
     todo, entries, kept = [], [], 0
     for case in cases:
         try:
@@ -104,7 +116,7 @@ def predict_volumes(args: argparse.Namespace, predictor: Predictor) -> int:
         except (ValueError, OSError) as error:
             bad += report(case, error)
     slices = tqdm(unit="slice", leave=False, position=1, disable=None)  # None: only on a terminal
-    steps = VolumeSteps(predictor, predictions, options, slices)
+    steps = VolumeSteps(predictor, predictions, options, slices, locator)
     outcomes = run_ahead(todo, steps.open, steps.read, steps.label, steps.finish, args.jobs, READ_AHEAD_BYTES)
     with slices, tqdm(outcomes, total=len(todo), unit="case", desc="predicting", disable=None) as bar:
         for case, result in bar:
@@ -126,8 +138,11 @@ def numbers_of(wanted: list[str] | None, names: list[str]) -> list[int]:
     return [] if wanted is None else [number for number, name in enumerate(names, start=1) if name in (wanted or names)]
 
 
-def made_by(args: argparse.Namespace, predictor: Predictor, options: Options) -> dict[str, Any]:
+def made_by(
+    args: argparse.Namespace, predictor: Predictor, options: Options, locator: Locator | None = None
+) -> dict[str, Any]:
     """What labels depend on besides the image. resampled_to: mm in-plane and of slabs, of each checkpoint."""
+    found_by = {} if locator is None else {"locator": [locator.sha256, locator.margin.margin_mm]}
     spacings = [asked_spacing(model.preprocessing) for model in predictor.models]
     return {
         "checkpoints": [model.sha256 for model in predictor.models],
@@ -139,6 +154,7 @@ def made_by(args: argparse.Namespace, predictor: Predictor, options: Options) ->
             "channel": options.channel,
             "slice_axis": options.slice_axis,
             **({"resampled_to": [list(each) for each in spacings]} if any(map(any, spacings)) else {}),
+            **found_by,
         },
     }
 
@@ -191,7 +207,7 @@ def print_engines(predictor: Predictor) -> None:
 def predict_images(args: argparse.Namespace, predictor: Predictor) -> int:
     """Classify every image that can be read, and write the table."""
     names, table_file = predictor.class_names, args.output / TABLE
-    for flag in ("probabilities", "mha", "largest", "minimum_volume", "channel", "slice_axis"):
+    for flag in ("probabilities", "mha", "locate", "largest", "minimum_volume", "channel", "slice_axis"):
         if getattr(args, flag) not in (None, False, 0):
             raise ValueError(f"--{flag}: is for volumes, this checkpoint classifies images: leave it out")
     if table_file.exists() and not args.overwrite:

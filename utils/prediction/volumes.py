@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from datasets.slices.boxes import Box
 from datasets.slices.resampling import needs_millimeters
 from datasets.volumes.checks import check_millimeters
 from datasets.volumes.dicom import write_on_series
@@ -22,6 +23,7 @@ from datasets.volumes.nifti import write_volume
 from datasets.volumes.reading import Image
 from utils.evaluation.volumes.components import count_voxels
 from utils.prediction.inputs import Case, Source, open_source
+from utils.prediction.locating import Locator
 from utils.prediction.outputs import LABELS, PROBABILITIES, SERIES, Predictions
 from utils.prediction.postprocessing import keep_largest, remove_small
 from utils.prediction.predictor import Clock, Predictor
@@ -59,20 +61,29 @@ class Options:
 
 @dataclass
 class Underway:
-    """A case between opening and finishing; arrays are in the order of the file."""
+    """A case between opening and finishing; arrays are in the order of the file. box: what a locator found."""
 
     source: Source
     clock: Clock
     image: Image | None = None
     labels: np.ndarray | None = None
     probabilities: list[np.ndarray] = field(default_factory=list)
+    box: Box | None = None
 
 
 class VolumeSteps:
     """Opens, reads, labels and finishes cases; `bar` shows the slices of the one that is being labeled."""
 
-    def __init__(self, predictor: Predictor, predictions: Predictions, options: Options, bar: tqdm) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        predictions: Predictions,
+        options: Options,
+        bar: tqdm,
+        locator: Locator | None = None,
+    ) -> None:
         self.predictor, self.predictions, self.options, self.bar = predictor, predictions, options, bar
+        self.locator = locator
 
     def open(self, case: Case) -> tuple[Underway, int]:
         """Read the headers; returns the bytes the case takes with it. Raises ValueError for what is not a volume."""
@@ -100,17 +111,23 @@ class VolumeSteps:
     def label(self, underway: Underway) -> None:
         """Predict all slices, and let go of the image."""
         source, image = underway.source, underway.image
-        underway.labels = np.empty(image.array.shape, np.uint8)
+        underway.labels = np.zeros(image.array.shape, np.uint8)
         if self.options.probabilities:
-            underway.probabilities = [np.empty(image.array.shape, np.float16) for _ in self.options.class_names]
+            underway.probabilities = [np.zeros(image.array.shape, np.float16) for _ in self.options.class_names]
         slices, labels, *probabilities = (
             to_slices(array.T, source.axes, source.flips)
             for array in (image.array, underway.labels, *underway.probabilities)
         )
+        known = source.spacing, image.statistics
+        if self.locator:
+            with underway.clock("locate"):
+                underway.box = self.locator.box(slices, *known, Clock())
+            if underway.box is None:
+                source.notes.append("the locator found nothing: the whole volume is predicted")
+            else:
+                slices, labels, *probabilities = (each[underway.box] for each in (slices, labels, *probabilities))
         self.bar.reset(len(slices))
-        self.predictor.label(
-            slices, source.spacing, image.statistics, labels, probabilities, underway.clock, self.bar.update
-        )
+        self.predictor.label(slices, *known, labels, probabilities, underway.clock, self.bar.update)
         image.array = np.empty(0, image.array.dtype)
 
     def finish(self, underway: Underway) -> dict[str, Any]:
@@ -132,6 +149,7 @@ class VolumeSteps:
             "voxels": dict(zip(names, voxels, strict=True)),
             "volumes_ml": {name: count * source.voxel_ml for name, count in zip(names, voxels, strict=True)},
             "notes": source.notes,
+            **({"box": source.in_file(underway.box)} if underway.box else {}),
             "device": self.predictor.device.device.type,
             "formats": [model.format for model in self.predictor.models],
             "engines": [model.engine for model in self.predictor.models],

@@ -13,6 +13,8 @@ from utils.evaluation.volumes.scores import EMPTY_MASKS, CaseScores, LesionRule,
 from utils.evaluation.volumes.surfaces import surfel_areas
 from utils.workers import explain, run
 
+OUTSIDE = "target_voxels_outside_box"  # the key of a row that counts what a locator missed
+
 
 @dataclass(frozen=True)
 class Volumes:
@@ -29,6 +31,7 @@ class Volumes:
     spacing: tuple[float, float, float]
     spacing_lost: bool
     voxel_ml: float
+    box: None = None
 
     def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8], set[int]]:
         return self.prediction, self.target, set(self.values)
@@ -82,9 +85,16 @@ def score_case(job: Job) -> Outcome:
         regions = job.classes.of(values)
         rule = job.classes.lesion_rule
         scores = score_volumes(prediction, target, case.spacing, case.voxel_ml, job.areas, regions, rule)
+        if case.box is not None:
+            for row, region in zip(scores.rows, regions, strict=True):
+                row[OUTSIDE] = _count(target, region) - _count(target[case.box], region)
     except (ValueError, OSError, MemoryError) as error:
         return Outcome(*known, problem=f"{case.case}: {' '.join(str(error).split()) or 'out of memory'}")
     return Outcome(*known, scores, frozenset(values))
+
+
+def _count(labels: NDArray[np.uint8], region: Region) -> int:
+    return int(np.count_nonzero(np.isin(labels, region.values)))
 
 
 def score_cases(
@@ -106,13 +116,15 @@ def rows_of(outcomes: Sequence[Outcome], classes: Classes) -> list[dict[str, Any
     scored = [outcome for outcome in outcomes if outcome.problem is None]
     regions = classes.of(set().union(*(outcome.values for outcome in scored)))
     nothing = np.zeros((1, 1, 1), np.uint8)
+    located = any(OUTSIDE in row for outcome in scored for row in outcome.scores.rows)
     rows = []
     for outcome in scored:
         empty = score_volumes(nothing, nothing, outcome.spacing, 1.0, np.zeros(256), regions, classes.lesion_rule).rows
         mine = {row["class"]: row for row in (*empty, *outcome.scores.rows)}
         place = {"case": outcome.case, "patient": outcome.patient}
         known = {"spacing_lost": outcome.spacing_lost, "empty_mask_rule": EMPTY_MASKS}
-        rows += [{**place, **row, **known} for row in mine.values()]
+        for row in mine.values():
+            rows.append({**place, **row, **({OUTSIDE: row.get(OUTSIDE)} if located else {}), **known})
     return rows
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from datasets.findings import listed
-from utils.evaluation.volumes.cases import Classes, Outcome, Volumes, rows_of, score_cases, unscored
+from utils.evaluation.volumes.cases import OUTSIDE, Classes, Outcome, Volumes, rows_of, score_cases, unscored
 from utils.evaluation.volumes.challenges import OFFICIAL, official_scores
 from utils.evaluation.volumes.pairs import Pair
 from utils.evaluation.volumes.scores import DEFINITIONS, EMPTY_MASK_RULES, LesionRule, summarize
@@ -22,6 +22,19 @@ def settings_of(challenge: str | None, tolerance_mm: float, rule: LesionRule) ->
         "lesion_ml": rule.smallest_ml,
         "lesion_connectivity": 26,
     }
+
+
+def missed_by_locator(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each class on what lies outside the boxes that a locator chose; nothing where none did."""
+    lines = []
+    for name in dict.fromkeys(row["class"] for row in rows):
+        found = [row for row in rows if row["class"] == name and row.get(OUTSIDE) is not None]
+        missed, voxels = (sum(row[key] for row in found) for key in (OUTSIDE, "target_voxels"))
+        if found:
+            cases, share = sum(row[OUTSIDE] > 0 for row in found), missed / max(1, voxels)
+            what = f"the locator's boxes leave out {missed} of {voxels} target voxels ({share:.3%})"
+            lines.append(f"{name}: {what}, in {cases} of {len(found)} cases")
+    return lines
 
 
 def evaluate_cases(
@@ -68,6 +81,7 @@ def evaluate_cases(
         )
     for value, holders in unscored(outcomes, classes).items():
         notes.append(f"label value {value}, in {holders} cases, belongs to no class that is scored")
+    notes += missed_by_locator(rows)
     official = None
     if challenge:
         scores = official_scores(challenge, rows)

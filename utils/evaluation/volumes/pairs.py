@@ -30,7 +30,8 @@ CLASS_NAMES = {
 class Pair:
     """A predicted label file and its target, on one grid. spacing: mm, as the axes of the arrays that `read` returns.
 
-    spacing_lost: the affine is an identity, as that of LiTS volumes 28 to 47 is: mm may be voxels.
+    spacing_lost: the affine is an identity, as that of LiTS volumes 28 to 47 is: mm may be voxels. box: the part of the
+    arrays that was looked into, where a locator chose it.
     """
 
     case: str
@@ -40,6 +41,7 @@ class Pair:
     spacing: tuple[float, float, float]
     spacing_lost: bool
     voxel_ml: float
+    box: tuple[slice, slice, slice] | None = None
 
     def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8], set[int]]:
         """Predicted and target labels in file order, and the values above 0 in them.

@@ -1,0 +1,70 @@
+"""The box of a volume that is predicted: a small network finds it, the others look only there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from datasets.slices.boxes import Box, at_least, box_of, grown
+from datasets.slices.resampling import asked_spacing, grid_for
+from datasets.slices.transforms import padded_size
+from datasets.volumes.reading import Statistics
+from utils.prediction.predictor import Clock, Predictor
+from utils.runs.locator import Margin, read_margin
+from utils.runs.models import Model, load_model
+
+
+class Locator:
+    """Finds the box of the foreground, as large as its margin and the networks that look into it want it.
+
+    Args:
+        predictor: Of the locator alone.
+        margin: What was measured of it.
+        models: The networks that look into the box.
+    """
+
+    def __init__(self, predictor: Predictor, margin: Margin, models: Sequence[Model]) -> None:
+        self.predictor, self.margin, self.models = predictor, margin, models
+
+    @property
+    def sha256(self) -> str:
+        return self.margin.checkpoint_sha256
+
+    def box(self, slices: np.ndarray, spacing: Sequence[float], statistics: Statistics, clock: Clock) -> Box | None:
+        """The part of a volume (slices, rows, columns) to look into; None where the locator finds nothing.
+
+        spacing: mm of its voxels along these axes. statistics: of the whole volume.
+        """
+        grid, labels = self.predictor.stored_labels(slices, spacing, statistics, clock)
+        found = box_of(labels, grid)
+        if found is None:
+            return None
+        box = grown(found, self.margin.margin_mm, spacing, slices.shape)
+        for model in self.models:
+            box = at_least(box, _taken(box, model, spacing), slices.shape)
+        return box
+
+
+def _taken(box: Box, model: Model, spacing: Sequence[float]) -> tuple[int, int]:
+    """Rows and columns of the source that fill a network's input: it would be padded to so many."""
+    shape = [part.stop - part.start for part in box]
+    grid = grid_for(shape, spacing, *asked_spacing(model.preprocessing))
+    padded = padded_size(grid.stored[1:], model.preprocessing["crop"])
+    rows, columns = (
+        each * length // stored for each, length, stored in zip(padded, shape[1:], grid.stored[1:], strict=True)
+    )
+    return rows, columns
+
+
+def load_locator(path: Path, models: Sequence[Model]) -> tuple[Model, Margin]:
+    """A locator and its margin.
+
+    Raises ValueError where the margin is not known, or the locator learned from images of another kind than `models`.
+    """
+    model = load_model(path)
+    theirs, ours = (each.preprocessing.get("modality", "images") for each in (model, models[0]))
+    if theirs != ours:
+        raise ValueError(f"--locate {path}: learned from {theirs}, {models[0].path} from {ours}: give a locator of it")
+    return model, read_margin(model.path, model.sha256)
