@@ -131,6 +131,7 @@ def _scored(
     network = fabric.to_device(checkpoints.rebuild(checkpoint))
     if settings.channels_last:
         network = network.to(memory_format=torch.channels_last)
+    source = on_source(dataset)
     metrics = make_metrics(recipe.metric, dataset.class_names)
     metrics += kind_of(dataset.preprocessing).tested_beside(dataset.class_names)
     scores, rows = evaluate(
@@ -141,7 +142,7 @@ def _scored(
         batch_size=settings.batch_size,
         loader=Loader(dataset, fabric.device, settings.workers),
         channels_last=settings.channels_last,
-        source=on_source(dataset),
+        source=source,
         description="test",
     )
     if fabric.is_global_zero:
@@ -153,7 +154,7 @@ def _scored(
             write_png(output / f"test_{name.replace(', ', '_')}.png", (picture * 255).astype(np.uint8))
     return {
         "cases": len(dataset.cases),
-        "grid": "source" if on_source(dataset) else "stored",
+        **({"grid": "source"} if source else {}),
         "empty_mask_rule": metrics[0].empty_mask_rule,
         "scores": scores,
         "rows": rows,
