@@ -6,6 +6,7 @@ and learning rate follow from them. A step of both trainings is tried on this ma
 much memory and time they take. Where other pixels are better than the stored ones, SliceMaker's command is printed.
 
   python scripts/Plan.py --data data/kits19
+  python scripts/Plan.py --data data/kits19 --budget "5 s"
   python scripts/Plan.py --inpath raw/kits19 --dataset kits --data data/kits19
   python train.py --config plans/kits19/teacher.yaml
   python train_kd.py --config plans/kits19/student.yaml
@@ -31,7 +32,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--channel", type=int, help="which channel of a multi-channel image of --inpath, counted from 0")
     add("--task", choices=("tumor", "organ", "all"), help="which labels to learn (default: the store's own)")
     add("--teacher", default="raunet", help="network of the teacher (default: raunet)")
-    add("--student", default="enet", help="network of the student (default: enet)")
+    add("--student", help="network of the student (default: enet; with --budget the best of several)")
+    help_budget = "time for one volume on this machine, such as '5 s': the spacing and the student that keep to it"
+    add("--budget", metavar="TIME", help=help_budget)
     add("--output", type=Path, help="folder for the recipes and the page (default: plans/NAME, NAME that of the store)")
     return parser
 
@@ -47,6 +50,7 @@ def plan(args: argparse.Namespace, command: str) -> int:
     if (args.inpath is None) != (args.dataset is None):
         raise ValueError("--inpath and --dataset belong together: name the folder of the raw volumes and their layout")
     with importing_torch():  # --help and a wrong flag do not need it
+        from utils.planning.budget import seconds_of
         from utils.planning.plan import Wanted, make_plan
 
     output = args.output or Path("plans") / args.data.resolve().name
@@ -59,6 +63,7 @@ def plan(args: argparse.Namespace, command: str) -> int:
             task=args.task,
             teacher=args.teacher,
             student=args.student,
+            budget=None if args.budget is None else seconds_of(args.budget),
             output=output,
         ),
         command,

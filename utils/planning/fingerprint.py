@@ -68,6 +68,8 @@ class CaseFacts:
         milliliters: The volume of each label value; empty where it is not known.
         foreground: Of training cases; None for others.
         itemsize: Bytes of a pixel of the stored image.
+        source: Slices, rows and columns of the volume that it comes from.
+        image: The file of that volume; None where nobody knows it.
     """
 
     case: str
@@ -79,6 +81,8 @@ class CaseFacts:
     milliliters: dict[int, float]
     foreground: Foreground | None
     itemsize: int
+    source: tuple[int, int, int]
+    image: Path | None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import yaml
 from datasets.slices.neighbors import channels_of
 from networks import SEGMENTATION
 from utils.planning import choices, memory, recipes
+from utils.planning.budget import STUDENTS, spend
 from utils.planning.choices import Choice, Grid
 from utils.planning.dry_step import Trial
 from utils.planning.fingerprint import Fingerprint
@@ -22,9 +23,11 @@ from utils.planning.planned import Plan
 from utils.planning.sources import of_raw, of_store
 from utils.recipe.methods import DEFAULT, method_file
 from utils.recipe.registry import check
+from utils.tables import table
 
 TASK_LOSS, METRIC = {"name": "dice_ce"}, {"name": "volume_dice"}
 PAGE = "plan.html"
+STUDENT = "enet"
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Wanted:
     """What is asked for; see scripts/Plan.py.
 
     Args:
+        student: None: the default, or the best that fits the budget.
+        budget: Seconds for a volume like these; None: no limit.
         store: The slice store; with `raw` the one that is to be made.
         raw: Raw volumes that are not sliced yet, in the layout `dataset`.
     """
@@ -42,7 +47,8 @@ class Wanted:
     channel: int | None
     task: str | None
     teacher: str
-    student: str
+    student: str | None
+    budget: float | None
     output: Path
 
 
@@ -51,7 +57,7 @@ def make_plan(wanted: Wanted, command: str) -> int:
 
     Raises ValueError where nothing can be planned, or a file is there that no plan wrote.
     """
-    for flag, name in (("--teacher", wanted.teacher), ("--student", wanted.student)):
+    for flag, name in (("--teacher", wanted.teacher), ("--student", wanted.student or STUDENT)):
         check(SEGMENTATION, {"name": name}, flag)
     files = {role: wanted.output / f"{role}.yaml" for role in ("teacher", "student")}
     recipes.refuse_foreign(list(files.values()))
@@ -79,10 +85,15 @@ def make_plan(wanted: Wanted, command: str) -> int:
 
 def plan_of(fingerprint: Fingerprint, wanted: Wanted) -> Plan:
     """Every choice, and the forecasts that the batch depends on."""
-    spacing = choices.spacing_of(fingerprint)
+    spacing, budget = choices.spacing_of(fingerprint), None
+    student = Choice(wanted.student or STUDENT, "as asked for" if wanted.student else "the default")
+    if wanted.budget is not None:
+        students = [wanted.student] if wanted.student else STUDENTS
+        budget = spend(fingerprint, Grid(spacing.value), students, wanted.budget)
+        spacing, student = budget.spacing, budget.student
     grid = Grid(spacing.value)
     chosen = {"spacing": spacing, "data.task": _task(fingerprint, wanted), **choices.of_data(fingerprint, grid)}
-    names = {"teacher": wanted.teacher, "student": wanted.student}
+    names = {"teacher": wanted.teacher, "student": student.value}
     networks = {role: recipes.network_section(name, chosen["data.crop"].value) for role, name in names.items()}
     default = yaml.safe_load(DEFAULT.read_text(encoding="utf-8"))
     terms = yaml.safe_load(method_file(default["method"]).read_text(encoding="utf-8"))["distillation"]
@@ -95,6 +106,7 @@ def plan_of(fingerprint: Fingerprint, wanted: Wanted) -> Plan:
     root = fingerprint.store
     root = root if grid.spacing is None else root.with_name(f"{root.name}_{grid.spacing:g}mm")
     there = fingerprint.exists and grid.spacing is None
+    chosen["network (student)"] = student
     return Plan(
         fingerprint=fingerprint,
         root=root,
@@ -102,6 +114,7 @@ def plan_of(fingerprint: Fingerprint, wanted: Wanted) -> Plan:
         command=None if there else recipes.slice_command(fingerprint, root, grid.spacing),
         forecasts=forecasts,
         recipes=_recipes(root, chosen, networks, default),
+        budget=budget,
     )
 
 
@@ -180,7 +193,8 @@ def _remarks(role: str, file: Path, plan: Plan) -> list[str]:
 
 def _summary(plan: Plan) -> list[str]:
     """What was chosen, and what a training takes."""
-    lines = [f"{key:22} {recipes.inline(choice.value)}: {choice.why}" for key, choice in plan.choices.items()]
+    lines = [] if plan.budget is None else [*table(plan.budget.rows).splitlines(), ""]
+    lines += [f"{key:22} {recipes.inline(choice.value)}: {choice.why}" for key, choice in plan.choices.items()]
     batch = plan.choices["training.batch_size"].value
     for role, forecast in plan.forecasts.items():
         lines.append(

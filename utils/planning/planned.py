@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.planning.budget import Budget
 from utils.planning.choices import Choice, kept_slices
 from utils.planning.fingerprint import Fingerprint
 from utils.planning.memory import Forecast
@@ -27,6 +28,7 @@ class Plan:
     command: str | None
     forecasts: dict[str, Forecast]
     recipes: dict[str, dict[str, Any]]
+    budget: Budget | None
 
     def minutes(self, role: str) -> float:
         """How long a training takes on this machine."""

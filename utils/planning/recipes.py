@@ -14,6 +14,7 @@ import yaml
 from datasets.files import write_texts
 from utils.planning.fingerprint import Fingerprint
 
+SMALL_CROP = 64
 MARK = "# Planned by scripts/Plan.py "
 FIRST_LINE = re.compile(re.escape(MARK) + r"\(([0-9a-f]{12})\): ")
 
@@ -52,7 +53,7 @@ def write(texts: dict[Path, str]) -> None:
 
 def network_section(name: str, crop: int) -> dict[str, Any]:
     """A network as a recipe names it: ResNet-18 keeps an eighth of a small crop's side, not a thirty-second."""
-    return {"name": name} | ({"output_stride": 8} if name in ("resnet18", "resnet_18") and crop <= 64 else {})
+    return {"name": name} | ({"output_stride": 8} if name in ("resnet18", "resnet_18") and crop <= SMALL_CROP else {})
 
 
 def slice_command(fingerprint: Fingerprint, store: Path, spacing: float | None) -> str:

@@ -68,12 +68,13 @@ def _stored_case(job: StoredCase) -> CaseFacts:
     first = job.records[0]
     folder = first.path.parent
     shape, itemsize = _form(first)
-    spacing, milliliters = None, {}
+    spacing, milliliters, source = None, {}, (len(job.records), *shape)
+    record = _record(folder.parent, first.case)
     if (folder / "geometry.json").is_file():
-        geometry, record = read_json(folder / "geometry.json"), _record(folder.parent, first.case)
+        geometry = read_json(folder / "geometry.json")
+        source = tuple(geometry["shape"][axis] for axis in geometry["axes"])
         spacing = tuple(geometry["slice_spacing"])
         if stored := geometry.get("stored"):
-            source = [geometry["shape"][axis] for axis in geometry["axes"]]
             rows, columns = (spacing[axis] * source[axis] / stored["shape"][axis] for axis in (1, 2))
             spacing = (spacing[0] * stored["slab"], rows, columns)
         size = voxel_ml(np.array(geometry["affine"]))
@@ -88,6 +89,8 @@ def _stored_case(job: StoredCase) -> CaseFacts:
         milliliters={value: volume for value, volume in milliliters.items() if value},
         foreground=look(_some(job.records)) if first.split == "train" else None,
         itemsize=itemsize,
+        source=source,
+        image=Path(record["sources"]["image"]["file"]) if "sources" in record and spacing else None,
     )
 
 
@@ -191,6 +194,8 @@ def _raw_case(job: RawJob) -> CaseFacts:
         milliliters={value: count * size for value, count in label.voxels.items() if value and count},
         foreground=foreground,
         itemsize=2 if raw.modality == "CT" else 4,
+        source=slices.shape,
+        image=case.image,
     )
 
 
