@@ -110,8 +110,8 @@ def with_spacing(checkpoint: Path, **preprocessing) -> Path:
 
 
 def test_checkpoints_of_several_spacings_are_averaged_on_the_volume(tmp_path):
-    save(tmp_path / "a.nii.gz", scan(1))
-    files = [unet(tmp_path / f"{n}.ckpt", n, {**CT, "spacing": each}) for n, each in enumerate((None, 1.3, 2.1))]
+    save(tmp_path / "a.nii.gz", scan(1)[:4])
+    files = [unet(tmp_path / f"{n}.ckpt", n, {**CT, "spacing": each}) for n, each in enumerate((None, 2.1))]
     shares = []
     for number, file in enumerate(files):
         assert predict(file, tmp_path / "a.nii.gz", tmp_path / f"{number}", "--probabilities", "--flip") == 0
