@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from raw_cases import KITS, kits_case, label_of, make
-from tiny_checkpoints import predict, scan, unet, voxels
+from tiny_checkpoints import CT, predict, scan, unet, voxels
 from tiny_exports import export, run_of
 from torch import Tensor, nn
 
 from datasets.slices.dataset import SliceDataset
 from networks import NETWORKS
+from utils.evaluation.kind import SLICES
 from utils.exporting.samples import draw_images
 from utils.prediction import channels as channels_module
 from utils.prediction import predictor
@@ -130,6 +131,23 @@ def test_a_volume_without_mm_is_refused_where_neighbors_are_in_mm(volumes, tmp_p
         checkpoint = checkpoint_of(tmp_path / f"{status}.ckpt", opened(volumes[1.0], 1, neighbor_mm))
         assert predict(checkpoint, tmp_path / "a.nii.gz", tmp_path / f"out{status}") == status
     assert "a.nii.gz: has no spacing in mm" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "fault"),
+    [
+        ({"neighbors": "many"}, "has neighbors many"),
+        ({"neighbors": 9}, "has neighbors 9"),
+        ({"neighbors": 1, "in_channels": 5}, "has in_channels 5"),
+        ({"neighbors": 1, "in_channels": 3, "neighbor_mm": -3.0}, "has neighbor_mm -3.0"),
+        ({"in_channels": 3}, "has in_channels 3"),
+        ({"neighbors": 2, "in_channels": 5, "neighbor_mm": 3.0}, None),
+        ({}, None),
+    ],
+)
+def test_a_preprocessing_that_cannot_be_is_refused(preprocessing, fault):
+    found = SLICES.fault(CT | {"class_names": ["kidney"]} | preprocessing)
+    assert found is None if fault is None else found.startswith(fault)
 
 
 def test_an_export_takes_all_channels(volumes, tmp_path, monkeypatch):

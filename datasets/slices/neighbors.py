@@ -17,14 +17,14 @@ from datasets.slices.store import SliceRecord
 if TYPE_CHECKING:
     from torch import Tensor
 
-MOST, FARTHEST_MM = 2, 20.0
+MOST_NEIGHBORS, FARTHEST_MM = 2, 20.0
 Slice = TypeVar("Slice")
 
 
 def check_neighbors(neighbors: int, neighbor_mm: float | None) -> None:
     """Raises ValueError for a number of neighbors on each side, or a distance between them, that cannot be meant."""
-    if type(neighbors) is not int or not 0 <= neighbors <= MOST:
-        raise ValueError(f"neighbors {neighbors!r}: give 0, 1 or {MOST}, the slices on each side")
+    if type(neighbors) is not int or not 0 <= neighbors <= MOST_NEIGHBORS:
+        raise ValueError(f"neighbors {neighbors!r}: give 0, 1 or {MOST_NEIGHBORS}, the slices on each side")
     if neighbor_mm is not None and not 0 < neighbor_mm <= FARTHEST_MM:
         raise ValueError(f"neighbor_mm {neighbor_mm:g}: give mm above 0, at most {FARTHEST_MM:g}, or null")
 

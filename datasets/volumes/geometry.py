@@ -6,7 +6,6 @@ file is stored in.
 
 from collections.abc import Iterator
 
-import nibabel
 import numpy as np
 
 BLOCK_BYTES = 15 << 20  # little enough for the C library to keep the memory for the next block
@@ -58,7 +57,9 @@ def orient(affine: np.ndarray, slice_axis: int | None = None) -> tuple[tuple[int
     with np.errstate(all="ignore"):
         closest = np.full((3, 2), np.nan)
         if np.isfinite(directions).all() and 1e-9 <= abs(np.linalg.det(directions)) < np.inf:
-            closest = nibabel.orientations.io_orientation(affine)
+            from nibabel.orientations import io_orientation  # a training reads no volume
+
+            closest = io_orientation(affine)
     if np.isnan(closest).any():  # also where two axes point the same way, as far as float64 can tell
         raise ValueError(f"affine {directions.tolist()} is singular: write the volume again with its orientation")
     if slice_axis is None:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from datasets.slices.neighbors import MOST_NEIGHBORS, channels_of
+
 LARGEST_SIDE = 1 << 14  # pixels
 SIDE_WITHOUT_CROP = 256
 Preprocessing = Mapping[str, Any]  # a checkpoint's section of that name
@@ -145,11 +147,11 @@ SLICES = Kind(
         "crop": lambda found: found["crop"] is None or _is_side(found["crop"]),
     },
     later={
-        "neighbors": lambda found: found["neighbors"] in (0, 1, 2),
+        "neighbors": lambda found: type(found["neighbors"]) is int and 0 <= found["neighbors"] <= MOST_NEIGHBORS,
         "spacing": lambda found: found["spacing"] is None or _is_length(found["spacing"]),
         "slice_spacing": lambda found: found["slice_spacing"] is None or _is_length(found["slice_spacing"]),
         "neighbor_mm": lambda found: found["neighbor_mm"] is None or _is_length(found["neighbor_mm"]),
-        "in_channels": lambda found: found["in_channels"] == 1 + 2 * found.get("neighbors", 0),
+        "in_channels": lambda found: found["in_channels"] == channels_of(found.get("neighbors", 0)),
     },
     side=lambda found: found.get("crop") or SIDE_WITHOUT_CROP,
     pad_value=lambda found: found["pad_value"],
