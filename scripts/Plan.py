@@ -35,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--student", help="network of the student (default: enet; with --budget the best of several)")
     help_budget = "time for one volume on this machine, such as '5 s': the spacing and the student that keep to it"
     add("--budget", metavar="TIME", help=help_budget)
+    add("--locate", action="store_true", help="plan a small locator at 4 to 6 mm, instead of a teacher and a student")
     add("--output", type=Path, help="folder for the recipes and the page (default: plans/NAME, NAME that of the store)")
     return parser
 
@@ -49,6 +50,8 @@ def plan(args: argparse.Namespace, command: str) -> int:
     """Make the plan, and print it."""
     if (args.inpath is None) != (args.dataset is None):
         raise ValueError("--inpath and --dataset belong together: name the folder of the raw volumes and their layout")
+    if args.locate and args.budget is not None:
+        raise ValueError("--locate and --budget do not go together: plan the locator by itself")
     with importing_torch():  # --help and a wrong flag do not need it
         from utils.planning.budget import seconds_of
         from utils.planning.plan import Wanted, make_plan
@@ -64,6 +67,7 @@ def plan(args: argparse.Namespace, command: str) -> int:
             teacher=args.teacher,
             student=args.student,
             budget=None if args.budget is None else seconds_of(args.budget),
+            locate=args.locate,
             output=output,
         ),
         command,

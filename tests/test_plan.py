@@ -27,6 +27,7 @@ from utils.planning.choices import (
 )
 from utils.planning.dry_step import Measured, Trial, measure
 from utils.planning.fingerprint import Foreground, look
+from utils.planning.locator import plan_locator
 from utils.planning.sources import of_raw, of_store
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
@@ -174,9 +175,9 @@ def trial(batch: int) -> Trial:
 
 
 def test_memory_is_told_for_every_batch():
-    """Measured at 4 and 8 images, 1 + 0.1 a batch GB make 2.6 GB of 16, and 0.4 GB of data lie beside them."""
+    """Measured at 4 and 16 images, 1 + 0.1 a batch GB make 2.6 GB of 16, and 0.4 GB of data lie beside them."""
     found = memory.forecast(trial(16), 4 * GIGABYTE // 10, linear)
-    assert sorted(found.tried) == [4, 8] and found.batch == 16
+    assert sorted(found.tried) == [4, 16] and found.batch == 16
     assert found.peak(16) == 3 * GIGABYTE and found.peak(8) == pytest.approx(2.2e9)
 
 
@@ -252,6 +253,26 @@ def test_another_spacing_comes_with_the_command_that_makes_its_store(slice_store
     wanted = f"--inpath /raw --outpath {slice_store}_0.7mm --dataset kits --task tumor --spacing 0.7 --split_file"
     assert f"{wanted} {slice_store}/split.json" in capsys.readouterr().out
     assert yaml.safe_load(Path("plan/teacher.yaml").read_text())["data"]["root"] == f"{slice_store}_0.7mm"
+
+
+def test_a_locator_sees_whole_slices_at_coarse_pixels(slice_store, untimed, capsys):
+    """A field of view of up to 48 pixels of 3 mm is 144 mm, 36 pixels of 4 mm; of 480 mm it is 96 pixels of 5 mm."""
+    add_geometry(slice_store, 3.0)
+    assert run("--data", slice_store, "--locate", "--output", "plan") == 0
+    recipe = yaml.safe_load(Path("plan/locator.yaml").read_text())
+    assert (
+        recipe["data"] | {"task": "organ", "crop": 64, "crop_mode": "center", "thin_background": 1.0} == recipe["data"]
+    )
+    assert recipe["network"] == {"name": "espnet"} and recipe["data"]["root"] == f"{slice_store}_4mm"
+    assert (
+        f"--outpath {slice_store}_4mm --dataset kits --task organ --spacing 4 --split_file" in capsys.readouterr().out
+    )
+    found = of_store(slice_store, None)
+    wide = replace(found, cases=[replace(case, shape=(6, 160, 160)) for case in found.cases])
+    assert plan_locator(wide, None)[1]["spacing"].value == 5.0
+    add_geometry(slice_store, 4.0)
+    assert run("--data", slice_store, "--locate", "--output", "plan") == 2
+    assert "pixels measure 4 mm: a locator at 4 mm would spare nothing" in capsys.readouterr().err
 
 
 def test_what_others_wrote_or_changed_is_not_replaced(slice_store, untimed, capsys):

@@ -23,14 +23,13 @@ from utils.exporting.program import NotExportableError, capture
 from utils.exporting.quantization import quantize
 from utils.exporting.rewriting import rewrite
 from utils.planning import recipes
-from utils.planning.choices import Choice, Grid, crop_of, neighbors_of
+from utils.planning.choices import COARSER_BY, Choice, Grid, crop_of, neighbors_of
 from utils.planning.fingerprint import CaseFacts, Fingerprint
 from utils.recipe.registry import build
 from utils.runs.onnx_engines import is_installed
 from utils.runs.onnx_network import OnnxNetwork
 
 COARSER = 1.2, 1.6, 2.0, 2.5, 3.0  # mm
-COARSER_BY = 1.1  # than the finest pixels, at least
 STUDENTS = "resnet18", "erfnet", "enet", "espnet"
 INT8 = "onnxruntime int8"
 ROUNDS = 4  # of which the fastest counts

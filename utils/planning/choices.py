@@ -20,6 +20,7 @@ SMALL_CROP, LARGE_BATCH, BATCH, SMALLEST_BATCH = 64, 32, 16, 8
 STEPS_AN_EPOCH = 20
 EPOCHS, STEPS, MOST_EPOCHS = 20, 2000, 200
 LEARNING_RATE = 2.0e-3  # of a batch of BATCH
+COARSER_BY = 1.1  # than what there is, at least: less spares nothing
 NARROWEST = 100.0  # HU
 THINNEST = 0.05
 FAR = 4.0  # sides of a pixel: a slice farther off shows something else

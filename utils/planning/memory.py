@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
 from datasets.slices.transforms import padded_size
@@ -15,7 +16,7 @@ from utils.planning.dry_step import Measured, Trial
 from utils.planning.fingerprint import Fingerprint
 from utils.recipe.schema import ROOT
 
-PARTS = 4, 2  # of the batch wanted: a fourth is tried, and a half
+PART = 4  # of the batch wanted: a fourth of it is tried first
 SMALLEST = 2  # images: networks normalize over a batch
 CACHE_MB = 1024  # data.cache_mb, where a recipe does not say it
 ROOM_ON_GPU = 0.9
@@ -63,20 +64,18 @@ def _line(tried: dict[int, Measured], batch: int, of: Callable[[Measured], float
 
 
 def forecast(trial: Trial, data: int, measure: Callable[[Trial], Measured] | None = None) -> Forecast:
-    """Measure two small steps, and find the largest batch that fits: `trial.batch`, or half of it again and again.
+    """Measure two batches, and find the largest that fits: `trial.batch`, or half of it again and again.
 
     data: bytes of the slices beside it. Raises ValueError where the smallest step fails or does not fit.
     """
     measure = measure or in_own_process
-    tried: dict[int, Measured] = {}
-    for part in PARTS:
-        batch = max(SMALLEST, trial.batch // part)
-        if batch not in tried:
-            try:
-                tried[batch] = measure(replace(trial, batch=batch))
-            except ValueError:
-                if not tried:
-                    raise
+    first = max(SMALLEST, trial.batch // PART)
+    tried = {first: measure(replace(trial, batch=first))}
+    # No batch takes more than its share of a smaller one: where even that fits, the batch itself can be tried.
+    second = trial.batch if PART * tried[first].peak <= tried[first].limit else max(first, trial.batch // 2)
+    if second not in tried:
+        with suppress(ValueError):  # it did not fit after all
+            tried[second] = measure(replace(trial, batch=second))
     limit = min(one.limit for one in tried.values())
     if next(iter(tried.values())).device == "cuda":
         limit = int(ROOM_ON_GPU * limit)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from utils.planning.budget import STUDENTS, spend
 from utils.planning.choices import Choice, Grid
 from utils.planning.dry_step import Trial
 from utils.planning.fingerprint import Fingerprint
+from utils.planning.locator import write_locator
 from utils.planning.memory import Forecast
 from utils.planning.page import write_plan
 from utils.planning.planned import Plan
@@ -25,7 +25,7 @@ from utils.recipe.methods import DEFAULT, method_file
 from utils.recipe.registry import check
 from utils.tables import table
 
-TASK_LOSS, METRIC = {"name": "dice_ce"}, {"name": "volume_dice"}
+SCRIPTS = {"teacher": "train.py", "student": "train_kd.py"}
 PAGE = "plan.html"
 STUDENT = "enet"
 
@@ -37,6 +37,7 @@ class Wanted:
     Args:
         student: None: the default, or the best that fits the budget.
         budget: Seconds for a volume like these; None: no limit.
+        locate: Plan a locator instead of a teacher and a student.
         store: The slice store; with `raw` the one that is to be made.
         raw: Raw volumes that are not sliced yet, in the layout `dataset`.
     """
@@ -49,6 +50,7 @@ class Wanted:
     teacher: str
     student: str | None
     budget: float | None
+    locate: bool
     output: Path
 
 
@@ -59,20 +61,17 @@ def make_plan(wanted: Wanted, command: str) -> int:
     """
     for flag, name in (("--teacher", wanted.teacher), ("--student", wanted.student or STUDENT)):
         check(SEGMENTATION, {"name": name}, flag)
+    if wanted.locate:
+        return write_locator(_fingerprint(wanted), wanted.student, wanted.output)
     files = {role: wanted.output / f"{role}.yaml" for role in ("teacher", "student")}
     recipes.refuse_foreign(list(files.values()))
-    if wanted.raw is None:
-        fingerprint = of_store(wanted.store, wanted.task)
-    else:
-        fingerprint = of_raw(wanted.dataset or "", wanted.raw, wanted.store, wanted.task, wanted.channel)
-    fingerprint.refuse_useless()
-    plan = plan_of(fingerprint, wanted)
+    plan = plan_of(_fingerprint(wanted), wanted)
     texts = {
         files[role]: recipes.as_text(recipe, _remarks(role, files[role], plan)) for role, recipe in plan.recipes.items()
     }
     page = wanted.output / PAGE
     commands = [plan.command] if plan.command else []
-    commands += [recipe_command(role, file) for role, file in files.items()]
+    commands += [recipes.train_command(SCRIPTS[role], file) for role, file in files.items()]
     write_plan(page, plan, command, commands)
     recipes.write(texts)
     for line in _summary(plan):
@@ -81,6 +80,15 @@ def make_plan(wanted: Wanted, command: str) -> int:
     for line in commands:
         print(f"  {line}")
     return 0
+
+
+def _fingerprint(wanted: Wanted) -> Fingerprint:
+    if wanted.raw is None:
+        fingerprint = of_store(wanted.store, wanted.task)
+    else:
+        fingerprint = of_raw(wanted.dataset or "", wanted.raw, wanted.store, wanted.task, wanted.channel)
+    fingerprint.refuse_useless()
+    return fingerprint
 
 
 def plan_of(fingerprint: Fingerprint, wanted: Wanted) -> Plan:
@@ -142,7 +150,7 @@ def _forecasts(
             network=network,
             teacher=networks["teacher"] if role == "student" else None,
             distillation=terms if role == "student" else [],
-            task_loss=TASK_LOSS,
+            task_loss=recipes.TASK_LOSS,
             in_channels=channels_of(chosen["data.neighbors"].value),
             class_names=fingerprint.class_names,
             batch=batch,
@@ -167,18 +175,10 @@ def _recipes(
     root: Path, chosen: dict[str, Choice], networks: dict[str, dict[str, Any]], default: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """The recipes by role; `default` names the method of the student."""
-    sections: dict[str, dict[str, Any]] = {"data": {"name": "slices", "root": str(root)}, "training": {}}
-    for key, choice in chosen.items():
-        section, _, name = key.partition(".")
-        if name and choice.value is not None:
-            sections[section][name] = choice.value
-    rest = {"task_loss": TASK_LOSS, "metric": METRIC, "training": sections["training"]}
-    teacher, student = (f"runs/{root.name}_{role}" for role in networks)
-    return {
-        "teacher": {"output": teacher, "seed": 0, "data": sections["data"], "network": networks["teacher"], **rest},
-        "student": {"output": student, "seed": 0, "data": sections["data"], "network": networks["student"], **rest}
-        | {"teacher": f"{teacher}/best.ckpt", **default},
-    }
+    outputs = {role: f"runs/{root.name}_{role}" for role in networks}
+    made = {role: recipes.recipe_of(outputs[role], root, chosen, network) for role, network in networks.items()}
+    made["student"] |= {"teacher": f"{outputs['teacher']}/best.ckpt", **default}
+    return made
 
 
 def _remarks(role: str, file: Path, plan: Plan) -> list[str]:
@@ -186,7 +186,7 @@ def _remarks(role: str, file: Path, plan: Plan) -> list[str]:
     network = plan.recipes[role]["network"]["name"]
     return [
         f"{role} {network} for {plan.root}; plan.html beside this says why.",
-        recipe_command(role, file),
+        recipes.train_command(SCRIPTS[role], file),
         *([f"It needs that store first: {plan.command}"] if plan.command else []),
     ]
 
@@ -194,7 +194,7 @@ def _remarks(role: str, file: Path, plan: Plan) -> list[str]:
 def _summary(plan: Plan) -> list[str]:
     """What was chosen, and what a training takes."""
     lines = [] if plan.budget is None else [*table(plan.budget.rows).splitlines(), ""]
-    lines += [f"{key:22} {recipes.inline(choice.value)}: {choice.why}" for key, choice in plan.choices.items()]
+    lines += recipes.listed(plan.choices)
     batch = plan.choices["training.batch_size"].value
     for role, forecast in plan.forecasts.items():
         lines.append(
@@ -202,8 +202,3 @@ def _summary(plan: Plan) -> list[str]:
             f"{forecast.limit / 1e9:.1f} GB on {forecast.device}, about {plan.minutes(role):.0f} min"
         )
     return lines
-
-
-def recipe_command(role: str, file: Path) -> str:
-    """The command that trains by a planned recipe."""
-    return f"python {'train.py' if role == 'teacher' else 'train_kd.py'} --config {shlex.quote(str(file))}"

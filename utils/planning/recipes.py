@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from datasets.files import write_texts
+from utils.planning.choices import Choice
 from utils.planning.fingerprint import Fingerprint
 
 SMALL_CROP = 64
+TASK_LOSS, METRIC = {"name": "dice_ce"}, {"name": "volume_dice"}
 MARK = "# Planned by scripts/Plan.py "
 FIRST_LINE = re.compile(re.escape(MARK) + r"\(([0-9a-f]{12})\): ")
 
@@ -51,6 +53,17 @@ def write(texts: dict[Path, str]) -> None:
     write_texts(texts)
 
 
+def recipe_of(output: str, root: Path, chosen: Mapping[str, Choice], network: dict[str, Any]) -> dict[str, Any]:
+    """A recipe of the choices whose keys name a section and a value of it."""
+    sections: dict[str, dict[str, Any]] = {"data": {"name": "slices", "root": str(root)}, "training": {}}
+    for key, choice in chosen.items():
+        section, _, name = key.partition(".")
+        if name and choice.value is not None:
+            sections[section][name] = choice.value
+    rest = {"network": network, "task_loss": TASK_LOSS, "metric": METRIC, "training": sections["training"]}
+    return {"output": output, "seed": 0, "data": sections["data"], **rest}
+
+
 def network_section(name: str, crop: int) -> dict[str, Any]:
     """A network as a recipe names it: ResNet-18 keeps an eighth of a small crop's side, not a thirty-second."""
     return {"name": name} | ({"output_stride": 8} if name in ("resnet18", "resnet_18") and crop <= SMALL_CROP else {})
@@ -64,6 +77,16 @@ def slice_command(fingerprint: Fingerprint, store: Path, spacing: float | None) 
     words += ["--channel", str(fingerprint.channel)] if fingerprint.channel is not None else []
     words += ["--split_file", str(fingerprint.store / "split.json")] if fingerprint.exists else []
     return f"python scripts/SliceMaker.py {shlex.join(words)}"
+
+
+def train_command(script: str, file: Path) -> str:
+    """The command that trains by a planned recipe."""
+    return f"python {script} --config {shlex.quote(str(file))}"
+
+
+def listed(chosen: Mapping[str, Choice]) -> list[str]:
+    """A line for each choice."""
+    return [f"{key:22} {inline(choice.value)}: {choice.why}" for key, choice in chosen.items()]
 
 
 def inline(value: Any) -> str:

@@ -1,0 +1,63 @@
+"""The recipe of a locator: a small student at coarse pixels that finds where any label is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from datasets.slices.transforms import next_multiple
+from utils.planning import choices, recipes
+from utils.planning.choices import Choice, Grid
+from utils.planning.fingerprint import Fingerprint
+
+NETWORK = "espnet"  # the smallest
+FINEST, COARSEST = 4.0, 6.0  # mm
+SIDE = 96  # pixels that the widest slice is to have
+
+
+def plan_locator(fingerprint: Fingerprint, network: str | None) -> tuple[dict[str, Any], dict[str, Choice], str]:
+    """Recipe, choices and the command that makes its store.
+
+    Raises ValueError where pixels are as coarse already, or nobody knows their millimeters.
+    """
+    fingerprint = replace(fingerprint, task="organ")
+    pixel = fingerprint.in_plane
+    if pixel is None or pixel > FINEST / choices.COARSER_BY:
+        size = "have no millimeters" if pixel is None else f"measure {pixel:.2g} mm"
+        raise ValueError(f"{fingerprint.store}: pixels {size}: a locator at {FINEST:g} mm would spare nothing")
+    field = max(max(case.shape[axis] * case.spacing[axis] for axis in (1, 2)) for case in fingerprint.training)
+    spacing = min(max(round(field / SIDE, 1), FINEST), COARSEST)
+    grid = Grid(spacing)
+    side = max(choices.SMALLEST_CROP, next_multiple(max(max(grid.size(case)) for case in fingerprint.training)))
+    chosen = {"data.task": Choice("organ", "every label counts as one class")} | choices.of_data(fingerprint, grid)
+    chosen |= {
+        "data.crop": Choice(side, "whole slices: where to look is what it learns"),
+        "data.crop_mode": Choice("center", "whole slices"),
+        "data.thin_background": Choice(1.0, "slices without a label are what it must tell apart"),
+        "data.neighbors": Choice(0, "a locator is to be fast"),
+    }
+    chosen.pop("data.neighbor_mm", None)
+    slices = sum(fingerprint.slices("train"))
+    batch = choices.batch_of(side, slices)
+    epochs, rate = choices.schedule_of(slices, batch.value)
+    chosen |= {"training.epochs": epochs, "training.batch_size": batch, "training.learning_rate": rate}
+    root = fingerprint.store.with_name(f"{fingerprint.store.name}_{spacing:g}mm")
+    section = recipes.network_section(network or NETWORK, side)
+    recipe = recipes.recipe_of(f"runs/{fingerprint.store.name}_locator", root, chosen, section)
+    why = f"the widest slice, of {field:.0f} mm, has about {SIDE} pixels; {FINEST:g} to {COARSEST:g} mm"
+    return recipe, {"spacing": Choice(spacing, why), **chosen}, recipes.slice_command(fingerprint, root, spacing)
+
+
+def write_locator(fingerprint: Fingerprint, network: str | None, output: Path) -> int:
+    """Write the recipe, and print what was chosen and what to run."""
+    file = output / "locator.yaml"
+    recipes.refuse_foreign([file])
+    recipe, chosen, command = plan_locator(fingerprint, network)
+    train = recipes.train_command("train.py", file)
+    remarks = [f"locator {recipe['network']['name']} for {recipe['data']['root']}", train, f"Its store: {command}"]
+    recipes.write({file: recipes.as_text(recipe, remarks)})
+    for line in recipes.listed(chosen):
+        print(line)
+    print(f"wrote {file}; to run:\n  {command}\n  {train}")
+    return 0
