@@ -75,7 +75,7 @@ def test_what_cannot_be_timed_is_named_and_the_rest_is_timed(tmp_path, monkeypat
         tried.append(candidate.name)
         if candidate.name == "b":
             raise ValueError(f"{candidate.file}: could not be timed: too big")
-        return {"seconds": dict.fromkeys(STAGES, 1.0), "slices": 4, "peak_memory_mb": 9.0}
+        return {"seconds": dict.fromkeys(STAGES, 1.0), "slices": 4, "peak_memory_mb": 9.0, "engines": ["torch"]}
 
     monkeypatch.setattr("utils.prediction.latency._predict", predict)
     candidates = [Candidate(name, tmp_path / name) for name in ("a", "b", "c")]

@@ -27,26 +27,38 @@ class Field:
 
     def __call__(self, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         """Values on the grid spanned by three vectors of coordinates in mm: float32 (len(z), len(y), len(x))."""
-        values = self.lattice
+        places = [
+            _Places((np.asarray(coordinates) - low) / self.pitch, length)
+            for coordinates, low, length in zip((z, y, x), self.low, self.lattice.shape, strict=True)
+        ]
+        values = self.lattice[tuple(place.span for place in places)]  # of a block of slices that is little
         # Columns first: the array stays small until the last axis. No BLAS, so the bits do not depend on its threads.
-        for axis, coordinates in ((2, x), (1, y), (0, z)):
-            values = _spline(values, (np.asarray(coordinates) - self.low[axis]) / self.pitch, axis)
+        for axis in (2, 1, 0):
+            values = places[axis].spline(values, axis)
         values *= np.float32(_UNIT_GAIN)
         return values
 
 
-def _spline(values: np.ndarray, position: np.ndarray, axis: int) -> np.ndarray:
-    position = np.clip(position, 1, values.shape[axis] - 2.001)
-    start = np.floor(position).astype(int)
-    t = position - start
-    weights = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
-    shape = [1, 1, 1]
-    shape[axis] = -1
-    total = None
-    for offset, weight in enumerate(weights):
-        part = np.take(values, start + offset - 1, axis=axis) * (weight / 6).astype(np.float32).reshape(shape)
-        total = part if total is None else np.add(total, part, out=total)
-    return total
+class _Places:
+    """Positions along an axis of a lattice of `length` points, and the points `span` that they lie between."""
+
+    def __init__(self, position: np.ndarray, length: int) -> None:
+        position = np.clip(position, 1, length - 2.001)
+        start = np.floor(position).astype(int)
+        t = position - start
+        self.weights = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
+        self.span = slice(int(start.min()) - 1, int(start.max()) + 3)
+        self.start = start - 1 - self.span.start
+
+    def spline(self, values: np.ndarray, axis: int) -> np.ndarray:
+        """Cubic B-spline along an axis of which `values` has the points of `span`."""
+        shape = [1, 1, 1]
+        shape[axis] = -1
+        total = None
+        for offset, weight in enumerate(self.weights):
+            part = np.take(values, self.start + offset, axis=axis) * (weight / 6).astype(np.float32).reshape(shape)
+            total = part if total is None else np.add(total, part, out=total)
+        return total
 
 
 @dataclass

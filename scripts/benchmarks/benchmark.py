@@ -4,7 +4,7 @@
   python scripts/benchmarks/benchmark.py pipeline       batches of slices against MONAI's transforms one by one
   python scripts/benchmarks/benchmark.py kd_step        one EMKD step against the published step
   python scripts/benchmarks/benchmark.py teacher_cache  a student's step, the teacher's answers read or computed
-  python scripts/benchmarks/benchmark.py prediction     a volume from file to file, a student against its teacher
+  python scripts/benchmarks/benchmark.py prediction     a volume from file to file, students beside their teacher
   python scripts/benchmarks/benchmark.py gpu            steps, batches, trainings and a prediction on a GPU, in minutes
 
 `python scripts/benchmarks/benchmark.py slicing --help` lists the flags of one of them.
@@ -75,10 +75,15 @@ def build_parser() -> argparse.ArgumentParser:
         threads=threads,
     )
     prediction.add_argument("--teacher", type=Path, required=True, help="run folder or checkpoint")
-    prediction.add_argument("--student", type=Path, required=True, help="run folder or checkpoint")
-    help_exports = "folder that export.py made of the student: its ONNX files take part"
-    prediction.add_argument("--exports", type=Path, help=help_exports)
+    help_student = (
+        "run folder, checkpoint, or what export.py made: the folder or a file of it; engine and locator as predict.py "
+        "has them"
+    )
+    how = {"nargs": "+", "required": True, "metavar": "[NAME=]PATH[,ENGINE][,locate=LOCATOR]", "help": help_student}
+    prediction.add_argument("--student", **how)
     prediction.add_argument("--volume", type=Path, help="NIfTI to predict (default: one of 512x512 pixels is made)")
+    help_truth = "labels of that volume, in the numbers of the networks' classes: adds the Dice of each class"
+    prediction.add_argument("--truth", type=Path, help=help_truth)
     gpu = add("gpu", minutes=(6, "after which no part begins and one at work is ended"), threads=threads)
     for benchmark in (prediction, gpu):
         benchmark.add_argument("--output", type=Path, help="also write the figures to this JSON file")

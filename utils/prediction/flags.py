@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+ENGINES = ("auto", "torch", "onnxruntime", "openvino")
+
 
 def build_parser(description: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -35,7 +37,7 @@ def build_parser(description: str | None = None) -> argparse.ArgumentParser:
         "what runs an exported folder or .onnx file (default: auto, the fastest of those installed, tried once on each "
         "machine); checkpoints are torch's"
     )
-    add("--engine", choices=("auto", "torch", "onnxruntime", "openvino"), default="auto", help=help_engine)
+    add("--engine", choices=ENGINES, default="auto", help=help_engine)
     add("--precision", choices=("auto", "32-true", "bf16-mixed", "16-mixed"), help=help_precision)
     add("--batch_size", type=int, help="slices at a time (default: 4, on a GPU 16)")
     add("--jobs", type=int, default=1, help="threads that read ahead, and as many that write behind (default: 1)")

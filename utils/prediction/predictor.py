@@ -16,16 +16,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from datasets.slices.resampling import Grid, asked_spacing, describe, grid_for, resampled
-from datasets.slices.transforms import unpad
+from datasets.slices.transforms import STRIDE, unpad
 from datasets.volumes.geometry import iterate_slices
 from datasets.volumes.reading import Statistics
 from utils.evaluation.inference import predict
+from utils.evaluation.kind import IMAGES
 from utils.evaluation.metrics.labels import class_numbers
 from utils.prediction.answers import Answer, shared, union
+from utils.prediction.blank import BlankSlices
 from utils.prediction.channels import Channels, channels, stacked
+from utils.prediction.folding import fold
 from utils.runs.engines import FastestNetwork
 from utils.runs.models import Model
 from utils.training.device import Device
@@ -67,7 +70,8 @@ class Predictor:
         self.views = VIEWS if flip else VIEWS[:1]
         self.class_names: list[str] = models[0].preprocessing["class_names"]
         for model in models:
-            network = device.to_device(model.network)
+            # in a mixed precision the folded weights would be rounded otherwise than in validation
+            network = device.to_device(_folded(model) if device.precision == "32-true" else model.network)
             model.network = network.to(memory_format=torch.channels_last) if _channels_last(model) else network
 
     @torch.inference_mode()
@@ -137,7 +141,7 @@ class Predictor:
         for model, image in zip(self.models, inputs, strict=True):
             self._settle(model, image)
         answers = (
-            predict(self.device, model.network, image.flip(axes), _channels_last(model))
+            predict(self.device, model.network, _mirrored(image, axes), _channels_last(model))
             for model, image in zip(self.models, inputs, strict=True)
             for axes in self.views
         )
@@ -188,11 +192,31 @@ class Predictor:
         self, model: Model, axes: tuple[int, ...], images: Iterator[Tensor], size: tuple[int, int], clock: Clock
     ) -> Iterator[Tensor]:
         """Logits (B, K, h, w) of batches of slices of `size` in a view of a model, mirrored back."""
+        blank = BlankSlices()
+
+        def ask(image: Tensor) -> Tensor:
+            logits = predict(self.device, model.network, _mirrored(image, axes), _channels_last(model))
+            return unpad(_mirrored(logits, axes), size)
+
         for image in images:
             with clock("network"):
-                logits = predict(self.device, model.network, image.flip(axes), _channels_last(model))
-                logits = unpad(logits.flip(axes), size)
+                logits = blank.logits(image, ask)
             yield logits
+
+
+def _mirrored(image: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """A copy that is mirrored along the axes; the image itself where there are none."""
+    return image.flip(axes) if axes else image
+
+
+def _folded(model: Model) -> nn.Module:
+    """Its network with batch normalization folded, tried on noise of a size that all but a few networks take."""
+    side = model.preprocessing["image_size"] if model.kind is IMAGES else 2 * STRIDE
+    shape = (1, model.preprocessing.get("in_channels", 1), side, side)
+    try:
+        return fold(model.network, torch.rand(shape, generator=torch.Generator().manual_seed(0)))
+    except (RuntimeError, ValueError):  # it takes images of another size only
+        return model.network
 
 
 def _channels_last(model: Model) -> bool:

@@ -21,6 +21,7 @@ from utils.machine import memory_limit
 from utils.prediction.flags import build_parser
 from utils.prediction.images import TABLE, classify_files, write_table
 from utils.prediction.inputs import Case
+from utils.prediction.latency import ALL_STAGES
 from utils.prediction.locating import Locator, load_locator
 from utils.prediction.outputs import LABELS, PROBABILITIES, RECORD, SERIES, Predictions
 from utils.prediction.predictor import Predictor
@@ -33,7 +34,6 @@ from utils.tables import table
 from utils.training.device import choose_device
 
 READ_AHEAD_BYTES = 1 << 30
-STAGES = ("read", "locate", "preprocess", "network", "postprocess", "write")
 CPU_BATCH, GPU_BATCH = 4, 16
 
 
@@ -179,7 +179,7 @@ def summarize(
     elapsed, device = time.monotonic() - started, predictor.device.device.type
     if entries:
         slices = sum(entry["slices"] for entry in entries)
-        seconds = {stage: sum(entry["seconds"].get(stage, 0.0) for entry in entries) for stage in STAGES}
+        seconds = {stage: sum(entry["seconds"].get(stage, 0.0) for entry in entries) for stage in ALL_STAGES}
         whole = sum(seconds.values())
         lines = seconds | {"all stages": whole, "read and write alone": seconds["read"] + seconds["write"]}
         rows = [

@@ -12,7 +12,8 @@ def class_numbers(scores: Tensor) -> Tensor:
     best = scores[:, 0]
     numbers = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
     for number in range(1, scores.shape[1]):
-        higher = (scores[:, number] > best).to(torch.uint8)
+        if number > 1:
+            best = torch.maximum(best, scores[:, number - 1])
+        higher = (scores[:, number] > best).view(torch.uint8)
         numbers = torch.maximum(numbers, higher.mul_(number))  # it is above all before it
-        best = torch.maximum(best, scores[:, number])
     return numbers
