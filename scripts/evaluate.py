@@ -195,7 +195,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace) -> int:
         check_place(place)
     cases = predict_cases(checkpoint, dataset, network=network)
     classes = choose_classes(arguments, names, fixed=True)
-    words = asked_words(dataset.preprocessing)
+    words = asked_words(checkpoint["preprocessing"])
     notes = [f"the network takes slices of {words}; it is scored on the grids of the sources"] if words else []
     how = (arguments.official, arguments.jobs or cores(), source, (), notes, arguments.scheduler)
     content = evaluate_cases(cases, len(dataset.cases), classes, *how)

@@ -18,6 +18,8 @@ from utils.runs.splits import predict_cases
 from utils.training import checkpoints
 
 __all__ = ["thresholds"]  # a fixture
+COARSE, NATIVE = "1.7 mm in-plane, slabs of 5 mm", "each volume's own spacing"
+STORES = [("store", COARSE, NATIVE), ("native", NATIVE, COARSE)]
 
 
 @pytest.fixture
@@ -65,6 +67,19 @@ def test_all_commands_score_on_the_grid_of_the_source_and_agree(run, capsys):
     assert len(tested) == 4 and all(0.2 < score < 0.9 for score in tested.values())
     assert scores_of(json.loads((run / "run" / "best_test_scores.json").read_text())["rows"]) == pytest.approx(tested)
     assert {place: score for place, score in scores_of(files).items() if place in tested} == pytest.approx(tested)
+
+
+@pytest.mark.parametrize(("store", "here", "wanted"), STORES)
+def test_a_checkpoint_is_not_scored_on_a_store_of_another_spacing(run, capsys, store, here, wanted):
+    checkpoint, other = checkpoints.load(run / "run"), {"store": "native", "native": "store"}[store]
+    preprocessing = SliceDataset(run / other, "test", crop=32).preprocessing
+    checkpoints.save(checkpoint | {"preprocessing": preprocessing}, run / "run" / "best.ckpt")
+    flags = ["--checkpoint", str(run / "run"), "--split", "test", "--jobs", "1", "--data"]
+    assert evaluate([*flags, str(run / store)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"{run / store}: has slices of {here}, but" in error
+    assert f"takes {wanted}: give the store of that spacing" in error
+    assert evaluate([*flags, str(run / other)]) == 0
 
 
 def test_a_native_and_a_resampled_store_have_the_same_targets_to_be_scored(run):

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from datasets import DATASETS
 from datasets.findings import listed
+from datasets.slices.resampling import asked_spacing, asked_words
 from utils.evaluation.kind import kind_of
 from utils.recipe.registry import build
 from utils.training import checkpoints
@@ -38,8 +39,8 @@ def open_split(
         keep_decoded: Keep the samples in memory, for reading them several times.
         where: Names the checkpoint in messages.
 
-    Raises ValueError where the data are not there, have other classes or another split, or hold patients that the
-    network was trained or (test) selected on, and OSError.
+    Raises ValueError where the data are not there, have other classes, another spacing or another split, or hold
+    patients that the network was trained or (test) selected on, and OSError.
     """
     recipe, preprocessing = source["recipe"], source["preprocessing"]
     if not isinstance(recipe.get("data"), dict):
@@ -55,6 +56,11 @@ def open_split(
     ours, theirs = list(dataset.class_names), list(preprocessing["class_names"])
     if ours != theirs:
         raise ValueError(f"{place}: has the classes {', '.join(ours)}, but {where} predicts {', '.join(theirs)}")
+    if asked_spacing(dataset.preprocessing) != asked_spacing(preprocessing):
+        here, wanted = (
+            asked_words(each) or "each volume's own spacing" for each in (dataset.preprocessing, preprocessing)
+        )
+        raise ValueError(f"{place}: has slices of {here}, but {where} takes {wanted}: give the store of that spacing")
     checkpoints.patients_of(source["split"], where)
     knows_patients = "train" in source["split"]
     if (same_split or not knows_patients) and dataset.split_sha256 != source["split"]["sha256"]:
