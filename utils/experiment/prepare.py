@@ -176,6 +176,8 @@ def _training_data(recipe: Recipe) -> dict[str, Any]:
     """The data section of the train split: with the teacher's neighbors where they are more than the student's."""
     if not isinstance(recipe, DistillationRecipe) or not recipe.teacher or not asks_teacher(recipe.distillation):
         return recipe.data
+    if not checkpoints.file_of(recipe.teacher).is_file():  # what is wrong is said once more is known
+        return recipe.data
     return seen_by_both(recipe.data, checkpoints.load(recipe.teacher)["preprocessing"])
 
 
