@@ -8,12 +8,15 @@ import nibabel
 import numpy as np
 import pytest
 
-from datasets.slices.boxes import at_least, beyond_mm, box_of, grown
+from datasets.slices.boxes import at_least, beyond_mm, box_of, deeper, grown
 from datasets.slices.dataset import SliceDataset
 from datasets.slices.resampling import Grid
 from scripts.evaluate import main as evaluate
 from tests.raw_cases import KITS, kits_case, make, save
 from tests.tiny_checkpoints import labels_of, predict, record, thresholds, voxels
+from utils.prediction.locating import reach
+from utils.runs.locator import box_found
+from utils.runs.models import load_model
 from utils.training import checkpoints
 
 __all__ = ["thresholds"]  # a fixture
@@ -36,6 +39,26 @@ def test_a_box_grows_by_millimeters_and_to_a_size_within_the_volume():
     assert grown(box, 5.0, (2.0, 5.0, 2.5), (10, 25, 15)) == (slice(1, 10), slice(4, 11), slice(10, 15))
     assert at_least(box, (12, 40), (10, 25, 15)) == (slice(4, 8), slice(1, 13), slice(0, 15))
     assert at_least(box, (5, 3), (10, 25, 15)) == box
+
+
+def test_a_box_is_deeper_by_the_neighbors_that_a_network_sees(thresholds):
+    assert deeper((slice(4, 8), slice(5, 10), slice(0, 3)), 2, (9, 25, 15)) == (slice(2, 9), slice(5, 10), slice(0, 3))
+    model = load_model(thresholds)
+    for seen, slices in (({}, 0), ({"neighbors": 2}, 2), ({"neighbors": 1, "neighbor_mm": 6.0}, 3)):
+        model.preprocessing |= {"neighbors": 0, "neighbor_mm": None} | seen
+        assert reach(model, 2.0) == slices
+    model.preprocessing |= {"slice_spacing": 4.0, "neighbor_mm": None}
+    assert reach(model, 2.0) == 2  # a slab
+
+
+def test_a_stray_voxel_does_not_open_the_box():
+    labels, grid = np.zeros((6, 20, 20), np.uint8), Grid((6, 20, 20), (6, 20, 20))
+    labels[2:4, 4:9, 4:9] = 1
+    labels[5, 15, 15:17] = 1
+    assert box_found(labels, grid)[0] == slice(2, 6)
+    labels[5, 15, 15] = 0
+    labels[2:5, 4:9, 4:9] = 1
+    assert box_found(labels, grid) == (slice(2, 5), slice(4, 9), slice(4, 9))
 
 
 def test_what_lies_beyond_a_box_is_measured_along_the_axis_that_lacks_most():
@@ -131,6 +154,19 @@ def test_a_locator_that_finds_nothing_stands_back(places, capsys):
     assert located(places, "found", "--locate", places / "locator") == 0
     assert "the locator found nothing: the whole volume is predicted" in capsys.readouterr().out
     assert "box" not in record(places / "found")["a"]
+
+
+def test_a_locator_needs_millimeters_and_says_what_it_resampled(places, capsys):
+    measure(places)
+    file = save(places / "in" / "a.nii.gz", volume())
+    assert located(places, "found", "--locate", places / "locator") == 0
+    said = capsys.readouterr().out
+    assert "resampled from 0.80 x 0.80 mm to 4.00 mm in-plane" in said and "another split of the patients" in said
+    image = nibabel.load(file)
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+    nibabel.save(image, places / "in" / "a.nii.gz")
+    assert located(places, "other", "--locate", places / "locator") == 1
 
 
 def test_other_options_are_other_predictions(places, capsys):

@@ -49,6 +49,11 @@ def at_least(box: Box, size: Sequence[int], shape: Sequence[int]) -> Box:
     return parts[0], parts[1], parts[2]
 
 
+def deeper(box: Box, slices: int, shape: Sequence[int]) -> Box:
+    """A box that reaches so many slices farther at both of its ends, as far as the volume goes."""
+    return slice(max(0, box[0].start - slices), min(shape[0], box[0].stop + slices)), box[1], box[2]
+
+
 def beyond_mm(marked: np.ndarray, box: Box, millimeters: Sequence[float]) -> np.ndarray:
     """How many mm a box lacks of each voxel that is marked, along the axis where it lacks most; 0 within it.
 

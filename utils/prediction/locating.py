@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.slices.boxes import Box, at_least, box_of, grown
+from datasets.slices.boxes import Box, at_least, deeper, grown
+from datasets.slices.neighbors import offsets_of
 from datasets.slices.resampling import asked_spacing, grid_for
 from datasets.slices.transforms import padded_size
 from datasets.volumes.reading import Statistics
 from utils.prediction.predictor import Clock, Predictor
-from utils.runs.locator import Margin, read_margin
+from utils.runs.locator import Margin, box_found, read_margin
 from utils.runs.models import Model, load_model
+from utils.training import checkpoints
 
 
 class Locator:
@@ -38,13 +40,13 @@ class Locator:
         spacing: mm of its voxels along these axes. statistics: of the whole volume.
         """
         grid, labels = self.predictor.stored_labels(slices, spacing, statistics, clock)
-        found = box_of(labels, grid)
+        found = box_found(labels, grid)
         if found is None:
             return None
         box = grown(found, self.margin.margin_mm, spacing, slices.shape)
         for model in self.models:
             box = at_least(box, _taken(box, model, spacing), slices.shape)
-        return box
+        return deeper(box, max(reach(model, spacing[0]) for model in self.models), slices.shape)
 
 
 def _taken(box: Box, model: Model, spacing: Sequence[float]) -> tuple[int, int]:
@@ -56,6 +58,22 @@ def _taken(box: Box, model: Model, spacing: Sequence[float]) -> tuple[int, int]:
         each * length // stored for each, length, stored in zip(padded, shape[1:], grid.stored[1:], strict=True)
     )
     return rows, columns
+
+
+def reach(model: Model, slice_mm: float) -> int:
+    """How many slices of the source lie between a slice and the farthest neighbor that a network sees of it."""
+    seen, slice_spacing = model.preprocessing, asked_spacing(model.preprocessing)[1]
+    slab = grid_for((1, 1, 1), (slice_mm, 1.0, 1.0), None, slice_spacing).slab
+    return slab * offsets_of(seen.get("neighbors", 0), seen.get("neighbor_mm"), slice_mm * slab)[-1]
+
+
+def other_split(margin: Margin, models: Sequence[Model]) -> str | None:
+    """A line where a locator was trained on another split of the patients than a checkpoint that looks into its box."""
+    for model in models:
+        if model.format == "checkpoint" and checkpoints.load(model.path)["split"]["sha256"] != margin.split_sha256:
+            why = "it may have seen the patients that a test of both is read on"
+            return f"the locator was trained on another split of the patients than {model.path}: {why}"
+    return None
 
 
 def load_locator(path: Path, models: Sequence[Model]) -> tuple[Model, Margin]:

@@ -22,7 +22,7 @@ from utils.prediction.flags import build_parser
 from utils.prediction.images import TABLE, classify_files, write_table
 from utils.prediction.inputs import Case
 from utils.prediction.latency import ALL_STAGES
-from utils.prediction.locating import Locator, load_locator
+from utils.prediction.locating import Locator, load_locator, other_split
 from utils.prediction.outputs import LABELS, PROBABILITIES, RECORD, SERIES, Predictions
 from utils.prediction.predictor import Predictor
 from utils.prediction.read_ahead import run_ahead
@@ -68,6 +68,10 @@ def make_locator(args: argparse.Namespace, predictor: Predictor) -> Locator | No
         return None
     model, margin = load_locator(args.locate, predictor.models)
     device = choose_device(args.device, model.training.get("precision", "auto"))
+    if line := other_split(margin, predictor.models):
+        tqdm.write(f"note: {line}")
+    found = ", ".join(margin.class_names)
+    tqdm.write(f"locator: {found} and {margin.margin_mm:g} mm around it, {args.locate}")
     return Locator(Predictor([model], device, predictor.batch_size), margin, predictor.models)
 
 

@@ -90,11 +90,14 @@ class VolumeSteps:
         options, clock = self.options, Clock()
         with clock("read"):
             source = open_source(case, options.modality, options.channel, options.slice_axis)
-        if any(needs_millimeters(model.preprocessing) for model in self.predictor.models):
+        predictors = [self.predictor, *([self.locator.predictor] if self.locator else [])]
+        if self.locator or any(needs_millimeters(model.preprocessing) for model in self.predictor.models):
             for finding in check_millimeters(case.path, source.header):
                 raise ValueError(str(finding))
             shape = [source.header.shape[axis] for axis in source.axes]
-            source.notes += self.predictor.resampling(shape, source.spacing)
+            source.notes += dict.fromkeys(
+                line for each in predictors for line in each.resampling(shape, source.spacing)
+            )
         image = 2 if options.modality == "CT" else 4
         filtered = COMPONENT_BYTES if options.largest or options.minimum_ml else 0
         outputs = 1 + 2 * len(options.class_names) * options.probabilities

@@ -17,14 +17,16 @@ from torch import nn
 
 from datasets.files import write_text
 from datasets.json_files import read_json
-from datasets.slices.boxes import beyond_mm, box_of, grown
+from datasets.slices.boxes import Box, beyond_mm, box_of, grown
 from datasets.slices.dataset import SliceDataset
-from datasets.slices.resampling import grid_of
+from datasets.slices.resampling import Grid, grid_of
 from datasets.slices.source_labels import SourceLabels
 from datasets.volumes.geometry import spacing_of
+from utils.evaluation.volumes.components import components
 from utils.runs.splits import predict_cases
 
 RECALL = 0.999  # of a case's foreground, which the box must hold
+SMALLEST_PART = 0.02  # of the largest component: smaller ones, such as single voxels, do not count
 FILE = "locator.json"
 
 
@@ -39,6 +41,7 @@ class Margin:
         box_share: The mean share of a volume that the boxes take.
         cases: How many val cases there are; `without_box`: in how many of them the network found nothing, where the
             whole volume is the box.
+        class_names: What the locator calls foreground.
         checkpoint_sha256: Of the locator's file.
         split_sha256: Of the split that the val cases belong to.
     """
@@ -49,6 +52,7 @@ class Margin:
     box_share: float
     cases: int
     without_box: int
+    class_names: list[str]
     checkpoint_sha256: str
     split_sha256: str
 
@@ -56,8 +60,8 @@ class Margin:
 def measure_margin(checkpoint: Mapping[str, Any], dataset: SliceDataset, network: nn.Module, sha256: str) -> Margin:
     """The margin that a locator needs on the val cases of its dataset.
 
-    Of each case it is what 99.9 % of the foreground need; the largest of all cases counts, and one pixel more of the
-    grid that the locator sees, since the cases to come are others. Raises ValueError where no case has foreground.
+    A case needs the margin that holds 99.9 % of its foreground. The largest of all cases counts, and one pixel more of
+    the grid that the locator sees, since the cases to come are others. Raises ValueError where no case has foreground.
     """
     cases = list(_cases(checkpoint, dataset, network))
     held = [case for case in cases if len(case.missed)]
@@ -73,9 +77,22 @@ def measure_margin(checkpoint: Mapping[str, Any], dataset: SliceDataset, network
         box_share=float(np.mean([case.share(margin) for case in cases])),
         cases=len(cases),
         without_box=sum(case.box is None for case in cases),
+        class_names=list(dataset.class_names),
         checkpoint_sha256=sha256,
         split_sha256=dataset.split_sha256,
     )
+
+
+def box_found(labels: np.ndarray, grid: Grid) -> Box | None:
+    """The box of what a locator found: `box_of` its components, but for those that are small beside the largest.
+
+    labels: (slices, rows, columns) of the grid's stored voxels. None where it found nothing.
+    """
+    if not labels.any():
+        return None
+    numbers, sizes = components(labels > 0)
+    counts = np.concatenate([[False], sizes >= SMALLEST_PART * sizes.max()])
+    return box_of(counts[numbers], grid)
 
 
 def write_margin(margin: Margin, checkpoint: Path) -> Path:
@@ -107,7 +124,7 @@ def read_margin(checkpoint: Path, sha256: str) -> Margin:
 class _Case:
     """A val case: its box, and how many mm that lacks of each foreground voxel of the source."""
 
-    box: tuple[slice, slice, slice] | None
+    box: Box | None
     missed: np.ndarray
     shape: Sequence[int]
     millimeters: Sequence[float]
@@ -129,7 +146,7 @@ def _cases(checkpoint: Mapping[str, Any], dataset: SliceDataset, network: nn.Mod
         if grid.is_resampled:
             target = dataset.lookup[SourceLabels(folder).read(0, grid.source[0])]
         millimeters = [spacing_of(geometry["affine"])[axis] for axis in geometry["axes"]]
-        box = box_of(volumes.prediction, grid)
+        box = box_found(volumes.prediction, grid)
         whole = tuple(slice(0, length) for length in grid.source)
         missed = beyond_mm(target > 0, box or whole, millimeters)
         yield _Case(box, missed, grid.source, millimeters, max(volumes.spacing[1:]))
