@@ -28,6 +28,7 @@ from utils.planning.choices import (
 from utils.planning.dry_step import Measured, Trial, measure
 from utils.planning.fingerprint import Foreground, look
 from utils.planning.locator import plan_locator
+from utils.planning.recipes import slice_command
 from utils.planning.sources import of_raw, of_store
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
@@ -167,6 +168,22 @@ def test_few_slices_have_small_batches():
     assert batch_of(64, 10**4).value == 32
 
 
+def test_the_slabs_of_a_store_are_kept(slice_store):
+    """A store of 3 mm slabs stays one at another spacing; a locator has slabs as thick as its pixels are wide."""
+    add_geometry(slice_store, 0.8)
+    found = replace(of_store(slice_store, None), slice_spacing=3.0)
+    words = slice_command(found, slice_store, Grid(1.6, found.slice_spacing))
+    assert "--spacing 1.6 --slice_spacing 3 " in words
+    assert "--spacing 4 --slice_spacing 4 " in plan_locator(found, None)[2]
+    assert "--slice_spacing 8 " in plan_locator(replace(found, slice_spacing=8.0), None)[2]
+    assert Grid(1.6, 3.0).slices(found.cases[0]) == 6 and Grid(4.0, 6.0).slices(found.cases[0]) == 3
+
+
+def test_a_locator_takes_thick_slices_as_they_are(slice_store):
+    add_geometry(slice_store, 0.8, 5.0)
+    assert "--slice_spacing" not in plan_locator(of_store(slice_store, None), None)[2]
+
+
 def trial(batch: int) -> Trial:
     small = {"name": "unet", "widths": [4, 4, 4, 4, 4]}
     terms = [{"name": "soft_target", "student": "logits", "teacher": "logits", "weight": 1.0}]
@@ -265,7 +282,8 @@ def test_a_locator_sees_whole_slices_at_coarse_pixels(slice_store, untimed, caps
     )
     assert recipe["network"] == {"name": "espnet"} and recipe["data"]["root"] == f"{slice_store}_4mm"
     assert (
-        f"--outpath {slice_store}_4mm --dataset kits --task organ --spacing 4 --split_file" in capsys.readouterr().out
+        f"--outpath {slice_store}_4mm --dataset kits --task organ --spacing 4 --slice_spacing 4 --split_file"
+        in capsys.readouterr().out
     )
     found = of_store(slice_store, None)
     wide = replace(found, cases=[replace(case, shape=(6, 160, 160)) for case in found.cases])

@@ -46,7 +46,7 @@ def seconds_of(text: str) -> float:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to label a volume, and what it takes: milliseconds for a slice, seconds for all."""
+    """A way to label a volume, and what it takes: milliseconds for a stored slice, seconds for all."""
 
     spacing: float | None
     pixel: float | None
@@ -111,7 +111,10 @@ def spend(fingerprint: Fingerprint, finest: Grid, students: Sequence[str], limit
     case = median_case(fingerprint)
     read = _reading(fingerprint, case)
     start, candidates = finest.pixel(fingerprint), []
-    grids = [finest, *(Grid(mm) for mm in COARSER if start is not None and mm > COARSER_BY * start)]
+    grids = [
+        finest,
+        *(Grid(mm, finest.slice_spacing) for mm in COARSER if start is not None and mm > COARSER_BY * start),
+    ]
     with tempfile.TemporaryDirectory(prefix="plan-") as folder:
         makers = [Forms(name, len(fingerprint.class_names) + 1, Path(folder)) for name in students]
         for grid in grids:
@@ -202,18 +205,23 @@ class Forms:
 def _time(
     fingerprint: Fingerprint, case: CaseFacts, grid: Grid, forms: Forms, int8: bool, read: float
 ) -> list[Candidate]:
-    """Candidates of one network at one grid: a slice resampled, labeled, and its logits brought back."""
+    """Candidates of one network at one grid: a slice resampled, labeled, and its logits brought back.
+
+    Stored slices are labeled, and every slice of the source has logits brought back to it: with slabs these are more.
+    """
     crop, channels = crop_of(fingerprint, grid)[0].value, channels_of(neighbors_of(fingerprint, grid)[0].value)
-    size = grid.size(case)
+    size, slices = grid.size(case), grid.slices(case)
     image = torch.rand(1, channels, *padded_size(size, crop)) * 2 - 1
     source = torch.rand(1, 1, *case.source[1:])
     parameters = sum(value.numel() for value in forms.network(channels, crop).parameters())
     found = []
     for engine, network in forms.engines(channels, crop, int8).items():
         try:
-            least = min(_seconds(network, image, source, size) for _ in range(ROUNDS))
+            rounds = [_seconds(network, image, source, size) for _ in range(ROUNDS)]
         except ValueError:  # an engine that has this network, but not images of this size
             continue
+        label, back = map(min, zip(*rounds, strict=True))
+        seconds = label * slices + back * case.source[0]
         found.append(
             Candidate(
                 spacing=grid.spacing,
@@ -221,24 +229,22 @@ def _time(
                 network=forms.name,
                 parameters=parameters,
                 engine=engine,
-                milliseconds=1e3 * least,
-                seconds=read + least * case.shape[0],
+                milliseconds=1e3 * seconds / slices,
+                seconds=read + seconds,
             )
         )
     return found
 
 
-def _seconds(network: nn.Module, image: Tensor, source: Tensor, size: tuple[int, int]) -> float:
+def _seconds(network: nn.Module, image: Tensor, source: Tensor, size: tuple[int, int]) -> tuple[float, float]:
+    """Of what a prediction does: a slice resampled and labeled, and its logits brought back to one of the source."""
+    resamples = source.shape[2:] != size
     started = time.perf_counter()
-    _label(network, image, source, size)
-    return time.perf_counter() - started
-
-
-def _label(network: nn.Module, image: Tensor, source: Tensor, size: tuple[int, int]) -> Tensor:
-    """What a prediction does with a slice: resample it, label it, bring its logits back."""
-    if source.shape[2:] != size:
+    if resamples:
         F.interpolate(source, size=size, mode="area")
     logits = network(image)[..., : size[0], : size[1]]
-    if source.shape[2:] != size:
+    labeled = time.perf_counter()
+    if resamples:
         logits = F.interpolate(logits, size=source.shape[2:], mode="bilinear", align_corners=False)
-    return logits.argmax(1)
+    logits.argmax(1)
+    return labeled - started, time.perf_counter() - labeled

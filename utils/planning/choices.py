@@ -41,10 +41,11 @@ class Grid:
 
     Args:
         spacing: mm that SliceMaker.py is to resample to; None where the pixels of the store or the source are taken.
-        slab: Slices that are averaged into one.
+        slice_spacing: mm of the slabs that it is to average slices into; None where each slice is taken.
     """
 
     spacing: float | None = None
+    slice_spacing: float | None = None
 
     def factors(self, case: CaseFacts) -> tuple[float, float]:
         """How many pixels of the grid a row's and a column's pixel become."""
@@ -56,6 +57,12 @@ class Grid:
         """Rows and columns of a case's slices."""
         rows, columns = self.factors(case)
         return max(1, round(case.shape[1] * rows)), max(1, round(case.shape[2] * columns))
+
+    def slices(self, case: CaseFacts) -> int:
+        """How many slices of a case are stored: slabs, where its slices are thinner."""
+        if self.slice_spacing is None or case.spacing is None:
+            return case.shape[0]
+        return -(-case.shape[0] // max(1, round(self.slice_spacing / case.spacing[0])))
 
     def pixel(self, fingerprint: Fingerprint) -> float | None:
         """mm of a pixel; None where nobody knows."""

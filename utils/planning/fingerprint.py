@@ -93,6 +93,7 @@ class Fingerprint:
         store: The slice store, which need not be there yet.
         raw: The folder of the raw volumes; None where nobody knows it.
         spacing: mm in plane that the store was resampled to; None where it holds the source's own pixels.
+        slice_spacing: mm of the slabs that the store holds; None where it holds the source's own slices.
         exists: Whether the store is there.
         channel: Which one of the images is stored, where they have several.
     """
@@ -106,6 +107,7 @@ class Fingerprint:
     labels: dict[int, str]
     tumor_labels: list[int]
     spacing: float | None
+    slice_spacing: float | None
     channel: int | None
     cases: list[CaseFacts]
 

@@ -28,7 +28,9 @@ def plan_locator(fingerprint: Fingerprint, network: str | None) -> tuple[dict[st
         raise ValueError(f"{fingerprint.store}: pixels {size}: a locator at {FINEST:g} mm would spare nothing")
     field = max(max(case.shape[axis] * case.spacing[axis] for axis in (1, 2)) for case in fingerprint.training)
     spacing = min(max(round(field / SIDE, 1), FINEST), COARSEST)
-    grid = Grid(spacing)
+    thinner = any(case.spacing[0] < spacing for case in fingerprint.training)
+    slab = max(spacing, fingerprint.slice_spacing or 0.0) if thinner else fingerprint.slice_spacing
+    grid = Grid(spacing, slab)
     side = max(choices.SMALLEST_CROP, next_multiple(max(max(grid.size(case)) for case in fingerprint.training)))
     chosen = {"data.task": Choice("organ", "every label counts as one class")} | choices.of_data(fingerprint, grid)
     chosen |= {
@@ -38,7 +40,7 @@ def plan_locator(fingerprint: Fingerprint, network: str | None) -> tuple[dict[st
         "data.neighbors": Choice(0, "a locator is to be fast"),
     }
     chosen.pop("data.neighbor_mm", None)
-    slices = sum(fingerprint.slices("train"))
+    slices = sum(grid.slices(case) for case in fingerprint.training)
     batch = choices.batch_of(side, slices)
     epochs, rate = choices.schedule_of(slices, batch.value)
     chosen |= {"training.epochs": epochs, "training.batch_size": batch, "training.learning_rate": rate}
@@ -46,7 +48,9 @@ def plan_locator(fingerprint: Fingerprint, network: str | None) -> tuple[dict[st
     section = recipes.network_section(network or NETWORK, side)
     recipe = recipes.recipe_of(f"runs/{fingerprint.store.name}_locator", root, chosen, section)
     why = f"the widest slice, of {field:.0f} mm, has about {SIDE} pixels; {FINEST:g} to {COARSEST:g} mm"
-    return recipe, {"spacing": Choice(spacing, why), **chosen}, recipes.slice_command(fingerprint, root, spacing)
+    slabs = "slices are thinner than the pixels" if thinner else "slices are as thick as the pixels, or slabs already"
+    first = {"spacing": Choice(spacing, why), "slice_spacing": Choice(slab, slabs)}
+    return recipe, first | chosen, recipes.slice_command(fingerprint, root, grid)
 
 
 def write_locator(fingerprint: Fingerprint, network: str | None, output: Path) -> int:

@@ -97,9 +97,9 @@ def plan_of(fingerprint: Fingerprint, wanted: Wanted) -> Plan:
     student = Choice(wanted.student or STUDENT, "as asked for" if wanted.student else "the default")
     if wanted.budget is not None:
         students = [wanted.student] if wanted.student else STUDENTS
-        budget = spend(fingerprint, Grid(spacing.value), students, wanted.budget)
+        budget = spend(fingerprint, Grid(spacing.value, fingerprint.slice_spacing), students, wanted.budget)
         spacing, student = budget.spacing, budget.student
-    grid = Grid(spacing.value)
+    grid = Grid(spacing.value, fingerprint.slice_spacing)
     chosen = {"spacing": spacing, "data.task": _task(fingerprint, wanted), **choices.of_data(fingerprint, grid)}
     names = {"teacher": wanted.teacher, "student": student.value}
     networks = {role: recipes.network_section(name, chosen["data.crop"].value) for role, name in names.items()}
@@ -119,7 +119,7 @@ def plan_of(fingerprint: Fingerprint, wanted: Wanted) -> Plan:
         fingerprint=fingerprint,
         root=root,
         choices=chosen,
-        command=None if there else recipes.slice_command(fingerprint, root, grid.spacing),
+        command=None if there else recipes.slice_command(fingerprint, root, grid),
         forecasts=forecasts,
         recipes=_recipes(root, chosen, networks, default),
         budget=budget,

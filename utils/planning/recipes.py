@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from datasets.files import write_texts
-from utils.planning.choices import Choice
+from utils.planning.choices import Choice, Grid
 from utils.planning.fingerprint import Fingerprint
 
 SMALL_CROP = 64
@@ -69,11 +69,12 @@ def network_section(name: str, crop: int) -> dict[str, Any]:
     return {"name": name} | ({"output_stride": 8} if name in ("resnet18", "resnet_18") and crop <= SMALL_CROP else {})
 
 
-def slice_command(fingerprint: Fingerprint, store: Path, spacing: float | None) -> str:
+def slice_command(fingerprint: Fingerprint, store: Path, grid: Grid) -> str:
     """The command that makes a store; it has the split of the one that the plan was made from."""
     words = ["--inpath", str(fingerprint.raw or "RAW"), "--outpath", str(store)]
     words += ["--dataset", fingerprint.dataset, "--task", fingerprint.task]
-    words += ["--spacing", f"{spacing:g}"] if spacing is not None else []
+    words += ["--spacing", f"{grid.spacing:g}"] if grid.spacing is not None else []
+    words += ["--slice_spacing", f"{grid.slice_spacing:g}"] if grid.slice_spacing is not None else []
     words += ["--channel", str(fingerprint.channel)] if fingerprint.channel is not None else []
     words += ["--split_file", str(fingerprint.store / "split.json")] if fingerprint.exists else []
     return f"python scripts/SliceMaker.py {shlex.join(words)}"

@@ -59,6 +59,7 @@ def of_store(root: Path, task: str | None) -> Fingerprint:
         labels={int(value): name for value, name in manifest["labels"].items()},
         tumor_labels=list(manifest["tumor_labels"]),
         spacing=manifest.get("spacing"),
+        slice_spacing=manifest.get("slice_spacing"),
         channel=_record(root, jobs[0].records[0].case).get("settings", {}).get("channel"),
         cases=_all(_stored_case, jobs, workers, lambda job: job.records[0].path.parent),
     )
@@ -149,6 +150,7 @@ def of_raw(dataset: str, inpath: Path, store: Path, task: str | None, channel: i
         labels=dict(raw.labels),
         tumor_labels=raw.tumor_labels,
         spacing=None,
+        slice_spacing=None,
         channel=channel,
         cases=_all(_raw_case, jobs, max(1, min(cores(), len(jobs) // CASES_A_PROCESS)), lambda job: job.case.image),
     )
