@@ -17,6 +17,7 @@ from utils.runs.engine_memory import FILE, cache_folder, key_of, recall, remembe
 from utils.runs.engines import FastestNetwork
 from utils.runs.models import load_model
 from utils.runs.onnx_network import OnnxNetwork
+from utils.training.device import Device
 
 __all__ = ["exported", "networks", "plain", "store"]  # fixtures
 SLOW, FAST = 90.0, 10.0
@@ -94,15 +95,15 @@ def test_a_memory_that_cannot_be_written_is_no_error(exported, volume, tmp_path,
     assert len(timed) == 2
 
 
-def test_the_memory_is_of_this_file_engine_size_and_number_of_threads(monkeypatch):
-    facts = [{"student.onnx": "00"}, {"torch": "1"}, (1, 64, 64)]
+def test_the_memory_is_of_this_file_engine_size_precision_and_number_of_threads(monkeypatch):
+    facts = [{"student.onnx": "00"}, {"torch": "1"}, (1, 64, 64), "32-true"]
     keys = [key_of(*facts)]
-    for place, other in enumerate(({"student.onnx": "11"}, {"torch": "2"}, (3, 64, 64))):
+    for place, other in enumerate(({"student.onnx": "11"}, {"torch": "2"}, (3, 64, 64), "bf16-mixed")):
         keys.append(key_of(*facts[:place], other, *facts[place + 1 :]))
     for name in ("processor", "torch.get_num_threads"):
         monkeypatch.setattr(f"utils.runs.engine_memory.{name}", lambda: 77)
         keys.append(key_of(*facts))
-    assert len(set(keys)) == 6
+    assert len(set(keys)) == 7
 
 
 def test_the_memory_does_not_grow_without_end(tmp_path, monkeypatch):
@@ -175,7 +176,7 @@ def test_onnx_of_one_size_takes_no_part_at_others(timed):
         other = nn.Identity()
         other.size = (64, 64)
         network = FastestNetwork(nn.Identity(), "torch", {"onnxruntime": lambda other=other: other}, {}, "a slice")
-        network.settle(torch.zeros(1, 1, side, side), lambda network: None, torch.device("cpu"))
+        network.settle(torch.zeros(1, 1, side, side), lambda network: None, Device(torch.device("cpu"), "32-true"))
         assert network.engine == chosen
         assert ("takes images of 64x64 only" in network.why) == (chosen == "torch")
 
@@ -183,3 +184,10 @@ def test_onnx_of_one_size_takes_no_part_at_others(timed):
 def test_a_mixed_precision_that_is_asked_for_is_torchs(exported, volume, tmp_path, timed):
     assert predict(exported, volume, tmp_path / "out", "--precision", "bf16-mixed") == 0
     assert engine_of(tmp_path / "out") == ("torch", "auto: torch computes in bf16-mixed")
+
+
+def test_a_mixed_precision_that_auto_resolves_to_is_torchs(exported, volume, tmp_path, timed, monkeypatch):
+    monkeypatch.setattr("utils.training.device.torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
+    assert predict(exported, volume, tmp_path / "out", "--precision", "auto", "--device", "cpu") == 0
+    assert engine_of(tmp_path / "out") == ("torch", "auto: torch computes in bf16-mixed")
+    assert timed == []

@@ -152,7 +152,7 @@ class Predictor:
         """Let a network that has several engines choose one, by the first image of all."""
         if isinstance(model.network, FastestNetwork):
             answer = partial(predict, self.device, image=image[:1], channels_last=_channels_last(model))
-            model.network.settle(image[:1], answer, self.device.device)
+            model.network.settle(image[:1], answer, self.device)
 
     def _scores(self, answers: Iterator[Tensor]) -> tuple[Tensor, bool]:
         """Logits where there is one answer, as validation has them; else the mean probabilities, and True."""

@@ -40,7 +40,7 @@ CPU_BATCH, GPU_BATCH = 4, 16
 def predict(args: argparse.Namespace) -> int:
     """Load the checkpoints, and predict volumes or images, as the checkpoints do."""
     check_flags(args)
-    models = load_models(args.checkpoint, args.engine, args.precision)
+    models = load_models(args.checkpoint, args.engine)
     predictor = make_predictor(args, models)
     with alone_in(args.output):
         return (predict_images if models[0].kind is IMAGES else predict_volumes)(args, predictor)

@@ -30,13 +30,17 @@ def cache_folder() -> Path:
     return Path(base) / FOLDER
 
 
-def key_of(files: Mapping[str, str], versions: Mapping[str, str], shape: tuple[int, ...]) -> str:
-    """All that the times depend on, as one line. files: sha256 by name. versions: by engine. shape: of an image."""
+def key_of(files: Mapping[str, str], versions: Mapping[str, str], shape: tuple[int, ...], precision: str) -> str:
+    """All that the times depend on, as one line.
+
+    files: sha256 by name. versions: by engine. shape: of an image. precision: of the device.
+    """
     facts = [
         *(f"{name} {sha256}" for name, sha256 in sorted(files.items())),
         *(f"{engine} {version}" for engine, version in sorted(versions.items())),
         f"{torch.get_num_threads()} threads",
         "x".join(map(str, shape)),
+        precision,
         f"{processor()}, {torch.backends.cpu.get_cpu_capability()}",
     ]
     return "; ".join(facts)

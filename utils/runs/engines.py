@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from utils.runs.artifact import ONNX, WEIGHTS, read_description
@@ -16,14 +15,14 @@ from utils.runs.engine_memory import key_of, recall, remember
 from utils.runs.models import Model, load_model, network_file
 from utils.runs.onnx_engines import ONNX_ENGINES, engine_version, is_installed
 from utils.training.checkpoints import sha256
-from utils.training.device import MIXED
+from utils.training.device import MIXED, Device
 
 ROUNDS = 3  # of which the fastest counts
 
 
-def load_models(paths: Sequence[Path], engine: str = "auto", precision: str | None = None) -> list[Model]:
+def load_models(paths: Sequence[Path], engine: str = "auto") -> list[Model]:
     """Load networks that can be averaged. Raises ValueError where one is none, or they name different classes."""
-    models = [load_for_engine(path, engine, precision) for path in paths]
+    models = [load_for_engine(path, engine) for path in paths]
     first = models[0]
     for model in models[1:]:
         for key in ("kind", "modality", "class_names"):
@@ -33,12 +32,12 @@ def load_models(paths: Sequence[Path], engine: str = "auto", precision: str | No
     return models
 
 
-def load_for_engine(path: Path, engine: str, precision: str | None = None) -> Model:
+def load_for_engine(path: Path, engine: str) -> Model:
     """The network in `path` as `engine` runs it: auto, torch, onnxruntime or openvino.
 
     A run or checkpoint is torch's. Of an exported folder the engines have its weights or its fp32 ONNX file, whose
     answers are the same; `auto` lets all that are installed take part. It never takes int8, which loses a little, for
-    fp32: that file runs where it is named. `precision` is what was asked for; torch alone computes in a mixed one.
+    fp32: that file runs where it is named.
 
     Raises ValueError where the engine cannot run what is there.
     """
@@ -52,9 +51,7 @@ def load_for_engine(path: Path, engine: str, precision: str | None = None) -> Mo
         return model
     model = load_model(file)
     others = [name for name in files if name != model.engine and is_installed(name)]
-    if precision in MIXED and model.engine == "torch":
-        model.why = f"auto: torch computes in {precision}"
-    elif others:
+    if others:
         digests = {each.name: sha256(each) for each in sorted(set(files.values()))}
         openers = {name: partial(_open, files[name], name) for name in others}
         model.network = FastestNetwork(model.network, model.engine, openers, digests, model.kind.sample)
@@ -114,21 +111,26 @@ class FastestNetwork(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         return self.network(image)
 
-    def settle(self, image: Tensor, answer: Callable[[nn.Module], Any], device: torch.device) -> None:
+    def settle(self, image: Tensor, answer: Callable[[nn.Module], Any], device: Device) -> None:
         """Choose by the times that are remembered for images of this size, or else measured.
 
-        The choice holds for the images that follow, whatever their size. On a GPU nothing is tried.
+        The choice holds for the images that follow, whatever their size. On a GPU nothing is tried, nor in a mixed
+        precision, in which torch alone computes.
 
         image: One (1, C, H, W). answer: Makes a network answer it.
         """
         if not self.others:
             return
-        if device.type != "cpu":
+        if device.device.type != "cpu":
             self.others.clear()
-            self.why = f"auto: {self.engine} on {device.type}"
+            self.why = f"auto: {self.engine} on {device.device.type}"
+            return
+        if device.precision in MIXED and self.engine == "torch":
+            self.others.clear()
+            self.why = f"auto: torch computes in {device.precision}"
             return
         versions = {name: engine_version(name) for name in (self.engine, *self.others)}
-        key = key_of(self.digests, versions, tuple(image.shape[1:]))
+        key = key_of(self.digests, versions, tuple(image.shape[1:]), device.precision)
         milliseconds, opened, notes = recall(key), {self.engine: self.network}, []
         if not milliseconds.keys() & versions.keys():
             answer(self.network)
