@@ -11,7 +11,7 @@ from torch.nn import functional
 from datasets.slices.resampling import Grid, grid_for, resampled
 from scripts.predict import main
 from tests.raw_cases import KITS, hounsfield, save
-from tests.tiny_checkpoints import CT, predict, record, scan, thresholds, unet, voxels
+from tests.tiny_checkpoints import CT, MR, predict, record, scan, thresholds, unet, voxels
 from utils.evaluation.metrics.labels import class_numbers
 from utils.evaluation.source_grid import BackToSource
 from utils.prediction.answers import union
@@ -19,6 +19,8 @@ from utils.training import checkpoints
 
 __all__ = ["thresholds"]  # a fixture
 COARSE = {**CT, "spacing": 1.7, "slice_spacing": 5.0}
+LOST = np.diag([-1.0, -1, 1, 1])
+MOVED = np.array([[-1.0, 0, 0, 9], [0, -1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
 
 
 def logits_of(grid: Grid, seed: int = 0, classes: int = 3) -> torch.Tensor:
@@ -159,3 +161,12 @@ def test_a_volume_without_a_spacing_is_refused_in_one_line(tmp_path, thresholds,
     save(tmp_path / "b.nii.gz", hounsfield(0), KITS)
     assert predict(thresholds, tmp_path / "b.nii.gz", tmp_path / "native") == 0
     assert "resampled_to" not in record(tmp_path / "native")["b"]["options"]
+
+
+@pytest.mark.parametrize(("how", "affine", "status"), [(CT, LOST, 1), (CT, MOVED, 0), (MR, LOST, 0)])
+def test_a_ct_with_an_identity_affine_has_lost_its_spacing_whatever_its_codes(tmp_path, capsys, how, affine, status):
+    """SliceMaker refuses it as well. One with an origin, and an MR, may truly have voxels of 1 mm."""
+    save(tmp_path / "a.nii.gz", scan(0)[:2], affine)
+    checkpoint = unet(tmp_path / "x.ckpt", preprocessing={**how, "spacing": 1.7})
+    assert predict(checkpoint, tmp_path / "a.nii.gz", tmp_path / "out") == status
+    assert ("a.nii.gz: has no spacing in mm" in capsys.readouterr().err) == bool(status)

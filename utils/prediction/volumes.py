@@ -22,6 +22,7 @@ from datasets.volumes.geometry import to_slices
 from datasets.volumes.nifti import write_volume
 from datasets.volumes.reading import Image
 from utils.evaluation.volumes.components import count_voxels
+from utils.evaluation.volumes.pairs import spacing_is_lost
 from utils.prediction.inputs import Case, Source, open_source
 from utils.prediction.locating import Locator
 from utils.prediction.outputs import LABELS, PROBABILITIES, SERIES, Predictions
@@ -92,7 +93,9 @@ class VolumeSteps:
             source = open_source(case, options.modality, options.channel, options.slice_axis)
         predictors = [self.predictor, *([self.locator.predictor] if self.locator else [])]
         if self.locator or any(needs_millimeters(model.preprocessing) for model in self.predictor.models):
-            for finding in check_millimeters(case.path, source.header):
+            may_be_lost = options.modality == "CT" and source.series is None  # MR and a DICOM series may be of 1 mm
+            lost = may_be_lost and spacing_is_lost(source.header.affine)
+            for finding in check_millimeters(case.path, source.header, lost):
                 raise ValueError(str(finding))
             shape = [source.header.shape[axis] for axis in source.axes]
             source.notes += dict.fromkeys(
