@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import store_of, write_store
+from plan_stores import add_geometry, linear
 from raw_cases import kits_case, make
 
 import train
@@ -25,7 +26,6 @@ from utils.planning.choices import (
     thinning_of,
     window_of,
 )
-from utils.planning.dry_step import Measured, Trial, measure
 from utils.planning.fingerprint import Foreground, look
 from utils.planning.locator import plan_locator
 from utils.planning.recipes import slice_command
@@ -34,35 +34,12 @@ from utils.planning.sources import of_raw, of_store
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import Plan
 
-GIGABYTE = 10**9
-
-
-def linear(trial: Trial) -> Measured:
-    """A measurement of 1 GB and 0.1 GB an image, of 10 GB."""
-    return Measured(GIGABYTE + trial.batch * GIGABYTE // 10, 10 * GIGABYTE, 0.1 * trial.batch, 0.1, "cpu")
-
 
 @pytest.fixture
 def untimed(monkeypatch, tmp_path):
     """Steps are not tried, and the folder is an empty one."""
     monkeypatch.setattr(memory, "in_own_process", linear)
     monkeypatch.chdir(tmp_path)
-
-
-def add_geometry(store: Path, spacing: dict[str, float] | float, between: float = 3.0) -> None:
-    """Write geometry.json and case.json beside the slices of every case."""
-    for folder in (path for path in store.iterdir() if path.is_dir()):
-        size = spacing if isinstance(spacing, float) else spacing[folder.name]
-        slices = sorted(folder.glob("*.npz"))
-        with np.load(slices[0]) as content:
-            rows, columns = content["image"].shape
-        affine = np.diag([size, size, between, 1.0])
-        geometry = {"affine": affine.tolist(), "spacing": [size, size, between], "shape": [columns, rows, len(slices)]}
-        geometry |= {"axes": [2, 1, 0], "axis": 2, "slice_spacing": [between, size, size]}
-        (folder / "geometry.json").write_text(json.dumps(geometry))
-        source = {"file": f"/raw/{folder.name}/image.nii.gz"}
-        record = {"case": folder.name, "settings": {}, "slices": [], "voxels": {"0": 9, "1": 100, "2": 10}}
-        (folder / "case.json").write_text(json.dumps(record | {"sources": {"image": source, "label": source}}))
 
 
 def test_intensities_are_those_of_the_foreground_of_training_cases(tmp_path):
@@ -182,49 +159,6 @@ def test_the_slabs_of_a_store_are_kept(slice_store):
 def test_a_locator_takes_thick_slices_as_they_are(slice_store):
     add_geometry(slice_store, 0.8, 5.0)
     assert "--slice_spacing" not in plan_locator(of_store(slice_store, None), None)[2]
-
-
-def trial(batch: int) -> Trial:
-    small = {"name": "unet", "widths": [4, 4, 4, 4, 4]}
-    terms = [{"name": "soft_target", "student": "logits", "teacher": "logits", "weight": 1.0}]
-    loss = {"name": "dice_ce"}
-    return Trial(small, small, terms, loss, 1, ["kidney", "tumor"], batch, side=32, size=[64, 32])
-
-
-def test_memory_is_told_for_every_batch():
-    """Measured at 4 and 16 images, 1 + 0.1 a batch GB make 2.6 GB of 16, and 0.4 GB of data lie beside them."""
-    found = memory.forecast(trial(16), 4 * GIGABYTE // 10, linear)
-    assert sorted(found.tried) == [4, 16] and found.batch == 16
-    assert found.peak(16) == 3 * GIGABYTE and found.peak(8) == pytest.approx(2.2e9)
-
-
-def test_a_batch_that_does_not_fit_is_halved():
-    def small(one: Trial) -> Measured:
-        return replace(linear(one), limit=2 * GIGABYTE)
-
-    assert memory.forecast(trial(16), 0, small).batch == 8
-    with pytest.raises(ValueError, match=r"2 images of 32 x 32 take 9.2 GB, 2.0 GB may be used here"):
-        memory.forecast(trial(16), 8 * GIGABYTE, small)
-
-
-def test_a_step_that_fails_bounds_the_batch():
-    def limited(one: Trial) -> Measured:
-        if one.batch > 4:
-            raise ValueError("out of memory")
-        return linear(one)
-
-    assert memory.forecast(trial(16), 0, limited).batch == 4
-
-
-def test_a_step_is_tried_as_a_run_takes_it():
-    found = measure(trial(2))
-    assert found.device == "cpu" and 10**8 < found.peak < found.limit * 4 and found.seconds > 0
-
-
-def test_a_step_that_cannot_be_tried_ends_in_one_line(monkeypatch):
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(ValueError, match="a step of unet with 4 images cannot be tried: it ended with status 1"):
-        memory.in_own_process(trial(4))
 
 
 def run(*words) -> int:

@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
+import numpy as np
+
+from datasets.slices.neighbors import offsets_of
 from datasets.slices.transforms import padded_size
 from utils.planning.choices import Grid
 from utils.planning.dry_step import Measured, Trial
@@ -71,7 +74,7 @@ def forecast(trial: Trial, data: int, measure: Callable[[Trial], Measured] | Non
     measure = measure or in_own_process
     first = max(SMALLEST, trial.batch // PART)
     tried = {first: measure(replace(trial, batch=first))}
-    # No batch takes more than its share of a smaller one: where even that fits, the batch itself can be tried.
+    # A batch takes at most PART times what a batch of that part takes: if so much fits, the batch itself is tried.
     second = trial.batch if PART * tried[first].peak <= tried[first].limit else max(first, trial.batch // 2)
     if second not in tried:
         with suppress(ValueError):  # it did not fit after all
@@ -109,19 +112,27 @@ def in_own_process(trial: Trial) -> Measured:
     return Measured(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def data_bytes(fingerprint: Fingerprint, grid: Grid, thin: float) -> int:
-    """Bytes of the decoded slices that a run keeps in memory: train and val, each where it is small enough."""
-    total = 0
+def data_bytes(fingerprint: Fingerprint, grid: Grid, thin: float, neighbors: int, neighbor_mm: float | None) -> int:
+    """Bytes of the decoded slices that a run keeps in memory: train and val, each where it is small enough.
+
+    thin: the share of the training slices without foreground that are samples. The neighbors of samples are kept too.
+    """
+    total, wanted, random = 0, set(fingerprint.classes[1]), np.random.default_rng(0)
     for split, share in (("train", thin), ("val", 1.0)):
-        cases = fingerprint.of(split)
-        if not cases:
-            continue
-        present, absent = fingerprint.slices(split)
-        kept = (present + share * absent) / max(1, present + absent)
-        pixels = sum(case.shape[0] * grid.size(case)[0] * grid.size(case)[1] for case in cases)
-        size = int(kept * pixels * (max(case.itemsize for case in cases) + 1))
+        size = 0
+        for case in fingerprint.of(split):
+            samples = [bool(wanted.intersection(labels)) or random.random() < share for labels in case.labels]
+            slice_mm = 1.0 if neighbor_mm is None or case.spacing is None else case.spacing[0]
+            offsets = offsets_of(neighbors, neighbor_mm, slice_mm)
+            rows, columns = grid.size(case)
+            size += _held(np.flatnonzero(samples), len(samples), offsets) * rows * columns * (case.itemsize + 1)
         total += size if size <= CACHE_MB * 2**20 else 0
     return total
+
+
+def _held(samples: np.ndarray, count: int, offsets: Sequence[int]) -> int:
+    """How many of `count` slices of a case are samples, or their neighbors, see `offsets_of`."""
+    return len(np.unique(np.clip(samples[:, None] + np.array(offsets), 0, count - 1)))
 
 
 def validation_size(fingerprint: Fingerprint, grid: Grid, crop: int) -> tuple[int, int]:

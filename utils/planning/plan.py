@@ -143,7 +143,9 @@ def _forecasts(
 ) -> dict[str, Forecast]:
     """What each training takes; that of the student has the teacher beside it."""
     crop = chosen["data.crop"].value
-    held = memory.data_bytes(fingerprint, grid, chosen["data.thin_background"].value)
+    thin, neighbors = (chosen[f"data.{key}"].value for key in ("thin_background", "neighbors"))
+    distance = chosen["data.neighbor_mm"].value if "data.neighbor_mm" in chosen else None
+    held = memory.data_bytes(fingerprint, grid, thin, neighbors, distance)
     found = {}
     for role, network in networks.items():
         trial = Trial(
