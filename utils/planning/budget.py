@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -233,6 +234,8 @@ def _time(
                 seconds=read + seconds,
             )
         )
+        where = "" if found[-1].pixel is None else f" at {found[-1].pixel:.2f} mm"
+        print(f"timed {forms.name}{where} with {engine}: {found[-1].seconds:.2f} s", file=sys.stderr, flush=True)
     return found
 
 
