@@ -215,10 +215,12 @@ def test_a_locator_sees_whole_slices_at_coarse_pixels(slice_store, untimed, caps
         recipe["data"] | {"task": "organ", "crop": 64, "crop_mode": "center", "thin_background": 1.0} == recipe["data"]
     )
     assert recipe["network"] == {"name": "espnet"} and recipe["data"]["root"] == f"{slice_store}_4mm"
-    assert (
-        f"--outpath {slice_store}_4mm --dataset kits --task organ --spacing 4 --slice_spacing 4 --split_file"
-        in capsys.readouterr().out
-    )
+    out = capsys.readouterr().out
+    wanted = f"--outpath {slice_store}_4mm --dataset kits --task organ --spacing 4 --slice_spacing 4 --split_file"
+    assert wanted in out
+    run_of = "runs/kits_locator"
+    assert f"evaluate.py --checkpoint {run_of} --split val --margin\n" in out
+    assert f"predict.py --checkpoint runs/kits_student --locate {run_of} --input /raw --output located\n" in out
     found = of_store(slice_store, None)
     wide = replace(found, cases=[replace(case, shape=(6, 160, 160)) for case in found.cases])
     assert plan_locator(wide, None)[1]["spacing"].value == 5.0

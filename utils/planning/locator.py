@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from datasets.slices.transforms import next_multiple
@@ -63,5 +64,17 @@ def write_locator(fingerprint: Fingerprint, network: str | None, output: Path) -
     recipes.write({file: recipes.as_text(recipe, remarks)})
     for line in recipes.listed(chosen):
         print(line)
-    print(f"wrote {file}; to run:\n  {command}\n  {train}")
+    print(f"wrote {file}; to run:")
+    for line in (command, train, *_use(fingerprint, recipe["output"])):
+        print(f"  {line}")
     return 0
+
+
+def _use(fingerprint: Fingerprint, run: str) -> list[str]:
+    """What follows the training: the margin of the boxes is measured on val, and the student looks into the boxes."""
+    student = f"runs/{fingerprint.store.name}_student"
+    return [
+        f"python scripts/evaluate.py --checkpoint {quote(run)} --split val --margin",
+        f"python scripts/predict.py --checkpoint {quote(student)} --locate {quote(run)} "
+        f"--input {quote(str(fingerprint.raw or 'RAW'))} --output located",
+    ]
