@@ -77,6 +77,20 @@ def test_outside_the_box_there_is_only_background(seed):
         assert not labels.any()
 
 
+@pytest.mark.parametrize("place", [(0, 0), (63, 63), (30, 63), (10, 10), (11, 12)])
+def test_foreground_between_the_pixels_of_a_much_coarser_source_is_nowhere_in_it(place):
+    grid = grid_for((4, 20, 20), (3, 3.2, 3.2), 1.0, None)
+    logits = torch.zeros(4, 2, *grid.stored[1:])
+    logits[:, 0] = 1
+    logits[:, 1, *place] = 5
+    labels = class_numbers(filled(grid, logits).take(0, 4))
+    box = filled(grid, logits).box(0, 4)
+    if box is not None:
+        assert torch.equal(class_numbers(filled(grid, logits).take(0, 4, box)), labels[:, *box])
+        labels[:, *box] = 0
+    assert grid.stored == (4, 64, 64) and not labels.any()
+
+
 def test_a_volume_is_resampled_and_its_labels_are_those_of_the_returned_logits(tmp_path, thresholds):
     image = scan(3)
     save(tmp_path / "a.nii.gz", image)

@@ -57,8 +57,11 @@ class BackToSource:
             if not lines:
                 return None
             places = self._places[axis]
-            begin = np.searchsorted(places, lines[0] - 1, side="right")
-            parts.append(slice(int(begin), int(np.searchsorted(places, lines[-1] + 1, side="left"))))
+            begin = int(np.searchsorted(places, lines[0] - 1, side="right"))
+            end = int(np.searchsorted(places, lines[-1] + 1, side="left"))
+            if begin == end:  # pixels of the source are farther apart than those lines
+                return None
+            parts.append(slice(begin, end))
         return parts[0], parts[1]
 
     def take(self, start: int, stop: int, box: Box | None = None) -> Tensor:
