@@ -24,7 +24,7 @@ from utils.exporting.program import NotExportableError, capture
 from utils.exporting.quantization import quantize
 from utils.exporting.rewriting import rewrite
 from utils.planning import recipes
-from utils.planning.choices import COARSER_BY, Choice, Grid, crop_of, neighbors_of
+from utils.planning.choices import COARSER_BY, SMALL_CROP, Choice, Grid, crop_of, neighbors_of
 from utils.planning.fingerprint import CaseFacts, Fingerprint
 from utils.recipe.registry import build
 from utils.runs.onnx_engines import is_installed
@@ -177,7 +177,7 @@ class Forms:
         return {engine: network for engine, network in found.items() if network is not None}
 
     def _kept(self, engine: str, channels: int, crop: int, make: Callable[[], nn.Module]) -> nn.Module | None:
-        key = engine, channels, 0 if crop > recipes.SMALL_CROP else crop  # what a larger crop does not change
+        key = engine, channels, 0 if crop > SMALL_CROP else crop  # what a larger crop does not change
         if key not in self.made:
             try:
                 self.made[key] = make()
@@ -186,7 +186,7 @@ class Forms:
         return self.made[key]
 
     def _file(self, channels: int, crop: int) -> Path:
-        path = self.folder / f"{self.name}_{channels}_{min(crop, recipes.SMALL_CROP + 1)}.onnx"
+        path = self.folder / f"{self.name}_{channels}_{min(crop, SMALL_CROP + 1)}.onnx"
         if not path.exists():
             write_onnx(capture(rewrite(self.network(channels, crop)), channels, crop), path)
         return path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -139,9 +139,9 @@ class Fingerprint:
         low, high = np.percentile(values, PERCENTILES)
         return float(low), float(high)
 
-    def median(self, of: Callable[[CaseFacts], float | None], cases: Sequence[CaseFacts] | None = None) -> float | None:
+    def median(self, of: Callable[[CaseFacts], float | None]) -> float | None:
         """Median over training cases; None where nothing is known."""
-        found = [value for case in (self.training if cases is None else cases) if (value := of(case)) is not None]
+        found = [value for case in self.training if (value := of(case)) is not None]
         return statistics.median(found) if found else None
 
     @property

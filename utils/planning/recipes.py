@@ -12,10 +12,9 @@ from typing import Any
 import yaml
 
 from datasets.files import write_texts
-from utils.planning.choices import Choice, Grid
+from utils.planning.choices import SMALL_CROP, Choice, Grid
 from utils.planning.fingerprint import Fingerprint
 
-SMALL_CROP = 64
 TASK_LOSS, METRIC = {"name": "dice_ce"}, {"name": "volume_dice"}
 MARK = "# Planned by scripts/Plan.py "
 FIRST_LINE = re.compile(re.escape(MARK) + r"\(([0-9a-f]{12})\): ")

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from datasets.json_files import read_json
+from datasets.slices.resampling import grid_of, stored_millimeters
 from datasets.slices.store import SliceRecord, read_case, read_index, read_manifest, read_slice
 from datasets.splits import DEFAULT_RATIOS, SPLITS, split_patients
 from datasets.volumes.checks import check_grid, check_image, check_label
@@ -32,13 +33,6 @@ CASES_A_PROCESS = 4  # raw ones
 Case = TypeVar("Case")
 
 
-@dataclass(frozen=True)
-class StoredCase:
-    """The rows of index.csv of one case."""
-
-    records: Sequence[SliceRecord]
-
-
 def of_store(root: Path, task: str | None) -> Fingerprint:
     """The fingerprint of a slice store; only some slices of training cases are read.
 
@@ -46,12 +40,12 @@ def of_store(root: Path, task: str | None) -> Fingerprint:
     """
     manifest = read_manifest(root)
     records = sorted(read_index(root), key=lambda record: (record.case, record.slice))
-    jobs = [StoredCase(list(group)) for _, group in groupby(records, key=lambda record: record.case)]
-    read = sum(min(MOST_SLICES, len(job.records)) for job in jobs if job.records[0].split == "train")
+    jobs = [list(group) for _, group in groupby(records, key=lambda record: record.case)]
+    read = sum(min(MOST_SLICES, len(job)) for job in jobs if job[0].split == "train")
     workers = 1 if read < WORTH_PROCESSES else min(cores(), len(jobs))
     return Fingerprint(
         store=root,
-        raw=_raw_folder(root, [job.records[0].case for job in jobs]),
+        raw=_raw_folder(root, [job[0].case for job in jobs]),
         exists=True,
         dataset=manifest["dataset"],
         modality=manifest["modality"],
@@ -60,35 +54,32 @@ def of_store(root: Path, task: str | None) -> Fingerprint:
         tumor_labels=list(manifest["tumor_labels"]),
         spacing=manifest.get("spacing"),
         slice_spacing=manifest.get("slice_spacing"),
-        channel=_record(root, jobs[0].records[0].case).get("settings", {}).get("channel"),
-        cases=_all(_stored_case, jobs, workers, lambda job: job.records[0].path.parent),
+        channel=_record(root, jobs[0][0].case).get("settings", {}).get("channel"),
+        cases=_all(_stored_case, jobs, workers, lambda job: job[0].path.parent),
     )
 
 
-def _stored_case(job: StoredCase) -> CaseFacts:
-    first = job.records[0]
+def _stored_case(records: Sequence[SliceRecord]) -> CaseFacts:
+    """The facts of a case whose rows of index.csv these are, from the lowest slice to the highest."""
+    first = records[0]
     folder = first.path.parent
     shape, itemsize = _form(first)
-    spacing, milliliters, source = None, {}, (len(job.records), *shape)
+    spacing, milliliters, source = None, {}, (len(records), *shape)
     record = _record(folder.parent, first.case)
     if (folder / "geometry.json").is_file():
         geometry = read_json(folder / "geometry.json")
-        source = tuple(geometry["shape"][axis] for axis in geometry["axes"])
-        spacing = tuple(geometry["slice_spacing"])
-        if stored := geometry.get("stored"):
-            rows, columns = (spacing[axis] * source[axis] / stored["shape"][axis] for axis in (1, 2))
-            spacing = (spacing[0] * stored["slab"], rows, columns)
+        source, spacing = grid_of(geometry).source, tuple(stored_millimeters(geometry))
         size = voxel_ml(np.array(geometry["affine"]))
         milliliters = {int(value): count * size for value, count in record.get("voxels", {}).items()}
     return CaseFacts(
         case=first.case,
         patient=first.patient,
         split=first.split,
-        shape=(len(job.records), *shape),
+        shape=(len(records), *shape),
         spacing=spacing,
-        labels=tuple(record.labels for record in job.records),
+        labels=tuple(record.labels for record in records),
         milliliters={value: volume for value, volume in milliliters.items() if value},
-        foreground=look(_some(job.records)) if first.split == "train" else None,
+        foreground=look(_some(records)) if first.split == "train" else None,
         itemsize=itemsize,
         source=source,
         image=Path(record["sources"]["image"]["file"]) if "sources" in record and spacing else None,
