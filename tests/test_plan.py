@@ -16,15 +16,15 @@ import train
 import train_kd
 from utils.planning import memory
 from utils.planning.choices import (
-    Grid,
+    PixelGrid,
     augmentation_of,
     batch_of,
+    choose_spacing,
+    choose_window,
     crop_of,
     neighbors_of,
     placed_apart,
-    spacing_of,
     thinning_of,
-    window_of,
 )
 from utils.planning.fingerprint import Foreground, look
 from utils.planning.locator import plan_locator
@@ -52,12 +52,12 @@ def test_intensities_are_those_of_the_foreground_of_training_cases(tmp_path):
     split = {"train": ["a"], "val": ["b"], "test": ["c"]}
     found = of_store(write_store(tmp_path / "s", cases, "CT", {1: "kidney"}, [], "all", "kits", split), None)
     assert found.percentiles == pytest.approx(tuple(np.percentile(np.arange(1000), (0.5, 99.5))))
-    assert window_of(found).value == [4, 995]
+    assert choose_window(found).value == [4, 995]
 
 
 def test_a_narrow_window_is_widened(tmp_path):
     image, label = np.full((1, 32, 32), 40, np.int16), np.ones((1, 32, 32), np.uint8)
-    assert window_of(of_store(store_of(tmp_path / "s", image, label), None)).value == [-10, 90]
+    assert choose_window(of_store(store_of(tmp_path / "s", image, label), None)).value == [-10, 90]
 
 
 def test_the_foreground_of_slices():
@@ -91,10 +91,10 @@ def test_pixels_that_differ_are_resampled_to_their_median(slice_store):
     sizes = dict(zip((f"case_{n:05d}" for n in range(6)), (0.5, 0.7, 1.0, 9.0, 9.0, 9.0), strict=True))
     add_geometry(slice_store, sizes)
     found = of_store(slice_store, None)
-    assert spacing_of(found).value == 0.7
-    assert Grid(0.7).size(found.cases[0]) == (29, 34)
+    assert choose_spacing(found).value == 0.7
+    assert PixelGrid(0.7).size(found.cases[0]) == (29, 34)
     add_geometry(slice_store, dict.fromkeys(sizes, 0.7))
-    assert spacing_of(of_store(slice_store, None)).value is None
+    assert choose_spacing(of_store(slice_store, None)).value is None
 
 
 def placed(fingerprint, box, centers):
@@ -109,12 +109,12 @@ def placed(fingerprint, box, centers):
 def test_the_crop_holds_the_foreground(slice_store):
     """A box of 150 with a quarter around it is 187.5, which 192 holds; far from the center crops follow it."""
     found = of_store(slice_store, None)
-    crop, mode = crop_of(placed(found, (200, 181, 300, 331), lambda number: {}), Grid())
+    crop, mode = crop_of(placed(found, (200, 181, 300, 331), lambda number: {}), PixelGrid())
     assert crop.value == 192 and mode.value == "center"
-    crop, mode = crop_of(placed(found, (0, 0, 150, 100), lambda number: {}), Grid())
+    crop, mode = crop_of(placed(found, (0, 0, 150, 100), lambda number: {}), PixelGrid())
     assert crop.value == 192 and mode.value == "foreground"
-    assert crop_of(placed(found, (0, 0, 512, 512), lambda number: {}), Grid())[0].value == 512
-    assert crop_of(placed(found, (250, 250, 260, 260), lambda number: {}), Grid())[0].value == 64
+    assert crop_of(placed(found, (0, 0, 512, 512), lambda number: {}), PixelGrid())[0].value == 512
+    assert crop_of(placed(found, (250, 250, 260, 260), lambda number: {}), PixelGrid())[0].value == 64
 
 
 def test_classes_that_lie_apart_are_not_flipped(slice_store):
@@ -136,7 +136,7 @@ def test_neighbors_are_slices_that_show_the_same(slice_store):
     """Pixels of 1 mm: slices 5 mm apart are too far off, those 0.5 mm apart are too near."""
     for between, wanted in ((5.0, (0, None)), (3.0, (1, None)), (0.5, (1, 2.0))):
         add_geometry(slice_store, 1.0, between)
-        found = neighbors_of(of_store(slice_store, None), Grid())
+        found = neighbors_of(of_store(slice_store, None), PixelGrid())
         assert tuple(choice.value for choice in found) == wanted
 
 
@@ -149,11 +149,11 @@ def test_the_slabs_of_a_store_are_kept(slice_store):
     """A store of 3 mm slabs stays one at another spacing; a locator has slabs as thick as its pixels are wide."""
     add_geometry(slice_store, 0.8)
     found = replace(of_store(slice_store, None), slice_spacing=3.0)
-    words = slice_command(found, slice_store, Grid(1.6, found.slice_spacing))
+    words = slice_command(found, slice_store, PixelGrid(1.6, found.slice_spacing))
     assert "--spacing 1.6 --slice_spacing 3 " in words
     assert "--spacing 4 --slice_spacing 4 " in plan_locator(found, None)[2]
     assert "--slice_spacing 8 " in plan_locator(replace(found, slice_spacing=8.0), None)[2]
-    assert Grid(1.6, 3.0).slices(found.cases[0]) == 6 and Grid(4.0, 6.0).slices(found.cases[0]) == 3
+    assert PixelGrid(1.6, 3.0).slices(found.cases[0]) == 6 and PixelGrid(4.0, 6.0).slices(found.cases[0]) == 3
 
 
 def test_a_locator_takes_thick_slices_as_they_are(slice_store):

@@ -6,7 +6,7 @@ from raw_cases import kits_case, make
 
 from utils.planning import budget
 from utils.planning.budget import INT8, Forms, seconds_of, spend
-from utils.planning.choices import Grid
+from utils.planning.choices import PixelGrid
 from utils.planning.sources import of_store
 
 # Seconds of a volume by spacing (None: the finest) and network, in torch, and in int8
@@ -35,7 +35,7 @@ def clocked(monkeypatch):
         parameters = {"large": 10, "small": 1}[forms.name]
         engine = INT8 if int8 else "torch"
         pixel = grid.pixel(fingerprint)
-        return [budget.Candidate(grid.spacing, pixel, forms.name, parameters, engine, 1e3 * seconds, seconds)]
+        return [budget.Timing(grid.spacing, pixel, forms.name, parameters, engine, 1e3 * seconds, seconds)]
 
     monkeypatch.setattr(budget, "_time", known)
 
@@ -52,7 +52,7 @@ def clocked(monkeypatch):
     ],
 )
 def test_the_finest_pixels_then_the_most_parameters(store, clocked, limit, best):
-    found = spend(store, Grid(), ["small", "large"], limit)
+    found = spend(store, PixelGrid(), ["small", "large"], limit)
     assert (found.best.spacing, found.best.network, found.best.engine) == best
     assert found.spacing.value == best[0] and [row[""] for row in found.rows].count("best") == 1
     assert found.candidates[-1].spacing == best[0], "coarser pixels are not timed"
@@ -60,7 +60,7 @@ def test_the_finest_pixels_then_the_most_parameters(store, clocked, limit, best)
 
 def test_where_nothing_fits_the_fastest_is_named(store, clocked):
     with pytest.raises(ValueError, match=r"--budget 0.05 s: the fastest, small at 1.6 mm with torch, takes 0.1 s"):
-        spend(store, Grid(), ["small", "large"], 0.05)
+        spend(store, PixelGrid(), ["small", "large"], 0.05)
 
 
 def test_a_volume_is_read_and_its_slices_are_labeled(store, monkeypatch, capsys):
@@ -68,7 +68,7 @@ def test_a_volume_is_read_and_its_slices_are_labeled(store, monkeypatch, capsys)
     now = iter(range(1000))
     monkeypatch.setattr(budget.time, "perf_counter", lambda: next(now) / 100)
     monkeypatch.setattr(budget, "is_installed", lambda engine: False)
-    found = spend(store, Grid(), ["espnet"], 10.0)
+    found = spend(store, PixelGrid(), ["espnet"], 10.0)
     assert found.read == pytest.approx(0.01) and found.volume == (6, 10, 12)
     assert found.best.milliseconds == pytest.approx(20) and found.best.seconds == pytest.approx(0.13)
     assert capsys.readouterr().err == "timed espnet at 0.80 mm with torch: 0.13 s\n"
@@ -83,7 +83,7 @@ def test_logits_are_brought_back_to_every_slice_of_the_source(tmp_path, monkeypa
     now = iter(range(1000))
     monkeypatch.setattr(budget.time, "perf_counter", lambda: next(now) / 100)
     monkeypatch.setattr(budget, "is_installed", lambda engine: False)
-    spent = spend(found, Grid(None, found.slice_spacing), ["espnet"], 10.0)
+    spent = spend(found, PixelGrid(None, found.slice_spacing), ["espnet"], 10.0)
     assert spent.best.seconds - spent.read == pytest.approx(0.08) and spent.best.milliseconds == pytest.approx(40)
 
 
@@ -93,7 +93,7 @@ def test_an_engine_that_cannot_run_a_network_is_left_out(store, monkeypatch):
             raise ValueError("fails")
 
     monkeypatch.setattr(Forms, "engines", lambda *_: {"broken": Broken(), "torch": torch.nn.Identity()})
-    assert [each.engine for each in spend(store, Grid(), ["espnet"], 10.0).candidates] == ["torch"]
+    assert [each.engine for each in spend(store, PixelGrid(), ["espnet"], 10.0).candidates] == ["torch"]
 
 
 def test_times_as_people_write_them():

@@ -8,7 +8,7 @@ from plan_stores import GIGABYTE, add_geometry, linear
 
 from datasets.slices.dataset import SliceDataset
 from utils.planning import memory
-from utils.planning.choices import Grid
+from utils.planning.choices import PixelGrid
 from utils.planning.dry_step import Measured, Trial, measure
 from utils.planning.sources import of_store
 
@@ -70,4 +70,4 @@ def test_the_neighbors_of_samples_stay_in_memory(slice_store, thin, neighbors, d
         dataset = SliceDataset(slice_store, split, thin_background=share, **chosen)
         held += dataset._stored.nbytes
     found = of_store(slice_store, None)
-    assert memory.data_bytes(found, Grid(), thin, neighbors, distance) == held
+    assert memory.data_bytes(found, PixelGrid(), thin, neighbors, distance) == held

@@ -24,7 +24,7 @@ from utils.exporting.program import NotExportableError, capture
 from utils.exporting.quantization import quantize
 from utils.exporting.rewriting import rewrite
 from utils.planning import recipes
-from utils.planning.choices import COARSER_BY, SMALL_CROP, Choice, Grid, crop_of, neighbors_of
+from utils.planning.choices import COARSER_BY, SMALL_CROP, Choice, PixelGrid, crop_of, neighbors_of
 from utils.planning.fingerprint import CaseFacts, Fingerprint
 from utils.recipe.registry import build
 from utils.runs.onnx_engines import is_installed
@@ -46,7 +46,7 @@ def seconds_of(text: str) -> float:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Timing:
     """A way to label a volume, and what it takes: milliseconds for a stored slice, seconds for all."""
 
     spacing: float | None
@@ -71,8 +71,8 @@ class Budget:
     limit: float
     read: float | None
     volume: tuple[int, int, int]
-    candidates: list[Candidate]
-    best: Candidate
+    candidates: list[Timing]
+    best: Timing
 
     @property
     def rows(self) -> list[dict[str, str]]:
@@ -103,7 +103,7 @@ class Budget:
         return Choice(self.best.network, f"of those that fit at this spacing the one with most parameters: {took}")
 
 
-def spend(fingerprint: Fingerprint, finest: Grid, students: Sequence[str], limit: float) -> Budget:
+def spend(fingerprint: Fingerprint, finest: PixelGrid, students: Sequence[str], limit: float) -> Budget:
     """Time candidates at finer and then coarser pixels, until one fits.
 
     The best has the finest pixels, then the most parameters; it runs in the fastest engine, and in int8, which loses a
@@ -114,7 +114,7 @@ def spend(fingerprint: Fingerprint, finest: Grid, students: Sequence[str], limit
     start, candidates = finest.pixel(fingerprint), []
     grids = [
         finest,
-        *(Grid(mm, finest.slice_spacing) for mm in COARSER if start is not None and mm > COARSER_BY * start),
+        *(PixelGrid(mm, finest.slice_spacing) for mm in COARSER if start is not None and mm > COARSER_BY * start),
     ]
     with tempfile.TemporaryDirectory(prefix="plan-") as folder:
         makers = [Forms(name, len(fingerprint.class_names) + 1, Path(folder)) for name in students]
@@ -204,8 +204,8 @@ class Forms:
 
 @torch.inference_mode()
 def _time(
-    fingerprint: Fingerprint, case: CaseFacts, grid: Grid, forms: Forms, int8: bool, read: float
-) -> list[Candidate]:
+    fingerprint: Fingerprint, case: CaseFacts, grid: PixelGrid, forms: Forms, int8: bool, read: float
+) -> list[Timing]:
     """Candidates of one network at one grid: a slice resampled, labeled, and its logits brought back.
 
     Stored slices are labeled, and every slice of the source has logits brought back to it: with slabs these are more.
@@ -224,7 +224,7 @@ def _time(
         label, back = map(min, zip(*rounds, strict=True))
         seconds = label * slices + back * case.source[0]
         found.append(
-            Candidate(
+            Timing(
                 spacing=grid.spacing,
                 pixel=grid.pixel(fingerprint),
                 network=forms.name,

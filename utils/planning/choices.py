@@ -36,7 +36,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Grid:
+class PixelGrid:
     """In what pixels training and prediction work.
 
     Args:
@@ -69,7 +69,7 @@ class Grid:
         return self.spacing or fingerprint.in_plane
 
 
-def spacing_of(fingerprint: Fingerprint) -> Choice:
+def choose_spacing(fingerprint: Fingerprint) -> Choice:
     """mm in plane to resample to: the median of the training cases, or None where their pixels are alike."""
     found = [size for case in fingerprint.training if (size := pixel(case)) is not None]
     if not found:
@@ -89,7 +89,7 @@ def spacing_of(fingerprint: Fingerprint) -> Choice:
     )
 
 
-def window_of(fingerprint: Fingerprint) -> Choice:
+def choose_window(fingerprint: Fingerprint) -> Choice:
     """The window of CT by what the foreground holds; None is a z-score of each case."""
     if fingerprint.modality != "CT":
         return Choice(None, f"intensities of {fingerprint.modality} have no unit: each case is z-scored")
@@ -104,7 +104,7 @@ def window_of(fingerprint: Fingerprint) -> Choice:
     return Choice([math.floor(low), math.ceil(high)], why)
 
 
-def crop_of(fingerprint: Fingerprint, grid: Grid) -> tuple[Choice, Choice]:
+def crop_of(fingerprint: Fingerprint, grid: PixelGrid) -> tuple[Choice, Choice]:
     """The side of a training crop, and how it is placed."""
     boxes = [(case, case.foreground.box, grid.factors(case)) for case in fingerprint.with_foreground]
     side = max(max((box[2] - box[0]) * rows, (box[3] - box[1]) * columns) for _, box, (rows, columns) in boxes)
@@ -177,7 +177,7 @@ def placed_apart(fingerprint: Fingerprint) -> tuple[str, str] | None:
     return None
 
 
-def neighbors_of(fingerprint: Fingerprint, grid: Grid) -> tuple[Choice, Choice]:
+def neighbors_of(fingerprint: Fingerprint, grid: PixelGrid) -> tuple[Choice, Choice]:
     """Slices on each side that go in as channels, and at what distance (None: the very next ones)."""
     size, between = grid.pixel(fingerprint), fingerprint.between
     if size is None or between is None:
@@ -214,12 +214,12 @@ def schedule_of(slices: int, batch: int) -> tuple[Choice, Choice]:
     return Choice(epochs, why), Choice(rate, f"{LEARNING_RATE:g} for a batch of {BATCH}, by the root of the batch")
 
 
-def of_data(fingerprint: Fingerprint, grid: Grid) -> dict[str, Choice]:
+def of_data(fingerprint: Fingerprint, grid: PixelGrid) -> dict[str, Choice]:
     """The keys of a recipe's data section that are chosen, in their order."""
     crop, mode = crop_of(fingerprint, grid)
     neighbors, distance = neighbors_of(fingerprint, grid)
     return {
-        "data.window": window_of(fingerprint),
+        "data.window": choose_window(fingerprint),
         "data.crop": crop,
         "data.crop_mode": mode,
         "data.augment": augmentation_of(fingerprint),

@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets.slices.transforms import next_multiple
 from utils.planning import choices, recipes
-from utils.planning.choices import Choice, Grid
+from utils.planning.choices import Choice, PixelGrid
 from utils.planning.fingerprint import Fingerprint
 
 NETWORK = "espnet"  # the smallest
@@ -31,7 +31,7 @@ def plan_locator(fingerprint: Fingerprint, network: str | None) -> tuple[dict[st
     spacing = min(max(round(field / SIDE, 1), FINEST), COARSEST)
     thinner = any(case.spacing[0] < spacing for case in fingerprint.training)
     slab = max(spacing, fingerprint.slice_spacing or 0.0) if thinner else fingerprint.slice_spacing
-    grid = Grid(spacing, slab)
+    grid = PixelGrid(spacing, slab)
     side = max(choices.SMALLEST_CROP, next_multiple(max(max(grid.size(case)) for case in fingerprint.training)))
     chosen = {"data.task": Choice("organ", "every label counts as one class")} | choices.of_data(fingerprint, grid)
     chosen |= {

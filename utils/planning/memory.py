@@ -14,7 +14,7 @@ import numpy as np
 
 from datasets.slices.neighbors import offsets_of
 from datasets.slices.transforms import padded_size
-from utils.planning.choices import Grid
+from utils.planning.choices import PixelGrid
 from utils.planning.dry_step import Measured, Trial
 from utils.planning.fingerprint import Fingerprint
 from utils.recipe.schema import ROOT
@@ -112,7 +112,9 @@ def in_own_process(trial: Trial) -> Measured:
     return Measured(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def data_bytes(fingerprint: Fingerprint, grid: Grid, thin: float, neighbors: int, neighbor_mm: float | None) -> int:
+def data_bytes(
+    fingerprint: Fingerprint, grid: PixelGrid, thin: float, neighbors: int, neighbor_mm: float | None
+) -> int:
     """Bytes of the decoded slices that a run keeps in memory: train and val, each where it is small enough.
 
     thin: the share of the training slices without foreground that are samples. The neighbors of samples are kept too.
@@ -135,7 +137,7 @@ def _held(samples: np.ndarray, count: int, offsets: Sequence[int]) -> int:
     return len(np.unique(np.clip(samples[:, None] + np.array(offsets), 0, count - 1)))
 
 
-def validation_size(fingerprint: Fingerprint, grid: Grid, crop: int) -> tuple[int, int]:
+def validation_size(fingerprint: Fingerprint, grid: PixelGrid, crop: int) -> tuple[int, int]:
     """(height, width) of the largest val image as a network sees it."""
     cases = fingerprint.of("val") or fingerprint.training
     sizes = [padded_size(grid.size(case), crop) for case in cases]

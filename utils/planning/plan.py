@@ -13,7 +13,7 @@ from datasets.slices.neighbors import channels_of
 from networks import SEGMENTATION
 from utils.planning import choices, memory, recipes
 from utils.planning.budget import STUDENTS, spend
-from utils.planning.choices import Choice, Grid
+from utils.planning.choices import Choice, PixelGrid
 from utils.planning.dry_step import Trial
 from utils.planning.fingerprint import Fingerprint
 from utils.planning.locator import write_locator
@@ -93,13 +93,13 @@ def _fingerprint(wanted: Wanted) -> Fingerprint:
 
 def plan_of(fingerprint: Fingerprint, wanted: Wanted) -> Plan:
     """Every choice, and the forecasts that the batch depends on."""
-    spacing, budget = choices.spacing_of(fingerprint), None
+    spacing, budget = choices.choose_spacing(fingerprint), None
     student = Choice(wanted.student or STUDENT, "as asked for" if wanted.student else "the default")
     if wanted.budget is not None:
         students = [wanted.student] if wanted.student else STUDENTS
-        budget = spend(fingerprint, Grid(spacing.value, fingerprint.slice_spacing), students, wanted.budget)
+        budget = spend(fingerprint, PixelGrid(spacing.value, fingerprint.slice_spacing), students, wanted.budget)
         spacing, student = budget.spacing, budget.student
-    grid = Grid(spacing.value, fingerprint.slice_spacing)
+    grid = PixelGrid(spacing.value, fingerprint.slice_spacing)
     chosen = {"spacing": spacing, "data.task": _task(fingerprint, wanted), **choices.of_data(fingerprint, grid)}
     names = {"teacher": wanted.teacher, "student": student.value}
     networks = {role: recipes.network_section(name, chosen["data.crop"].value) for role, name in names.items()}
@@ -135,7 +135,7 @@ def _task(fingerprint: Fingerprint, wanted: Wanted) -> Choice:
 
 def _forecasts(
     fingerprint: Fingerprint,
-    grid: Grid,
+    grid: PixelGrid,
     chosen: dict[str, Choice],
     networks: dict[str, dict[str, Any]],
     terms: list[dict[str, Any]],

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from datasets.files import write_texts
-from utils.planning.choices import SMALL_CROP, Choice, Grid
+from utils.planning.choices import SMALL_CROP, Choice, PixelGrid
 from utils.planning.fingerprint import Fingerprint
 
 TASK_LOSS, METRIC = {"name": "dice_ce"}, {"name": "volume_dice"}
@@ -68,7 +68,7 @@ def network_section(name: str, crop: int) -> dict[str, Any]:
     return {"name": name} | ({"output_stride": 8} if name in ("resnet18", "resnet_18") and crop <= SMALL_CROP else {})
 
 
-def slice_command(fingerprint: Fingerprint, store: Path, grid: Grid) -> str:
+def slice_command(fingerprint: Fingerprint, store: Path, grid: PixelGrid) -> str:
     """The command that makes a store; it has the split of the one that the plan was made from."""
     words = ["--inpath", str(fingerprint.raw or "RAW"), "--outpath", str(store)]
     words += ["--dataset", fingerprint.dataset, "--task", fingerprint.task]
