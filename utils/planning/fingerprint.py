@@ -1,4 +1,4 @@
-"""What a data set holds, as a plan needs it: sizes, millimetres, intensities within the foreground, volumes, splits."""
+"""What a data set holds, as a plan needs it: sizes, millimeters, intensities within the foreground, volumes, splits."""
 
 from __future__ import annotations
 

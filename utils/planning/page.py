@@ -36,7 +36,7 @@ def write_plan(file: Path, plan: Plan, command: str, commands: list[str]) -> Non
 
 
 def facts(fingerprint: Fingerprint) -> list[tuple[str, str]]:
-    """Sizes, millimetres and intensities of the training cases."""
+    """Sizes, millimeters and intensities of the training cases."""
     cases, marked = fingerprint.training, fingerprint.with_foreground
     found = [
         ("Slices of a case", _span((case.shape[0] for case in cases), "{:.0f}")),
