@@ -137,7 +137,7 @@ class FastestNetwork(nn.Module):
             for name, make in self.others.items():
                 try:
                     network = make()
-                    if network.size not in (None, tuple(image.shape[2:])):  # its answers would be others at the edges
+                    if network.size is not None and self.engine == "torch":  # which takes every size that follows
                         raise ValueError(f"takes images of {network.size[0]}x{network.size[1]} only")
                     answer(network)  # which also warms it up
                     opened[name] = network
