@@ -114,7 +114,7 @@ def test_the_memory_does_not_grow_without_end(tmp_path, monkeypatch):
     assert [recall(key) != {} for key in "abc"] == [True, False, True]
 
 
-def test_int8_runs_only_where_it_is_named(plain, store, volume, tmp_path, timed):
+def test_int8_runs_only_where_it_is_named(plain, store, volume, tmp_path, timed, capsys):
     assert export(plain, tmp_path / "out", "--formats", "safetensors", "onnx", "int8", "--calibration", 4) == 0
     assert predict(tmp_path / "out", volume, tmp_path / "fp32") == 0
     assert predict(tmp_path / "out/student_int8.onnx", volume, tmp_path / "int8") == 0
@@ -122,6 +122,10 @@ def test_int8_runs_only_where_it_is_named(plain, store, volume, tmp_path, timed)
     assert set(timed[1]) == {"onnxruntime", "openvino"}
     (entry,) = record(tmp_path / "int8").values()
     assert entry["formats"] == ["onnx int8"]
+    capsys.readouterr()
+    # the engines round int8 otherwise: what one has labeled is not kept for another
+    assert predict(tmp_path / "out/student_int8.onnx", volume, tmp_path / "int8", "--engine", "openvino") == 1
+    assert "made by other options" in capsys.readouterr().err
 
 
 def test_of_a_folder_with_onnx_alone_that_is_run(exported, volume, tmp_path, timed):

@@ -145,9 +145,13 @@ def numbers_of(wanted: list[str] | None, names: list[str]) -> list[int]:
 def made_by(
     args: argparse.Namespace, predictor: Predictor, options: Options, locator: Locator | None = None
 ) -> dict[str, Any]:
-    """What labels depend on besides the image. resampled_to: mm in-plane and of slabs, of each checkpoint."""
+    """What labels depend on besides the image.
+
+    resampled_to: mm in-plane and of slabs, of each checkpoint. engine: as asked for; int8 alone depends on it.
+    """
     found_by = {} if locator is None else {"locator": [locator.sha256, locator.margin.margin_mm]}
     spacings = [asked_spacing(model.preprocessing) for model in predictor.models]
+    int8 = any(model.format == "onnx int8" for model in predictor.models)
     return {
         "checkpoints": [model.sha256 for model in predictor.models],
         "options": {
@@ -158,6 +162,7 @@ def made_by(
             "channel": options.channel,
             "slice_axis": options.slice_axis,
             **({"resampled_to": [list(each) for each in spacings]} if any(map(any, spacings)) else {}),
+            **({"engine": args.engine} if int8 else {}),
             **found_by,
         },
     }
