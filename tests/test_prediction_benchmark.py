@@ -79,7 +79,11 @@ def test_a_truth_of_another_shape_and_names_that_are_not_their_own_are_refused(t
         ("runs/student", Candidate("student", Path("runs/student"))),
         ("fast=exported/x,openvino", Candidate("fast", Path("exported/x"), engine="openvino")),
         ("box=x,torch,locate=y", Candidate("box", Path("x"), engine="torch", locate=Path("y"))),
+        ("box=x,locate=y,openvino", Candidate("box", Path("x"), engine="openvino", locate=Path("y"))),
+        ("x,locate=y", Candidate("student", Path("x"), locate=Path("y"))),
         ("comma=a,b/x", Candidate("comma", Path("a,b/x"))),
+        ("runs/lr=0.1", Candidate("student", Path("runs/lr=0.1"))),
+        ("slow=runs/lr=0.1", Candidate("slow", Path("runs/lr=0.1"))),
     ],
 )
 def test_a_student_has_a_name_a_path_an_engine_and_a_locator(text, wanted):

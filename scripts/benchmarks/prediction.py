@@ -1,8 +1,9 @@
 """Predicting a CT volume from file to file: students beside their teacher, stage by stage, on one volume in one run.
 
 Each takes its turn in a process of its own, as predict.py runs it: read and decompress, preprocess, network, labels,
-compress and write. The floor is reading and writing alone. The volume is made (noise that gzip cannot remove) unless
-one is given; the work does not depend on what it shows. With its labels as --truth, Dice is on the volume's own grid.
+compress and write. The floor is reading and writing alone. The volume is made unless one is given: noise, which gzip
+cannot remove and of which no slice is blank, so it measures a volume that shows something everywhere; real ones take
+less. With its labels as --truth, Dice is on the volume's own grid.
 
   python scripts/benchmarks/benchmark.py prediction --teacher runs/teacher --student native=runs/student
       fast=exported/student openvino=exported/student,openvino int8=exported/student/student_int8.onnx
@@ -69,13 +70,19 @@ def find_candidates(args: argparse.Namespace) -> list[Candidate]:
 
 
 def student_of(text: str) -> Candidate:
-    """A student by its flag, [NAME=]PATH[,ENGINE][,locate=LOCATOR]."""
-    text, _, locator = text.partition(",locate=")
-    name, found, place = text.partition("=")
-    path, _, engine = (place if found else text).rpartition(",")
-    if engine not in ENGINES:
-        path, engine = place if found else text, "auto"
-    return Candidate(name if found else "student", Path(path), "32-true", engine, Path(locator) if locator else None)
+    """A student by its flag, [NAME=]PATH[,ENGINE][,locate=LOCATOR]; a name has no slash."""
+    parts, engine, locator = text.split(","), "auto", None
+    while len(parts) > 1 and (parts[-1] in ENGINES or parts[-1].startswith("locate=")):
+        part = parts.pop()
+        if part in ENGINES:
+            engine = part
+        else:
+            locator = Path(part.removeprefix("locate="))
+    place = ",".join(parts)
+    name, found, path = place.partition("=")
+    if not found or "/" in name:
+        name, path = "student", place
+    return Candidate(name, Path(path), "32-true", engine, locator)
 
 
 def verdict(timings: Sequence[Timing]) -> str:
