@@ -1,19 +1,25 @@
 """Scores of a network of a spacing in mm: test on the sources' own grids, the same from every command."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from datasets.slices.dataset import SliceDataset
+from datasets.slices.store import read_slice
 from scripts.evaluate import main as evaluate
 from tests.raw_cases import kits_case, make
 from tests.tiny_checkpoints import labels_of, predict, scan, thresholds
+from utils.evaluation import drawing
 from utils.experiment.run import main as train
 from utils.recipe.command_line import parse
 from utils.recipe.schema import ROOT, Recipe
+from utils.report import pictures
 from utils.report.latency import volume_of
+from utils.report.method import data_facts
 from utils.runs.groups import Group
+from utils.runs.run import Run
 from utils.runs.splits import predict_cases
 from utils.training import checkpoints
 
@@ -88,7 +94,7 @@ def test_a_native_and_a_resampled_store_have_the_same_targets_to_be_scored(run):
         assert digests[0][case][1] == digests[1][case][1] and digests[0][case][0] != digests[1][case][0]
 
 
-def test_pictures_are_of_the_stored_slices_and_a_volume_to_time_is_of_the_sources_grid(run, monkeypatch):
+def test_cases_are_predicted_on_either_grid_and_a_volume_to_time_is_of_the_sources(run, monkeypatch):
     checkpoint = checkpoints.load(run / "run")
     test = SliceDataset(run / "store", "test", task="all", crop=32)
     stored, source = (next(predict_cases(checkpoint, test, as_stored=each)) for each in (True, False))
@@ -105,3 +111,49 @@ def test_pictures_are_of_the_stored_slices_and_a_volume_to_time_is_of_the_source
 
         volume = nibabel.load(file)
     assert np.prod(volume.shape) == np.prod(source.target.shape) and "voxels, the largest of the test split" in words
+
+
+@pytest.fixture
+def groups(run):
+    """That run as groups of a report: at its spacing, and on the native store."""
+    checkpoint, found = checkpoints.load(run / "run"), {}
+    for name in ("native", "store"):
+        recipe = checkpoint["recipe"] | {"data": checkpoint["recipe"]["data"] | {"root": str(run / name)}}
+        preprocessing = SliceDataset(run / name, "test", crop=32).preprocessing
+        first = Run(
+            run / name, checkpoint | {"recipe": recipe, "preprocessing": preprocessing}, "", "test", {"rows": []}
+        )
+        found[name] = SimpleNamespace(name=name, first=first)
+    return found
+
+
+@pytest.mark.parametrize("order", [("native", "store"), ("store", "native")])
+def test_runs_of_several_spacings_are_drawn_on_the_grid_of_the_source(groups, monkeypatch, order):
+    shown_groups = [groups[name] for name in order]
+    test = SliceDataset(groups["native"].first.data, "test", crop=32)
+    case = test.cases[0]
+    (shown,) = pictures.predict_shown(shown_groups, [(case, "Worst case")], "test", None)
+    native = read_slice(test.records[test.case_indices()[case][shown.number]].path)
+    everything = [shown.image, shown.target, *shown.predictions.values()]
+    assert {each.shape for each in everything} == {(44, 50)} and shown.spacing == (0.8, 0.8)
+    assert np.array_equal(shown.target, native[1]) and np.array_equal(shown.predictions["native"], native[1])
+    assert 0.5 < (shown.predictions["store"] == native[1]).mean() < 1
+    assert np.corrcoef(shown.image.ravel(), native[0].ravel())[0, 1] > (1 - 1e-9 if order[0] == "native" else 0.6)
+    assert len(pictures.case_block(shown, shown_groups, ["kidney", "tumor"]).tiles) == 3
+    drawn, heat = [], drawing.with_heat
+    monkeypatch.setattr(pictures, "attention_maps", lambda network, image, classes: image.numpy()[[0] * len(classes)])
+    monkeypatch.setattr(drawing, "with_heat", lambda base, map_, frame: drawn.append(map_) or heat(base, map_, frame))
+    assert pictures.case_attention([shown], shown_groups, ["kidney", "tumor"], "test", None)
+    window = np.clip(native[0], -200, 300)
+    assert len(drawn) == 4 and all(np.corrcoef(each.ravel(), window.ravel())[0, 1] > 0.6 for each in drawn)
+
+
+def test_a_report_says_which_run_has_which_spacing(groups):
+    facts = dict(data_facts([groups["native"], groups["store"]]))
+    assert facts["Images"].endswith(
+        f"; not resampled (native); resampled to {COARSE} (store): val scores are on the grid of the slices, test "
+        "scores on the grids of the sources"
+    )
+    assert facts["Data"] == f"{groups['native'].first.data}, {groups['store'].first.data}"
+    assert "resampled" not in dict(data_facts([groups["native"]]))["Images"]
+    assert f"; resampled to {COARSE}: val" in dict(data_facts([groups["store"]]))["Images"]

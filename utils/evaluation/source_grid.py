@@ -14,6 +14,7 @@ from torch import Tensor
 from datasets.json_files import read_json
 from datasets.slices.resampling import Grid, grid_of
 from datasets.slices.source_labels import SourceLabels
+from datasets.slices.store import read_slice
 from utils.evaluation.metrics.labels import class_numbers
 
 if TYPE_CHECKING:
@@ -150,3 +151,14 @@ def on_source(dataset: Any) -> OnSource | None:
     """What scores a dataset on the sources' own grids; None where it holds them already."""
     preprocessing = dataset.preprocessing
     return OnSource(dataset) if preprocessing.get("spacing") or preprocessing.get("slice_spacing") else None
+
+
+def source_slices(dataset: SliceDataset, case: str) -> np.ndarray:
+    """The slices (n, H, W) of a case on its source's grid, as smooth as the stored ones are."""
+    slices = np.stack([read_slice(record.path)[0] for record in dataset.records if record.case == case])
+    grid = grid_of(read_json(Path(dataset.root) / case / "geometry.json"))
+    if not grid.is_resampled:
+        return slices
+    back = BackToSource(grid)
+    back.add(torch.from_numpy(slices.astype(np.float32))[:, None])
+    return back.take(0, grid.source[0])[:, 0].numpy().astype(slices.dtype)

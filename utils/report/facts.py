@@ -228,10 +228,10 @@ def _show_cases(report: Report) -> None:
     try:
         chosen = pictures.choose_cases(student.first, report.wanted.cases)
         shown = pictures.predict_shown(report.groups, chosen, split, root)
+        report.cases = [pictures.case_block(each, report.groups, names) for each in shown]
     except (ValueError, OSError) as error:
         report.note(f"no pictures of cases: {error}")
         return
-    report.cases = [pictures.case_block(each, report.groups, names) for each in shown]
     try:
         report.attention = pictures.case_attention(shown, report.compared, names, split, root)
     except (ValueError, RuntimeError) as error:

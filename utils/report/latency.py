@@ -11,14 +11,11 @@ from tempfile import TemporaryDirectory
 
 import nibabel
 import numpy as np
-import torch
 import yaml
 from tqdm import tqdm
 
-from datasets.slices.resampling import grid_of
-from datasets.slices.store import read_slice
 from datasets.volumes.geometry import restore
-from utils.evaluation.source_grid import BackToSource
+from utils.evaluation.source_grid import source_slices
 from utils.prediction.latency import Candidate, Timing, measure
 from utils.report.exports import TIMED, Export
 from utils.runs.artifact import INT8
@@ -79,12 +76,7 @@ def volume_of(group: Group, split: str, root: str | None, given: Path | None) ->
     geometries = {case: json.loads((Path(dataset.root) / case / "geometry.json").read_text()) for case in dataset.cases}
     case = max(geometries, key=lambda name: int(np.prod(geometries[name]["shape"])))
     geometry = geometries[case]
-    slices = np.stack([read_slice(record.path)[0] for record in dataset.records if record.case == case])
-    grid = grid_of(geometry)
-    if grid.is_resampled:
-        back = BackToSource(grid)
-        back.add(torch.from_numpy(slices.astype(np.float32))[:, None])
-        slices = back.take(0, grid.source[0])[:, 0].numpy().astype(slices.dtype)
+    slices = source_slices(dataset, case)
     if slices.dtype == np.float16:
         slices = slices.astype(np.float32)  # NIfTI has no float16
     image = nibabel.Nifti1Image(restore(slices, geometry), np.array(geometry["affine"]))

@@ -17,6 +17,7 @@ from utils.evaluation.volumes.scores import DEFINITIONS, EMPTY_MASK_RULES
 from utils.machine import processor
 from utils.report.exports import TIMES
 from utils.report.facts import Report
+from utils.runs.groups import Group
 from utils.runs.run import Run
 
 Facts = list[tuple[str, str]]
@@ -69,8 +70,9 @@ ATTENTION_FACT = (
 )
 
 
-def data_facts(run: Run) -> Facts:
+def data_facts(groups: Sequence[Group]) -> Facts:
     """Where the data lay, and what networks were given."""
+    run = groups[0].first
     preprocessing = run.checkpoint["preprocessing"]
     if run.classifies:
         images = f"{preprocessing['image_size']}{TIMES}{preprocessing['image_size']}"
@@ -78,10 +80,17 @@ def data_facts(run: Run) -> Facts:
         window = preprocessing["window"]
         scaled = f"window {window[0]:g} to {window[1]:g} HU" if window else "z-score of each case"
         images = f"{preprocessing['modality']}, {scaled}"
-        if words := asked_words(preprocessing):
-            images += f"; resampled to {words}: val scores are on this grid, test scores on the grids of the sources"
+        spacings: dict[str, list[str]] = {}
+        for group in groups:
+            spacings.setdefault(asked_words(group.first.checkpoint["preprocessing"]), []).append(group.name)
+        for words, names in spacings.items():
+            whose = f" ({', '.join(names)})" if len(spacings) > 1 else ""
+            images += f"; resampled to {words}{whose}" if words else f"; not resampled{whose}" if whose else ""
+        if any(spacings):
+            images += ": val scores are on the grid of the slices, test scores on the grids of the sources"
     split = f"{run.split_sha256[:16]} (SHA-256), the same for all runs"
-    return [("Data", run.data), ("Classes", ", ".join(run.class_names)), ("Images", images), ("Split", split)]
+    places = ", ".join(dict.fromkeys(group.first.data for group in groups))
+    return [("Data", places), ("Classes", ", ".join(run.class_names)), ("Images", images), ("Split", split)]
 
 
 def split_rows(run: Run, root: str | None) -> list[tuple[str, ...]]:

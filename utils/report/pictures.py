@@ -6,17 +6,21 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from datasets.slices.store import read_slice
+from datasets.json_files import read_json
+from datasets.slices.resampling import Grid, grid_of
 from datasets.slices.transforms import unpad
 from utils.evaluation import drawing
 from utils.evaluation.pictures import representative
+from utils.evaluation.source_grid import BackToSource, source_slices
 from utils.report.attention import attention_maps
 from utils.runs.data import open_split
 from utils.runs.groups import Group, short_names
@@ -62,7 +66,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Shown:
-    """One slice of a case: image and target (H, W), a prediction of each group by name."""
+    """One slice of a case's source: image and target (H, W), a prediction of each group by name."""
 
     case: str
     place: str
@@ -113,34 +117,35 @@ def predict_shown(
 ) -> list[Shown]:
     """The slice with most target of each chosen case, predicted by the first seed of each group.
 
+    All on the source's grid, since groups may have spacings of their own; the image is the one the first group sees.
     Raises ValueError where the data are not there, or hold other cases.
     """
     names = [case for case, _ in chosen]
     volumes: dict[str, dict[str, NDArray[np.uint8]]] = {name: {} for name in names}
     targets, spacings = {}, {}
-    for group in groups:
-        dataset = open_split(group.first.checkpoint, split, root)
+    datasets = [open_split(group.first.checkpoint, split, root) for group in groups]
+    for group, dataset in zip(groups, datasets, strict=True):
         if missing := sorted(set(names) - set(dataset.cases)):
             raise ValueError(
                 f"{dataset.root}: its {split} split has no case {missing[0]}: slice with the runs' split file"
             )
-        for case in predict_cases(group.first.checkpoint, dataset, names, as_stored=True):
+        for case in predict_cases(group.first.checkpoint, dataset, names):
             volumes[case.case][group.name] = case.prediction
             targets[case.case], spacings[case.case] = case.target, case.spacing[1:]
     shown = []
     window = groups[0].first.checkpoint["preprocessing"]["window"]
     for case, place in chosen:
-        records = [record for record in dataset.records if record.case == case]
+        record = next(record for record in datasets[0].records if record.case == case)
         areas = (targets[case] > 0).sum((1, 2))
-        number = int(areas.argmax()) if areas.any() else len(records) // 2
+        number = int(areas.argmax()) if areas.any() else len(areas) // 2
         shown.append(
             Shown(
                 case=case,
                 place=place,
                 number=number,
-                slices=len(records),
-                image=read_slice(records[number].path)[0],
-                limits=tuple(window) if window else (records[number].p005, records[number].p995),
+                slices=len(areas),
+                image=source_slices(datasets[0], case)[number],
+                limits=tuple(window) if window else (record.p005, record.p995),
                 target=targets[case][number],
                 predictions={name: labels[number] for name, labels in volumes[case].items()},
                 spacing=spacings[case],
@@ -202,8 +207,7 @@ def case_attention(
             continue
         found = []
         for _, dataset, network in opened:
-            sample = dataset[dataset.case_indices()[each.case][each.number]]
-            found.append(unpad(attention_maps(network, sample["image"], classes), sample["size"]))
+            found.append(_source_attention(network, dataset, each, classes))
         frame, base = each.frame, each.gray
         for place, number in enumerate(classes):
             name = class_names[number - 1]
@@ -218,6 +222,18 @@ def case_attention(
                 tiles.append(Tile([picture(drawing.outlined(heat, outline, frame), alt)], group.name, absent))
             blocks.append(Block(name, f"{each.place.lower()}, {each.case}", tiles))
     return blocks
+
+
+def _source_attention(
+    network: nn.Module, dataset: Dataset, shown: Shown, classes: Sequence[int]
+) -> NDArray[np.float32]:
+    """The attention (len(classes), H, W) for what is stored of a slice, on the grid of its source."""
+    grid = grid_of(read_json(Path(dataset.root) / shown.case / "geometry.json"))
+    sample = dataset[dataset.case_indices()[shown.case][shown.number // grid.slab]]
+    maps = unpad(attention_maps(network, sample["image"], classes), sample["size"])
+    back = BackToSource(Grid((1, *grid.source[1:]), (1, *grid.stored[1:])))
+    back.add(torch.from_numpy(maps)[None])
+    return back.take(0, 1)[0].numpy()
 
 
 def answer_grids(groups: Sequence[Group], student: Group, dataset: Dataset) -> list[Block]:
