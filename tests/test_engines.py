@@ -195,3 +195,14 @@ def test_a_mixed_precision_that_auto_resolves_to_is_torchs(exported, volume, tmp
     assert predict(exported, volume, tmp_path / "out", "--precision", "auto", "--device", "cpu") == 0
     assert engine_of(tmp_path / "out") == ("torch", "auto: torch computes in bf16-mixed")
     assert timed == []
+
+
+def test_openvino_compiles_for_a_size_what_it_cannot_answer_with_sizes_left_open(exported):
+    """As ENet, whose export would take seconds."""
+    network = OnnxNetwork(exported / "student.onnx", engine="openvino")
+    network._session._compiled = lambda image: [np.empty((0, 3, 0, 0), np.float32)]
+    for batch, height, width in ((1, 64, 64), (2, 64, 64), (2, 96, 64), (1, 64, 64)):
+        image = torch.randn(batch, 1, height, width)
+        logits = load_model(exported).network(image)
+        assert network(image).shape == logits.shape
+        assert torch.allclose(network(image), logits, atol=1e-4)

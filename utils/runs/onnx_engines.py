@@ -61,23 +61,37 @@ def _plain(shape: list[int | str]) -> Shape:
 
 
 class OpenVino:
-    """OpenVINO, on the processor, in float32: by itself it takes bfloat16 where the processor has it."""
+    """OpenVINO, on the processor, in float32: by itself it takes bfloat16 where the processor has it.
+
+    With heights and widths left open, OpenVINO 2026.4 answers ENet's images with an empty array. A network of which it
+    does so is compiled for the size of the images at hand, and again where another size follows.
+    """
 
     def __init__(self, path: Path, device: str) -> None:
         sys.modules.setdefault("openvino_telemetry", None)  # OpenVINO would report its import to its makers
         import openvino
 
-        core = openvino.Core()
-        model = core.read_model(path)
+        self._core = openvino.Core()
+        self._model = model = self._core.read_model(path)
         self.inputs = [_fixed(port) if port.element_type == openvino.Type.f32 else () for port in model.inputs]
         self.outputs = [_fixed(port) for port in model.outputs]
         places = [["framework", key] for key in (DESCRIPTION_KEY, PRECISION_KEY)]
         self.metadata = {each[1]: model.get_rt_info(each).astype(str) for each in places if model.has_rt_info(each)}
+        self._compiled, self._size = self._compile(), None
+
+    def _compile(self) -> Any:
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         settings["INFERENCE_NUM_THREADS"] = torch.get_num_threads()
-        self._compiled = core.compile_model(model, "CPU", settings)
+        return self._core.compile_model(self._model, "CPU", settings)
 
     def run(self, image: np.ndarray) -> np.ndarray:
+        size = image.shape[2:]
+        if self._size in (None, size):
+            logits = self._compiled(image)[0]
+            if logits.size or self._size == size:
+                return logits
+        self._model.reshape([-1, image.shape[1], *size])
+        self._compiled, self._size = self._compile(), size
         return self._compiled(image)[0]
 
 
