@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datasets.slices.resampling import Grid, grid_for, resampled, resampled_label
+from datasets.slices.resampling import Grid, grid_for, needs_millimeters, resampled, resampled_label
 
 
 def one(image: np.ndarray, *size: int) -> np.ndarray:
@@ -70,3 +70,8 @@ def test_labels_are_resampled_as_the_images_of_them_would_be():
     clear = np.sort(shares, axis=0)[-1] - np.sort(shares, axis=0)[-2] > 1e-3
     assert (found == np.array([0, 2, 5])[shares.argmax(0)])[clear].all() and clear.mean() > 0.99
     assert resampled_label([label], 1, (200, 180)).shape == (200, 180)
+
+
+def test_neighbors_without_a_distance_need_no_millimeters():
+    assert not needs_millimeters({"neighbors": 1})
+    assert needs_millimeters({"neighbors": 1, "neighbor_mm": 5.0})

@@ -71,7 +71,8 @@ def asked_words(asked: Mapping[str, Any]) -> str:
 
 def needs_millimeters(preprocessing: Mapping[str, Any]) -> bool:
     """Whether a network must know what a voxel measures: it learnt slices, or neighbors of slices, of a spacing."""
-    return any(asked_spacing(preprocessing)) or bool(preprocessing.get("neighbors") and preprocessing["neighbor_mm"])
+    has_neighbors = bool(preprocessing.get("neighbors"))
+    return any(asked_spacing(preprocessing)) or (has_neighbors and bool(preprocessing.get("neighbor_mm")))
 
 
 def describe(grid: Grid, millimeters: Sequence[float], spacing: float | None) -> str:
