@@ -77,7 +77,8 @@ class OpenVino:
         self.outputs = [_fixed(port) for port in model.outputs]
         places = [["framework", key] for key in (DESCRIPTION_KEY, PRECISION_KEY)]
         self.metadata = {each[1]: model.get_rt_info(each).astype(str) for each in places if model.has_rt_info(each)}
-        self._compiled, self._size = self._compile(), None
+        self._compiled = self._compile()
+        self._size: tuple[int, ...] | None = None
 
     def _compile(self) -> Any:
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
