@@ -25,7 +25,7 @@ def check_cropping(crop: int | None, crop_mode: str) -> None:
 
 
 def check_shares(thin_background: float, labeled: float) -> None:
-    """Raises ValueError for what are no shares of the background and of the patients."""
+    """Raises ValueError where a share of the background slices or of the patients is out of range."""
     if not 0.0 <= thin_background <= 1.0:
         raise ValueError(f"thin_background {thin_background} is not a fraction: give a number from 0 to 1")
     if not 0.0 < labeled <= 1.0:

@@ -53,7 +53,7 @@ def distilled(experiment: Experiment) -> Distiller:
         teacher,
         read_terms(recipe.distillation, num_classes=train.num_classes),
         partly_labeled=bool(train.unlabeled),
-        channels=channels_of(experiment.val.preprocessing),
+        channels=input_channels(experiment.val.preprocessing),
         teacher_channels=theirs,
     )
     fabric.to_device(distiller)
@@ -100,18 +100,18 @@ def _checked_teacher(experiment: Experiment) -> tuple[nn.Module, int]:
     )
     if fabric.is_global_zero:
         print(line, flush=True)
-    return teacher, channels_of(checkpoint["preprocessing"])
+    return teacher, input_channels(checkpoint["preprocessing"])
 
 
 def _val_of(experiment: Experiment, preprocessing: Mapping[str, Any]) -> Samples | None:
     """The val split as the teacher is given it, where that is another one than the student's."""
-    if channels_of(preprocessing) == channels_of(experiment.val.preprocessing):
+    if input_channels(preprocessing) == input_channels(experiment.val.preprocessing):
         return None
     data = seen_by(experiment.recipe.data, preprocessing)
     return build(DATASETS, data, "data", split="val", seed=experiment.recipe.seed)
 
 
-def channels_of(preprocessing: Mapping[str, Any]) -> int:
+def input_channels(preprocessing: Mapping[str, Any]) -> int:
     """The channels of a network's images; earlier versions did not record the one that slices had."""
     return preprocessing.get("in_channels", 1)
 
