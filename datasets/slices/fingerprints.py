@@ -35,20 +35,31 @@ def slice_digests(records: Iterable[SliceRecord], classes: Mapping[int, str]) ->
     formats. Those of a resampled case are of its source's labels, so its target is known by one digest at any spacing,
     and the stored labels count as part of its image. Raises ValueError naming a file that is missing or damaged.
     """
-    records = sorted(records, key=lambda record: (record.case, record.slice))
+    images, labels = _contents(records := list(records))
     meaning = json.dumps(sorted(classes.items()))
-    images: dict[str, list[str]] = {}
-    labels: dict[str, list[str]] = {}
-    with ThreadPoolExecutor(READERS) as pool:
-        for record, (image, label) in zip(records, pool.map(_checksums, records), strict=True):
-            scale = f"{record.mean:.6g} {record.std:.6g}"  # a z-score is taken with them
-            images.setdefault(record.case, [scale]).append(image)
-            labels.setdefault(record.case, [meaning]).append(label)
+    labels = {case: [meaning, *parts] for case, parts in labels.items()}
     for case, record in {record.case: record for record in records}.items():
         if (record.path.parent / SOURCE_LABELS).is_file():
             images[case] += labels[case]
             labels[case] = [meaning, *(f"{each:08x}" for each in SourceLabels(record.path.parent).checksums)]
     return {case: [digest(*images[case]), digest(*labels[case])] for case in images}
+
+
+def slice_image_digests(records: Iterable[SliceRecord]) -> dict[str, str]:
+    """The digest of each case's stored images, whatever its labels are: what soft maps belong to."""
+    return {case: digest(*parts) for case, parts in _contents(records)[0].items()}
+
+
+def _contents(records: Iterable[SliceRecord]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """The checksums of each case's images, behind the numbers of its z-score, and those of its labels."""
+    records = sorted(records, key=lambda record: (record.case, record.slice))
+    images: dict[str, list[str]] = {}
+    labels: dict[str, list[str]] = {}
+    with ThreadPoolExecutor(READERS) as pool:
+        for record, (image, label) in zip(records, pool.map(_checksums, records), strict=True):
+            images.setdefault(record.case, [f"{record.mean:.6g} {record.std:.6g}"]).append(image)
+            labels.setdefault(record.case, []).append(label)
+    return images, labels
 
 
 def _checksums(record: SliceRecord) -> tuple[str, str]:

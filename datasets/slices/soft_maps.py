@@ -1,0 +1,272 @@
+"""Soft maps: the probabilities that a teacher gives to every pixel of a slice store, in a folder of their own.
+
+    MAPS/maps.json     the teacher's classes, the store that the maps lie on, what made them and whom that has seen
+    MAPS/<case>.npy    uint8 (S, K, H, W): a code for each slice of the case, foreground class and pixel
+    MAPS/<case>.json   the digest of the slices that it belongs to, and which teachers made it
+
+Slices and pixels are those of the store, in its order and of its stored size. Background is 1 minus the sum of the
+classes. Needs numpy, not torch.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets.files import replacing
+from datasets.fingerprints import digest
+from datasets.json_files import read_json
+from datasets.slices.fingerprints import slice_image_digests
+from datasets.slices.store import read_index, read_manifest, read_slice, write_json
+
+FORMAT = 1
+MANIFEST, CODES = "maps.json", 256
+KEYS = {"format", "classes", "store", "made_by", "license", "patients"}
+PLAIN, TAIL = 128.0, 10.0  # codes for each unit of probability, and for each unit of its logit
+SPARE = 1e-3  # how far from 0 and 1 what a teacher calls a probability may lie by rounding
+STORE = ("dataset", "split_sha256", "spacing", "slice_spacing")
+
+
+def _table() -> np.ndarray:
+    """The probability of every code, float32 (256,), rising.
+
+    Code 0 is 0 and code 255 is 1. Between them the codes lie max(128, 10 / (p (1 - p))) to the unit of probability: 1 /
+    128 apart in the middle, 0.1 of a logit apart below 0.085 and above 0.915, from 6e-5 to 1 - 6e-5.
+    """
+    knee = 0.5 + np.sqrt(0.25 - TAIL / PLAIN)  # where p (1 - p) = 10 / 128
+    place = np.arange(CODES // 2) + 0.5  # codes above the one that would be 1/2
+    beyond = np.log(knee / (1 - knee)) + (place - PLAIN * (knee - 0.5)) / TAIL
+    upper = np.where(place <= PLAIN * (knee - 0.5), 0.5 + place / PLAIN, 1 / (1 + np.exp(-beyond)))
+    upper[-1] = 1
+    return np.concatenate((1 - upper[::-1], upper)).astype(np.float32)
+
+
+PROBABILITIES = _table()
+_LIMITS = (PROBABILITIES[:-1] + PROBABILITIES[1:]) / 2  # above the n-th lies code n + 1
+
+
+def encode(probability: np.ndarray) -> np.ndarray:
+    """The nearest code of each probability, uint8: at most 1/256 off, and the codes of decoded ones are their own.
+
+    Raises ValueError for what is not a probability.
+    """
+    probability = np.asarray(probability, np.float32)
+    if probability.size and not (probability.min() >= -SPARE and probability.max() <= 1 + SPARE):
+        raise ValueError(f"values from {probability.min():g} to {probability.max():g} are not probabilities")
+    return np.searchsorted(_LIMITS, probability).astype(np.uint8)
+
+
+def decode(codes: np.ndarray) -> np.ndarray:
+    """The probability of each code, float32."""
+    return PROBABILITIES[codes]
+
+
+@dataclass(frozen=True)
+class CaseMaps:
+    """What is known of a case's maps.
+
+    Args:
+        digest: Of the stored images that they belong to, see `slice_image_digests`.
+        teachers: The numbers in maps.json of the teachers that made them.
+        content: The digest of the maps themselves.
+    """
+
+    digest: str
+    teachers: tuple[int, ...]
+    content: str
+
+
+@dataclass(frozen=True)
+class Maps:
+    """A folder of soft maps.
+
+    Args:
+        classes: The names of the foreground classes, in the order of the maps' channels.
+        license: Whatever those who made the teacher ask of those who use it.
+        store: `dataset`, `split_sha256`, `spacing` and `slice_spacing` of the store that they lie on.
+        made_by: `command`, `version` and `teachers`: `kind`, `path`, `sha256` and `license` of each.
+        patients: For the number of each teacher (as text) the patients it was trained on and chosen by, `train` and
+            `val`; None where they are not known.
+        cases: By the name of each case that has maps.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    license: str | None
+    store: Mapping[str, Any]
+    made_by: Mapping[str, Any]
+    patients: Mapping[str, Mapping[str, Sequence[str]] | None]
+    cases: Mapping[str, CaseMaps]
+
+    def slices(self, case: str) -> np.memmap:
+        """The codes of a case, uint8 (S, K, H, W), read from the disk when they are looked at.
+
+        Raises ValueError for a file that is missing or damaged.
+        """
+        path = self.folder / f"{case}.npy"
+        try:
+            codes = np.load(path, mmap_mode="r")
+            why = f"{codes.dtype} of shape {codes.shape}"
+            if codes.dtype == np.uint8 and codes.ndim == 4 and codes.shape[1] == len(self.classes):
+                return codes
+        except (OSError, ValueError, EOFError) as error:
+            why = " ".join(str(error).split())
+        raise ValueError(f"{path}: is not a map of {len(self.classes)} classes ({why}): make the maps of {case} again")
+
+
+def read_maps(folder: Path | str) -> Maps:
+    """Read a folder of soft maps, of which the maps themselves stay on the disk.
+
+    Raises ValueError where the folder is not one, or is damaged.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ValueError(f"{path}: not found: {folder} is no folder of soft maps; make one with scripts/TeachWith.py")
+    content = read_json(path)
+    if not isinstance(content, dict) or not content.keys() >= KEYS:
+        raise ValueError(f"{path}: is not of soft maps: make them with scripts/TeachWith.py")
+    if content["format"] != FORMAT:
+        raise ValueError(f"{path}: is of format {content['format']}, this version reads {FORMAT}: make the maps again")
+    files = sorted(file for file in folder.glob("*.json") if file.name != MANIFEST and not file.name.startswith("."))
+    return Maps(
+        folder=folder,
+        classes=tuple(content["classes"]),
+        license=content["license"],
+        store=content["store"],
+        made_by=content["made_by"],
+        patients=content["patients"],
+        cases={file.stem: _case(file) for file in files},
+    )
+
+
+def _case(file: Path) -> CaseMaps:
+    record = read_json(file)
+    try:
+        return CaseMaps(record["digest"], tuple(record["teachers"]), record["content"])
+    except (TypeError, KeyError):
+        raise ValueError(f"{file}: is not of soft maps: remove it and make the maps of {file.stem} again") from None
+
+
+class MapsWriter:
+    """Writes the soft maps of a store, each case whole or not at all; several may write one folder at once.
+
+    Args:
+        folder: Where the maps go: a new folder, or one that earlier began with the same store, classes and teachers.
+        store_root: The slice store that they lie on.
+        classes: The names of the teacher's foreground classes, in the order of the channels.
+        made_by: See `Maps`; the teachers of a folder never change.
+        license: See `Maps`.
+        patients: See `Maps`.
+        cases: Those to write; None: all of the store.
+
+    Attributes:
+        missing: The cases that have no maps yet, or those of slices that have changed, in order.
+        needed: Bytes that the missing maps take.
+
+    Raises ValueError where the disk does not hold what is missing, for a folder of another store or teacher, and for
+    cases that the store does not have.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        store_root: Path | str,
+        classes: Sequence[str],
+        made_by: Mapping[str, Any],
+        license: str | None,
+        patients: Mapping[str, Mapping[str, Sequence[str]] | None],
+        cases: Iterable[str] | None = None,
+    ) -> None:
+        self.folder, self.root, self.classes = Path(folder), Path(store_root), tuple(classes)
+        records, manifest = read_index(self.root), read_manifest(self.root)
+        self._records: dict[str, list[Path]] = {}
+        for record in records:
+            self._records.setdefault(record.case, []).append(record.path)
+        if unknown := sorted(set(cases or ()) - self._records.keys()):
+            raise ValueError(f"{self.root}: has no case {unknown[0]}: choose cases that index.csv lists")
+        if (name := Path(MANIFEST).stem) in self._records:
+            raise ValueError(f"{self.root}: a case is called {name}, as the list of soft maps is: rename it")
+        self.digests = slice_image_digests(records)
+        content = {
+            "format": FORMAT,
+            "classes": list(self.classes),
+            "store": {key: manifest.get(key) for key in STORE},
+            "made_by": dict(made_by),
+            "license": license,
+            "patients": dict(patients),
+        }
+        done: Mapping[str, CaseMaps] = {}
+        if there := (self.folder / MANIFEST).exists():
+            done = self._begun(json.loads(json.dumps(content)))
+        wanted = sorted(self._records if cases is None else set(cases))
+        self.missing = [case for case in wanted if case not in done or done[case].digest != self.digests[case]]
+        self.needed = sum(int(np.prod(self.shape(case))) for case in self.missing)
+        self._check_disk()
+        if not there:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / MANIFEST, content)
+
+    def shape(self, case: str) -> tuple[int, int, int, int]:
+        """(S, K, H, W) of the maps of a case."""
+        files = self._records[case]
+        return (len(files), len(self.classes), *read_slice(files[0])[0].shape)
+
+    def write(self, case: str, probabilities: np.ndarray, teachers: Sequence[int]) -> None:
+        """Write the maps of a case: probabilities (S, K, H, W) of the foreground classes, by teachers of these numbers.
+
+        Raises ValueError for another shape and for what is not a probability; an OSError has the path.
+        """
+        path = self.folder / f"{case}.npy"
+        if probabilities.shape != (shape := self.shape(case)):
+            raise ValueError(f"{path}: maps of shape {probabilities.shape} do not lie on the slices of {case}, {shape}")
+        try:
+            codes = np.stack([encode(each) for each in probabilities])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}: the teacher must answer {case} with numbers from 0 to 1") from None
+        (self.folder / f"{case}.json").unlink(missing_ok=True)  # of earlier slices
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.save(file, codes)
+        record = {"digest": self.digests[case], "teachers": list(teachers), "content": digest(codes.tobytes())}
+        write_json(self.folder / f"{case}.json", record)
+
+    def _begun(self, content: dict[str, Any]) -> Mapping[str, CaseMaps]:
+        """The cases that the folder holds. Raises ValueError where it was begun with something else."""
+        maps = read_maps(self.folder)
+        pairs = {
+            "classes": (list(maps.classes), content["classes"]),
+            "store": (_grid(maps.store), _grid(content["store"])),
+            "teacher": (_teachers(maps.made_by), _teachers(content["made_by"])),
+            "list of patients": (maps.patients, content["patients"]),
+        }
+        for name, (theirs, ours) in pairs.items():
+            if theirs != ours:
+                raise ValueError(f"{self.folder}: its {name} is {theirs}, not {ours}: choose another folder")
+        if strange := sorted(maps.cases.keys() - self._records.keys()):
+            raise ValueError(
+                f"{self.folder}: holds maps of {strange[0]}, which is not in {self.root}: choose another folder"
+            )
+        return maps.cases
+
+    def _check_disk(self) -> None:
+        place = next(path for path in (self.folder, *self.folder.absolute().parents) if path.is_dir())
+        free = shutil.disk_usage(place).free
+        if self.needed > free:
+            raise ValueError(
+                f"{self.folder}: the maps of {len(self.missing)} cases take {self.needed / 1e9:.2f} GB, and "
+                f"{free / 1e9:.2f} GB are free: free some disk space, or choose another folder"
+            )
+
+
+def _grid(store: Mapping[str, Any]) -> dict[str, Any]:
+    """A store may grow, and then has another split."""
+    return {key: store.get(key) for key in STORE if key != "split_sha256"}
+
+
+def _teachers(made_by: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    """What is known of the teachers, wherever they lie."""
+    return [(each.get("kind"), each.get("sha256") or each.get("path")) for each in made_by["teachers"]]
