@@ -197,6 +197,15 @@ def test_a_mixed_precision_that_auto_resolves_to_is_torchs(exported, volume, tmp
     assert timed == []
 
 
+def test_a_mixed_precision_is_not_recorded_of_an_engine_that_has_none(exported, volume, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("utils.training.device.torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
+    out, engine = tmp_path / "out", ("--engine", "onnxruntime")
+    assert predict(exported, volume, out, *engine, "--precision", "bf16-mixed") == 2
+    assert "--precision bf16-mixed: onnxruntime computes as exported: leave it out" in capsys.readouterr().err
+    assert predict(exported, volume, out, *engine, "--precision", "auto", "--device", "cpu") == 0
+    assert [entry["options"]["precision"] for entry in record(out).values()] == ["32-true"]
+
+
 def test_openvino_compiles_for_a_size_what_it_cannot_answer_with_sizes_left_open(exported):
     """As ENet, whose export would take seconds."""
     network = OnnxNetwork(exported / "student.onnx", engine="openvino")

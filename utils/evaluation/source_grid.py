@@ -20,7 +20,7 @@ from utils.evaluation.metrics.labels import class_numbers
 if TYPE_CHECKING:
     from datasets.slices.dataset import SliceDataset
 
-Box = tuple[slice, slice]  # rows and columns of the source
+Rectangle = tuple[slice, slice]  # rows and columns of the source
 
 
 class BackToSource:
@@ -46,7 +46,7 @@ class BackToSource:
         """Logits (B, K, h, w) of the next stored slices."""
         self._held = logits if self._held is None else torch.cat([self._held, logits])
 
-    def box(self, start: int, stop: int) -> Box | None:
+    def box(self, start: int, stop: int) -> Rectangle | None:
         """Where a pixel of the source's slices `start` to `stop` - 1 may not be background; None: nowhere.
 
         Between stored pixels that all are background there is background: logits are weighted means of theirs.
@@ -65,7 +65,7 @@ class BackToSource:
             parts.append(slice(begin, end))
         return parts[0], parts[1]
 
-    def take(self, start: int, stop: int, box: Box | None = None) -> Tensor:
+    def take(self, start: int, stop: int, box: Rectangle | None = None) -> Tensor:
         """Logits (stop - start, K, H, W) of these slices of the source, which must be ready; of a box in them.
 
         Slices are taken in order: they are left, see `leave`.

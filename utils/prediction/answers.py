@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from datasets.slices.resampling import Grid
-from utils.evaluation.source_grid import BackToSource, Box
+from utils.evaluation.source_grid import BackToSource, Rectangle
 
 Item = TypeVar("Item")
 
@@ -24,12 +24,12 @@ class Answer:
         self.grid, self.batches = grid, batches
         self._back = BackToSource(grid)
 
-    def box(self, start: int, stop: int) -> Box | None:
+    def box(self, start: int, stop: int) -> Rectangle | None:
         """See `BackToSource.box`."""
         self._reach(stop)
         return self._back.box(start, stop)
 
-    def take(self, start: int, stop: int, box: Box) -> Tensor:
+    def take(self, start: int, stop: int, box: Rectangle) -> Tensor:
         """See `BackToSource.take`."""
         self._reach(stop)
         return self._back.take(start, stop, box)
@@ -62,7 +62,7 @@ def shared(items: Iterator[Item], count: int) -> list[Iterator[Item]]:
     return [read(mine) for mine in waiting]
 
 
-def union(boxes: Iterable[Box | None]) -> Box | None:
+def union(boxes: Iterable[Rectangle | None]) -> Rectangle | None:
     """The smallest box that holds all of these; None where there are none.
 
     Where every answer says background so does their mean, since each gives it the largest probability.

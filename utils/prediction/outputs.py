@@ -13,10 +13,10 @@ from typing import Any
 
 from datasets.files import ending
 from datasets.slices.store import write_json
+from utils.evaluation.volumes.boxes import RECORD
 from utils.prediction.inputs import Case
 from utils.prediction.predictor import Clock
 
-RECORD = "predictions.json"
 NAME_BYTES = 255  # the longest name of a file
 LABELS, PROBABILITIES, SERIES = ".nii.gz", "_probabilities.nii.gz", ".mha"
 

@@ -31,7 +31,7 @@ from utils.prediction.volumes import Options, VolumeSteps, peak_memory
 from utils.runs.engines import load_models
 from utils.runs.models import Model
 from utils.tables import table
-from utils.training.device import choose_device
+from utils.training.device import MIXED, choose_device
 
 READ_AHEAD_BYTES = 1 << 30
 CPU_BATCH, GPU_BATCH = 4, 16
@@ -76,6 +76,10 @@ def make_locator(args: argparse.Namespace, predictor: Predictor) -> Locator | No
 
 
 def make_predictor(args: argparse.Namespace, models: list[Model]) -> Predictor:
+    if all(model.engine != "torch" for model in models):
+        if args.precision in MIXED:
+            raise ValueError(f"--precision {args.precision}: {models[0].engine} computes as exported: leave it out")
+        args.precision = "32-true"
     args.precision = args.precision or models[0].training.get("precision", "auto")
     device = choose_device(args.device, args.precision)
     args.precision = device.precision
