@@ -8,8 +8,8 @@ import pytest
 from raw_cases import hounsfield, save
 from tiny_checkpoints import folder, labels_of, predict, record, thresholds, unet, voxels
 
+from datasets.volumes.scans import Case
 from utils.prediction import outputs
-from utils.prediction.inputs import Case
 from utils.prediction.outputs import LABELS, PROBABILITIES, Predictions
 from utils.prediction.predictor import Clock
 

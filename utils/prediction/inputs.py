@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -14,19 +13,7 @@ from datasets.volumes.dicom_files import SeriesFiles
 from datasets.volumes.geometry import orient, voxel_ml
 from datasets.volumes.nifti import Header, UnreadableVolumeError, read_header
 from datasets.volumes.reading import Image, read_image
-
-
-@dataclass(frozen=True)
-class Case:
-    """A volume to predict: its name, and its NIfTI file, or the folder of its DICOM series with the files of that."""
-
-    name: str
-    path: Path
-    series: SeriesFiles | None = None
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self.path,) if self.series is None else self.series.files
+from datasets.volumes.scans import Case
 
 
 @dataclass

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from datasets.volumes.reading import read_label
-from utils.prediction.outputs import LABELS, RECORD
+from datasets.volumes.scans import RECORD
+from utils.prediction.outputs import LABELS
 from utils.recipe.schema import ROOT
 from utils.runs.models import network_file
 

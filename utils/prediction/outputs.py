@@ -13,8 +13,7 @@ from typing import Any
 
 from datasets.files import ending
 from datasets.slices.store import write_json
-from utils.evaluation.volumes.boxes import RECORD
-from utils.prediction.inputs import Case
+from datasets.volumes.scans import RECORD, Case
 from utils.prediction.predictor import Clock
 
 NAME_BYTES = 255  # the longest name of a file

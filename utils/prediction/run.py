@@ -15,15 +15,15 @@ from tqdm import tqdm
 from datasets.files import alone_in, describe
 from datasets.images.raw_images import image_files
 from datasets.slices.resampling import asked_spacing
+from datasets.volumes.scans import RECORD, Case
 from utils.command import run_command
 from utils.evaluation.kind import IMAGES
 from utils.machine import memory_limit
 from utils.prediction.flags import build_parser
 from utils.prediction.images import TABLE, classify_files, write_table
-from utils.prediction.inputs import Case
 from utils.prediction.latency import ALL_STAGES
 from utils.prediction.locating import Locator, load_locator, other_split
-from utils.prediction.outputs import LABELS, PROBABILITIES, RECORD, SERIES, Predictions
+from utils.prediction.outputs import LABELS, PROBABILITIES, SERIES, Predictions
 from utils.prediction.predictor import Predictor
 from utils.prediction.read_ahead import run_ahead
 from utils.prediction.search import find_volumes

@@ -21,9 +21,10 @@ from datasets.volumes.dicom import write_on_series
 from datasets.volumes.geometry import to_slices
 from datasets.volumes.nifti import write_volume
 from datasets.volumes.reading import Image
+from datasets.volumes.scans import Case
 from utils.evaluation.volumes.components import count_voxels
 from utils.evaluation.volumes.pairs import spacing_is_lost
-from utils.prediction.inputs import Case, Source, open_source
+from utils.prediction.inputs import Source, open_source
 from utils.prediction.locating import Locator
 from utils.prediction.outputs import LABELS, PROBABILITIES, SERIES, Predictions
 from utils.prediction.postprocessing import keep_largest, remove_small
