@@ -22,12 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.files import keep_apart
 from datasets.findings import Finding
+from datasets.json_files import read_json
 from datasets.publishing import NotOursError, left_behind
 from datasets.slices.catalog import SplitWish, check_store, choose_split, describe_store, list_cases
 from datasets.slices.resampling import asked_words
 from datasets.slices.shards import hold_index, hold_store, read_shard, remove_leftovers
 from datasets.slices.slicing import Job, Outcome, duplicates, settings_of, slice_case
-from datasets.slices.source_labels import SOURCE_LABELS
 from datasets.slices.store import CASES, index_rows, write_catalog
 from datasets.splits import SPLITS, split_as_asked, split_sha256
 from datasets.volumes.layouts import LAYOUTS, RawCase, RawDataset, find_cases
@@ -56,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     help_mode = "all: split the patients; train, val or test: IN holds the cases of this split and no other"
     add("--mode", choices=("all", *SPLITS), default="all", help=f"{help_mode}; run once per folder, into the same OUT")
     add("--channel", type=int, help="which channel of a multi-channel image, counted from 0")
+    add("--modality", choices=("CT", "MR"), help="of unlabeled NIfTI files (default: CT)")
     help_spacing = "mm of a stored pixel: images and labels are resampled in-plane (default: as the volume has it)"
     add("--spacing", type=float, metavar="MM", help=help_spacing)
     help_slabs = "store the mean of so many neighboring slices as come closest to this (default: every slice)"
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
 def slice_or_check(args: argparse.Namespace) -> int:
     """Find the cases, then look at them or slice them."""
     check_numbers(args, jobs=1, spacing=LEAST_MM, slice_spacing=LEAST_MM)
-    raw = find_cases(args.dataset, args.inpath, args.channel)
+    raw = find_cases(args.dataset, args.inpath, args.channel, args.modality)
     if raw.passed_over:
         print(raw.passed_over, file=sys.stderr)
     return check(args, raw) if args.check else make_slices(args, raw)
@@ -112,6 +113,8 @@ def make_slices(args: argparse.Namespace, raw: RawDataset) -> int:
     if args.outpath is None:
         raise ValueError("--outpath is missing: name the folder of the slice store (or only look, with --check)")
     task = args.task or ("tumor" if raw.tumor_labels else "all")
+    if args.task and not raw.labels:
+        raise ValueError(f"--task {args.task}: {args.dataset} scans have no labels: leave it out")
     if task == "tumor" and not raw.tumor_labels:
         names = ", ".join(raw.labels.values())
         raise ValueError(f"--task tumor: {args.dataset} has no tumor label ({names}): use --task organ or --task all")
@@ -119,10 +122,11 @@ def make_slices(args: argparse.Namespace, raw: RawDataset) -> int:
         if finding.bad or not raw.cases:
             print(finding)
     if not raw.cases:
-        raise ValueError(f"{args.inpath}: no case has both image and label: nothing to slice")
+        what = "both image and label" if raw.labels else "a scan of this modality"
+        raise ValueError(f"{args.inpath}: no case has {what}: nothing to slice")
     index, count = read_shard(args.shard)
     root = args.outpath.absolute()
-    keep_apart(root, [args.inpath, *(file for case in raw.cases for file in (case.image, case.label))])
+    keep_apart(root, [args.inpath, *(file for case in raw.cases for file in case.files)])
     with hold_store(root, index, count):
         return fill_store(args, raw, root, task, raw.cases[index::count], count == 1)
 
@@ -244,13 +248,15 @@ def summarize(
     for (what, remedy), count in notes.items():
         file = next(finding.file for finding in findings if finding.what == what)
         print(f"note: {file}{f' and {count - 1} more' if count > 1 else ''}: {what}: {remedy}")
-    print(f"{manifest['dataset']}, {manifest['modality']}, {manifest['format']}, task {manifest['task']}")
+    task = f"task {manifest['task']}" if manifest["labels"] else "no labels"
+    print(f"{manifest['dataset']}, {manifest['modality']}, {manifest['format']}, {task}")
     print(f"  cases   {len(records)} ({done})")
-    print(f"  slices  {len(slices)}, {hits} of them with the task's labels")
+    print(f"  slices  {len(slices)}" + (f", {hits} of them with the task's labels" if manifest["labels"] else ""))
     if words := asked_words(manifest):
-        changed = sum((root / record["case"] / SOURCE_LABELS).is_file() for record in records)
+        changed = sum("stored" in read_json(root / record["case"] / "geometry.json") for record in records)
         print(f"  spacing {words}: {changed} of {len(records)} cases were resampled")
-    print(f"  labels  slices with {'; '.join(names)}")
+    if manifest["labels"]:
+        print(f"  labels  slices with {'; '.join(names)}")
     print(f"  splits  {'; '.join(shares)}")
     print(f"  size    {sum(record['bytes'] for record in records) / 1e6:.1f} MB")
     print(f"  time    {seconds:.1f} s")

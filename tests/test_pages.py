@@ -132,6 +132,7 @@ def test_the_commands_for_volumes_run_in_their_order(workplace):
 
 def test_the_commands_for_data_run_in_their_order(workplace):
     draw_phantom(workplace / "raw/kits19")
+    (workplace / "raw/scans").symlink_to("kits19")
     write_isic(workplace / "data/isic")
     for kind in ("images", "masks"):
         (workplace / "raw/liver_2d" / kind).mkdir(parents=True)

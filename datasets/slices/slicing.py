@@ -1,7 +1,9 @@
 """Slice one raw case into the store: read, check, write, publish by rename. Runs in a worker process."""
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,16 @@ from datasets.slices.resampling import Grid, grid_for, resampled, resampled_labe
 from datasets.slices.source_labels import write_source_labels
 from datasets.slices.store import CASES, RECORD, is_whole, read_case, write_json, write_slice
 from datasets.volumes.checks import (
+    check_channel,
     check_grid,
+    check_header,
     check_image,
     check_label,
     check_millimeters,
     check_slice_size,
     check_spacing,
 )
+from datasets.volumes.dicom import open_series, read_series
 from datasets.volumes.geometry import iterate_slices, orient, to_slices
 from datasets.volumes.layouts import RawCase, RawDataset
 from datasets.volumes.nifti import Header, UnreadableVolumeError, read_header
@@ -86,11 +91,15 @@ def slice_case(job: Job) -> Outcome:
 
 
 def read_sources(case: RawCase) -> dict[str, dict[str, Any]]:
-    """Path, size and time of a case's files, by which a later run recognizes them."""
+    """Path, size and time of a case's files, by which a later run recognizes them; of a series those of all files."""
     found = {}
     for role, path in (("image", case.image), ("label", case.label)):
-        status = path.stat()
-        found[role] = {"file": str(path.absolute()), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        if path is None:
+            continue
+        several = role == "image" and case.series is not None
+        statuses = [file.stat() for file in (case.files if several else (path,))]
+        size, time = sum(each.st_size for each in statuses), max(each.st_mtime_ns for each in statuses)
+        found[role] = {"file": str(path.absolute()), "size": size, "mtime_ns": time}
     return found
 
 
@@ -115,11 +124,12 @@ def is_unchanged(record: dict[str, Any], sources: dict[str, Any], settings: dict
 
 def _keep(job: Job, record: dict[str, Any], sources: dict[str, Any]) -> Outcome:
     """Keep a published case whose files did not change; the labels, its place and its patient may have."""
-    voxels = {int(value): count for value, count in record["voxels"].items()}
-    label = Label(np.empty(0, np.uint8), record["sources"]["label"]["sha256"], voxels)
-    findings = [finding for finding in check_label(job.case.label, label, job.raw.labels) if finding.bad]
-    if findings:
-        return Outcome(job.case.case, findings=findings)
+    if job.case.label is not None:
+        voxels = {int(value): count for value, count in record["voxels"].items()}
+        label = Label(np.empty(0, np.uint8), record["sources"]["label"]["sha256"], voxels)
+        findings = [finding for finding in check_label(job.case.label, label, job.raw.labels) if finding.bad]
+        if findings:
+            return Outcome(job.case.case, findings=findings)
     sources = {role: {**record["sources"][role], "file": sources[role]["file"]} for role in sources}
     now = {**record, "patient": job.case.patient, "sources": sources}
     if now != record:
@@ -129,9 +139,14 @@ def _keep(job: Job, record: dict[str, Any], sources: dict[str, Any]) -> Outcome:
 
 def _slice(job: Job, sources: dict[str, Any], settings: dict[str, Any]) -> Outcome:
     case, raw = job.case, job.raw
-    header, label_header = read_header(case.image), read_header(case.label)
+    series = None if case.series is None else open_series(case.series)
+    header = read_header(case.image) if series is None else series.header
     channel = job.channel if case.file_channel is None else None  # of several in the file
-    outcome = Outcome(case.case, findings=check_grid(case.image, case.label, header, label_header, channel))
+    outcome = Outcome(case.case)
+    if case.label is None:
+        outcome.findings += check_channel(case.image, header, channel) + check_header(case.image, header)
+    else:
+        outcome.findings += check_grid(case.image, case.label, header, read_header(case.label), channel)
     if any(finding.bad for finding in outcome.findings):
         return outcome
     axes, flips = orient(header.affine, raw.slice_axis)
@@ -143,17 +158,17 @@ def _slice(job: Job, sources: dict[str, Any], settings: dict[str, Any]) -> Outco
     shape, millimeters = ([each[axis] for axis in axes] for each in (header.shape, header.spacing))
     grid = grid_for(shape, millimeters, job.spacing, job.slice_spacing)
 
-    label = read_label(case.label)
-    outcome.findings += check_label(case.label, label, raw.labels)
-    # packed, a label volume is small: the worker then holds little more than the image
-    label_slices = to_slices(label.array.T, axes, flips)
-    marked = np.flatnonzero(np.bitwise_or.reduce(label_slices, axis=(1, 2)))
-    first, last = (int(marked[0]), int(marked[-1]) + 1) if marked.size else (0, 0)
-    packed = [b""] * len(label_slices)
-    packed[first:last] = [isal_zlib.compress(part, 1) for part in iterate_slices(label_slices[first:last])]
-    del label_slices
-    label.array = np.empty(0, np.uint8)
-    image = read_image(case.image, raw.modality, channel or 0)
+    label, packed = None, None
+    if case.label is not None:
+        label = read_label(case.label)
+        outcome.findings += check_label(case.label, label, raw.labels)
+        packed = _packed(to_slices(label.array.T, axes, flips))
+        label.array = np.empty(0, np.uint8)  # packed, a label volume is small: a worker holds little but the image
+    if series is None:
+        image = read_image(case.image, raw.modality, channel or 0)
+    else:
+        image = read_series(series, raw.modality)
+        image.checksum, image.sha256 = isal_zlib.crc32(image.array), _sha256(series.files)
     outcome.findings += check_image(case.image, image, raw.modality)
     integral = image.integral and (raw.modality == "CT" or not grid.is_resampled)
     if job.format == "png" and not integral:
@@ -162,8 +177,9 @@ def _slice(job: Job, sources: dict[str, Any], settings: dict[str, Any]) -> Outco
     if any(finding.bad for finding in outcome.findings):
         return outcome
 
-    for role, digest in (("image", image.sha256), ("label", label.sha256)):
-        sources[role]["sha256"] = digest
+    sources["image"]["sha256"] = image.sha256
+    if label is not None:
+        sources["label"]["sha256"] = label.sha256
     outcome.record = {
         "case": case.case,
         "patient": case.patient,
@@ -172,7 +188,7 @@ def _slice(job: Job, sources: dict[str, Any], settings: dict[str, Any]) -> Outco
         "checksum": image.checksum,
         "shape": list(header.shape[:3]),
         "statistics": asdict(image.statistics),
-        "voxels": {str(value): count for value, count in label.voxels.items() if value},
+        "voxels": {str(value): count for value, count in (label.voxels if label else {}).items() if value},
     }
     if job.root is not None:
         geometry = _geometry(header, axes, flips, image, label)
@@ -182,8 +198,25 @@ def _slice(job: Job, sources: dict[str, Any], settings: dict[str, Any]) -> Outco
     return outcome
 
 
+def _packed(labels: np.ndarray) -> list[bytes]:
+    """Each label slice of a volume (S, H, W) as zlib packs it, empty where nothing is labeled."""
+    marked = np.flatnonzero(np.bitwise_or.reduce(labels, axis=(1, 2)))
+    first, last = (int(marked[0]), int(marked[-1]) + 1) if marked.size else (0, 0)
+    packed = [b""] * len(labels)
+    packed[first:last] = [isal_zlib.compress(part, 1) for part in iterate_slices(labels[first:last])]
+    return packed
+
+
+def _sha256(files: Iterable[Path]) -> str:
+    """The SHA-256 of files one after the other."""
+    whole = hashlib.sha256()
+    for file in files:
+        whole.update(file.read_bytes())
+    return whole.hexdigest()
+
+
 def _geometry(
-    header: Header, axes: tuple[int, ...], flips: tuple[bool, ...], image: Image, label: Label
+    header: Header, axes: tuple[int, ...], flips: tuple[bool, ...], image: Image, label: Label | None
 ) -> dict[str, Any]:
     """What is needed to put slices back; `axes` are the file's axes of (slices, rows, columns), turned by `flips`."""
     return {
@@ -198,25 +231,26 @@ def _geometry(
         "flips": list(flips),
         "slice_spacing": [header.spacing[axis] for axis in axes],
         "image_sha256": image.sha256,
-        "label_sha256": label.sha256,
+        "label_sha256": None if label is None else label.sha256,
     }
 
 
 def _publish(
-    job: Job, record: dict[str, Any], geometry: dict[str, Any], grid: Grid, image: Image, packed: list[bytes]
+    job: Job, record: dict[str, Any], geometry: dict[str, Any], grid: Grid, image: Image, packed: list[bytes] | None
 ) -> None:
-    """Write the case beside its place and rename it there, so that it is whole or absent."""
+    """Write the case beside its place and rename it there, so that it is whole or absent. packed: its labels."""
     slices = to_slices(image.array.T, geometry["axes"], geometry["flips"])
     half = image.half and job.format == "npz" and not grid.is_resampled
-    stored = zip(resampled(iterate_slices(slices), grid), _labels(packed, grid), strict=True)
+    labels = repeat(None, grid.stored[0]) if packed is None else _labels(packed, grid)
+    stored = zip(resampled(iterate_slices(slices), grid), labels, strict=True)
     with CASES.publishing(job.root / job.case.case) as folder:
         write_json(folder / RECORD, {"case": record["case"], "settings": record["settings"]})  # the folder is ours
         listed = []
         for index, (part, label) in enumerate(stored):
             values = part.astype(np.float16) if half else part
             write_slice(folder / f"{index:04d}.{job.format}", values, label, job.compress)
-            listed.append(np.flatnonzero(np.bincount(label[label > 0])).tolist())
-        if grid.is_resampled:
+            listed.append([] if label is None else np.flatnonzero(np.bincount(label[label > 0])).tolist())
+        if grid.is_resampled and packed is not None:
             write_source_labels(folder, packed, grid.source)
         size = sum(file.stat().st_size for file in folder.iterdir() if file.name != RECORD)
         write_json(folder / "geometry.json", geometry)

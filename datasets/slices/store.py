@@ -4,6 +4,9 @@
     ROOT/<case>/geometry.json, case.json, 0000.npz ...   (png: 0000.png 16-bit and 0000_label.png 8-bit)
     ROOT/<case>/source_labels.npz                        (of a case that was resampled: its labels as they were)
 
+Where dataset.json knows no label, nobody labeled these scans: the label of a slice is one pixel in an npz, and empty in
+a PNG.
+
 Slice 0 is the most inferior; rows run anterior -> posterior, columns patient right -> patient left.
 """
 
@@ -26,6 +29,7 @@ from datasets.slices.npz import pack, read_arrays
 COLUMNS = ("case", "patient", "slice", "file", "split", "labels", "mean", "std", "p005", "p995")
 MANIFEST = {"dataset", "modality", "task", "labels", "tumor_labels", "split_sha256"}
 RECORD = "case.json"
+NO_LABEL = np.zeros((1, 1), np.uint8)  # of a scan that nobody labeled
 PNG_OFFSET = "offset"  # the text chunk of a slice's PNG: what to subtract from its 16-bit values
 CT_PNG_OFFSET = 1 << 15
 
@@ -127,7 +131,8 @@ def read_slice(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     path = Path(path)
     if path.suffix == ".npz":
         arrays = read_arrays(path)
-        return arrays["image"], arrays["label"]
+        image, label = arrays["image"], arrays["label"]
+        return image, np.zeros(image.shape, np.uint8) if label.shape == NO_LABEL.shape else label
     from PIL import Image  # slicing into npz starts without it
 
     with Image.open(path) as picture:
@@ -137,15 +142,16 @@ def read_slice(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     return (values.astype(np.int32) - offset).astype(np.int16) if offset else values.astype(np.float32), label
 
 
-def write_slice(path: Path, image: np.ndarray, label: np.ndarray, compress: bool = False) -> None:
+def write_slice(path: Path, image: np.ndarray, label: np.ndarray | None, compress: bool = False) -> None:
     """Write one slice as `path` says (.npz or .png). PNG holds int16, or whole numbers in 0..65535; both are lossless.
 
-    Slices are stored, not compressed, unless asked: reading them is then a copy. An OSError (a full disk) has the path.
+    label: None for a scan that nobody labeled. Slices are stored, not compressed, unless asked: reading them is then a
+    copy. An OSError (a full disk) has the path.
     """
     try:
         if path.suffix == ".npz":
             with path.open("wb") as file:
-                file.writelines(pack({"image": image, "label": label}, compress))
+                file.writelines(pack({"image": image, "label": NO_LABEL if label is None else label}, compress))
             return
         from PIL import Image, PngImagePlugin
 
@@ -154,6 +160,7 @@ def write_slice(path: Path, image: np.ndarray, label: np.ndarray, compress: bool
         text = PngImagePlugin.PngInfo()
         text.add_text(PNG_OFFSET, str(offset))
         Image.fromarray(values).save(path, pnginfo=text, compress_level=1)
+        label = np.zeros(image.shape, np.uint8) if label is None else label
         Image.fromarray(label).save(path.with_name(f"{path.stem}_label.png"), compress_level=1)
     except OSError as error:
         error.filename = error.filename or str(path)

@@ -106,16 +106,22 @@ def _shear(affine: np.ndarray) -> float:
     return float(np.abs(directions.T @ directions - np.eye(3)).max())
 
 
+def check_channel(file: Path, header: Header, channel: int | None) -> list[Finding]:
+    """Check that the channel asked for is one of the image's."""
+    if len(header.shape) == 4 and channel is None:
+        what = f"has {header.shape[3]} channels"
+        return [Finding(file, what, f"choose one with --channel 0..{header.shape[3] - 1}")]
+    if (channel or 0) >= (header.shape[3] if len(header.shape) == 4 else 1):
+        return [Finding(file, f"has no channel {channel}", "choose a lower --channel")]
+    return []
+
+
 def check_grid(image_file: Path, label_file: Path, image: Header, label: Header, channel: int | None) -> list[Finding]:
     """Compare the grids of image and label, and check that their orientation is known."""
     findings = []
     if image_file.samefile(label_file):
         findings.append(Finding(label_file, "is the file of the image as well", "give the label of this image"))
-    if len(image.shape) == 4 and channel is None:
-        what = f"has {image.shape[3]} channels"
-        findings.append(Finding(image_file, what, f"choose one with --channel 0..{image.shape[3] - 1}"))
-    elif (channel or 0) >= (image.shape[3] if len(image.shape) == 4 else 1):
-        findings.append(Finding(image_file, f"has no channel {channel}", "choose a lower --channel"))
+    findings += check_channel(image_file, image, channel)
     if len(label.shape) == 4:
         remedy = "give one value per voxel (of one-hot labels the argmax along the fourth axis)"
         findings.append(Finding(label_file, f"label has shape {label.shape}", remedy))

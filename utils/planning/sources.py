@@ -128,6 +128,8 @@ def of_raw(dataset: str, inpath: Path, store: Path, task: str | None, channel: i
     Cases that slicing would leave out are left out here as well, with a line on stderr.
     """
     raw = find_cases(dataset, inpath, channel)
+    if not raw.labels:
+        raise ValueError(f"{inpath}: {dataset} scans have no labels, from which a plan is made: give labeled ones")
     split = split_patients([case.patient for case in raw.cases], DEFAULT_RATIOS, 0)
     split_of = {patient: name for name in SPLITS for patient in split[name]}
     jobs = [RawJob(case, raw, split_of[case.patient], channel) for case in raw.cases]

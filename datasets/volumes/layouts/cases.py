@@ -8,8 +8,10 @@ from typing import Literal
 from datasets.files import NIFTI_ENDINGS, ending, stem
 from datasets.findings import Finding
 from datasets.scan import Scan
+from datasets.volumes.dicom_files import SeriesFiles
 
 OTHER_VOLUMES = (".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".img", ".mgz")
+Modality = Literal["CT", "MR"]
 TUMOR_WORDS = ("tumor", "tumour", "cancer", "lesion")
 
 
@@ -17,19 +19,26 @@ TUMOR_WORDS = ("tumor", "tumour", "cancer", "lesion")
 class RawCase:
     """One image with its label. Cases of one patient share `patient` and never fall into different splits.
 
-    file_channel: the channel that `image` is, where every channel is a file of its own; else None.
+    label: None where the dataset has none. file_channel: the channel that `image` is, where every channel is a file of
+    its own; else None. series: the files of a DICOM series, of which `image` is the folder; else None.
     """
 
     case: str
     patient: str
     image: Path
-    label: Path
+    label: Path | None
     file_channel: int | None = None
+    series: SeriesFiles | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        images = (self.image,) if self.series is None else self.series.files
+        return images if self.label is None else (*images, self.label)
 
 
 @dataclass(frozen=True)
 class RawDataset:
-    """The cases of a folder and what their numbers mean.
+    """The cases of a folder and what their numbers mean; without `labels` there are scans only.
 
     findings: what could not be read or paired. slice_axis: the file's axis to slice along where the anatomy does not
     decide it. slice_size: rows and columns a slice is known to have. spacings: (x, y, z) mm per case from a list beside
@@ -37,7 +46,7 @@ class RawDataset:
     """
 
     name: str
-    modality: Literal["CT", "MR"]
+    modality: Modality
     labels: dict[int, str]
     cases: list[RawCase]
     findings: list[Finding] = field(default_factory=list)
