@@ -7,9 +7,8 @@ from typing import Any
 
 from datasets.files import stem
 from datasets.json_files import read_json
+from datasets.volumes.scans import RECORD
 from utils.evaluation.volumes.pairs import Pair
-
-RECORD = "predictions.json"
 
 
 def with_boxes(pairs: Iterable[Pair], predictions: Path) -> list[Pair]:
