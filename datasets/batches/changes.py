@@ -57,10 +57,15 @@ def changed(batch: tuple[Tensor, ...], table: Tensor, change: Callable[..., tupl
             tensor.index_copy_(0, rows, sample)
 
 
-def warp(image: Tensor, target: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Resample both by matrices (see `affine_matrices`), (n, 6): the image bilinearly, the target to the nearest."""
+def warp(image: Tensor, target: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Resample by matrices (see `affine_matrices`), (n, 6), the last of `others`: the target to the nearest.
+
+    The image, and what lies before the matrices, bilinearly.
+    """
+    *maps, values = others
     grid = warp_grid(values, image.shape[2:])
-    return warped(image, grid, "bilinear"), warped(target, grid, "nearest").to(target.dtype)
+    nearest = warped(target, grid, "nearest").to(target.dtype)
+    return warped(image, grid, "bilinear"), nearest, *(warped(each, grid, "bilinear") for each in maps)
 
 
 def adjust_contrast(image: Tensor, values: Tensor) -> tuple[Tensor]:

@@ -81,10 +81,13 @@ class Augment:
         return {name: table for name, table in tables.items() if len(table)}
 
 
-def apply_changes(image: Tensor, target: Tensor, tables: Mapping[str, Tensor]) -> None:
-    """Change those images and targets (B, 1, H, W) of a batch that the tables of `Augment.changes` name, in place."""
+def apply_changes(image: Tensor, target: Tensor, tables: Mapping[str, Tensor], maps: Tensor | None = None) -> None:
+    """Change those images and targets (B, 1, H, W) of a batch that the tables of `Augment.changes` name, in place.
+
+    maps: (B, C, H, W), which move as the image does.
+    """
     if "affine" in tables:
-        changed((image, target), tables["affine"], warp)
+        changed((image, target) if maps is None else (image, target, maps), tables["affine"], warp)
     for name, change in (("contrast", adjust_contrast), ("linear", scale_and_shift), ("noise", add_noise)):
         if name in tables:
             changed((image,), tables[name], change)

@@ -15,16 +15,18 @@ from datasets.batches.moves import VIEWS, exact_moves, filled, moved, on_device
 from datasets.batches.pool import check_device_gb
 from datasets.fingerprints import Digests
 from datasets.slices.arguments import SPLITS, TASKS, check_cropping, check_shares, choice
-from datasets.slices.augmentation import DRAWN, Augment, apply_changes
+from datasets.slices.augmentation import DRAWN, apply_changes
 from datasets.slices.consistency import check_consistent
-from datasets.slices.crops import central_corners, foreground_corners
+from datasets.slices.crops import central_corners
 from datasets.slices.fingerprints import slice_digests
 from datasets.slices.neighbors import channels_of, check_neighbors, stored_neighbors
 from datasets.slices.selection import thinned, unlabeled_patients
 from datasets.slices.store import SliceRecord, read_index, read_manifest
 from datasets.slices.stored import StoredSlices
 from datasets.slices.tasks import classes_of, lookup_of, window_of
+from datasets.slices.taught import SoftTeacher, Taught
 from datasets.slices.transforms import STRIDE, intensity_scale, next_multiple, pad_value, padded_size
+from datasets.slices.views import Views
 
 LISTS = ("case", "slice", "size", "view")  # of a batch, beside its tensors
 
@@ -65,6 +67,8 @@ class SliceDataset(Dataset):
             with DDP; forked loader workers share it).
         device_gb: Keep them on the GPU instead, where all of this split fits in so many gigabytes (10^9 bytes) of its
             memory; 0: never. None: half of what is free there. Without `cache` they are not kept there either.
+        maps: Soft maps of a teacher: batches have its "teacher", log-probabilities as a network's logits, moved as the
+            images are. Every training case must have them; of val and test those that do.
         seed: Seed of thinning, foreground crops and augmentation.
 
     Raises ValueError for a folder that is not a slice store, a split without slices, a task that the labels cannot
@@ -93,6 +97,7 @@ class SliceDataset(Dataset):
         cache: bool = True,
         cache_mb: int = 1024,
         device_gb: float | None = None,
+        maps: SoftTeacher | None = None,
         seed: int = 0,
     ) -> None:
         self.root, self.split = Path(root), choice("split", split, SPLITS)
@@ -137,11 +142,14 @@ class SliceDataset(Dataset):
             self.labeled = torch.from_numpy(~self._hidden)
         finds = split == "train" and crop_mode == "foreground"
         needed, self._rows = stored_neighbors(self._all_records, records, neighbors, neighbor_mm)
-        self._stored = StoredSlices(needed, self.lookup, self.unlabeled, finds)
+        self.taught: Taught | None = None
+        if maps is not None:
+            self.taught = Taught(maps, self._all_records, self.class_names, needed=split == "train")
+        self._stored = StoredSlices(needed, self.lookup, self.unlabeled, finds, self.taught)
         if split == "train":
-            self._side = crop or next_multiple(max(max(size) for size in self.sizes.values()))
-            self._augment = Augment(augment, self._side)
-            self.views = self._augment.views if crop_mode == "center" else 0
+            side = crop or next_multiple(max(max(size) for size in self.sizes.values()))
+            self._views = Views(side, crop_mode, augment)
+            self.views = self._views.count
         self._draws = Draws(len(records), len(DRAWN), seed)
         self._device_gb = device_gb if cache else 0.0
         if cache and self._stored.nbytes <= cache_mb * 2**20:
@@ -228,27 +236,20 @@ class SliceDataset(Dataset):
         """What is stored of these samples, cropped, padded, flipped and turned, and the numbers that `finish` needs.
 
         All of one padded size. Tensors where the split is held, or on the host: "image" (B, C, H, W), "target" uint8
-        (B, 1, H, W), and small ones. Lists: "case", "slice" and "view", a number that is the same where sample, flips
-        and turns are; "size": (H, W) of the first sample.
+        (B, 1, H, W), "codes" of soft maps uint8 (B, K, H, W), and small ones. Lists: "case", "slice" and "view", a
+        number that is the same where sample, flips and turns are; "size": (H, W) of the first sample.
         """
         places = np.asarray(indices, np.int64) % len(self)
         pool, rows = self._stored.find(self._rows[places])
         own = rows[:, self.neighbors]
-        heights, widths = pool.heights[own], pool.widths[own]
-        lengths = np.stack((heights, widths), axis=1)
+        lengths = np.stack((pool.heights[own], pool.widths[own]), axis=1)
         if self.split == "train":
-            size = self._side, self._side
-            drawn = self._draws(indices).T
-            uniform = dict(zip(DRAWN, drawn, strict=True))
-            corners = self._corners(places, lengths, drawn[:3].T)
-            views = self._augment.flips(uniform), self._augment.turns(uniform)
-            moves = exact_moves(heights, widths, corners, size, *views)
-            small = self._augment.changes(uniform)
+            found = [self._stored.foreground[row] for row in self._rows[places, self.neighbors].tolist()]
+            moves, small = self._views(self._draws(indices), lengths, found)
         else:
             size = padded_size(lengths[0].tolist(), self.crop)
             assert {padded_size(each, self.crop) for each in lengths.tolist()} == {size}, "one size in a batch"
-            moves = exact_moves(heights, widths, central_corners(lengths, size), size)
-            small = {}
+            moves, small = exact_moves(lengths[:, 0], lengths[:, 1], central_corners(lengths, size), size), {}
         small["scale"] = self._scales[places]
         if moves.padded:
             small["inside"] = moves.inside
@@ -267,21 +268,27 @@ class SliceDataset(Dataset):
     def finish(self, raw: dict[str, Any]) -> dict[str, Any]:
         """Image (B, C, H, W) float32 and target (B, 1, H, W) int64 of what was gathered, on whatever device it is now.
 
+        With soft maps also "teacher", log-probabilities float32 (B, num_classes, H, W).
+
         Intensities are scaled, samples warped and their intensities changed; it never waits for the device.
         """
-        image, target = scaled(raw["image"], raw["scale"]), raw["target"]
+        image, target, codes = scaled(raw["image"], raw["scale"]), raw["target"], raw.get("codes")
         if self.window is not None:
             image.clamp_(-1, 1)
         if "inside" in raw:
             image = filled(image, raw["inside"], pad_value(self.window))
             target = filled(target, raw["inside"], 0)
+            codes = codes if codes is None else filled(codes, raw["inside"], 0)
         elif "affine" in raw:
             target = target.clone()  # what was gathered stays as it is
-        apply_changes(image, target, raw)
-        target = target.long()
+        soft = None if self.taught is None else self.taught.probabilities(codes)
+        apply_changes(image, target, raw, soft)
+        batch = {"image": image, "target": target.long()}
+        if self.taught is not None:
+            batch["teacher"] = self.taught.answers(soft, batch["target"])
         if "unlabeled" in raw:
-            target.index_fill_(0, raw["unlabeled"], -1)
-        return {"image": image, "target": target, **{key: raw[key] for key in LISTS if key in raw}}
+            batch["target"].index_fill_(0, raw["unlabeled"], -1)
+        return batch | {key: raw[key] for key in LISTS if key in raw}
 
     def hold(self, device: torch.device) -> bool:
         """Keep the decoded slices on a GPU, if they fit `device_gb`; False where they stay where they are.
@@ -289,10 +296,3 @@ class SliceDataset(Dataset):
         On a CPU it only says whether they are in memory: `cache_mb` decides that.
         """
         return self._stored.hold(device, self._device_gb)
-
-    def _corners(self, places: np.ndarray, lengths: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-        """The first row and column of each training sample's crop, (B, 2)."""
-        if self.crop_mode == "center":
-            return central_corners(lengths, (self._side, self._side))
-        found = [self._stored.foreground[row] for row in self._rows[places, self.neighbors].tolist()]
-        return foreground_corners(lengths, self._side, found, uniform)

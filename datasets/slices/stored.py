@@ -9,6 +9,7 @@ import torch
 from datasets.batches.pool import Pool, load, pool_of, room
 from datasets.slices.crops import Foreground, foreground_of
 from datasets.slices.store import SliceRecord, read_slice
+from datasets.slices.taught import Taught
 
 
 class StoredSlices:
@@ -19,15 +20,21 @@ class StoredSlices:
         classes: uint8 (256,), the class of each label value.
         unlabeled: Patients whose labels are not to be used: their targets are 0.
         find_foreground: Fill `foreground` for slices that are read.
+        taught: Soft maps, which are kept beside them.
     """
 
     def __init__(
-        self, records: Sequence[SliceRecord], classes: np.ndarray, unlabeled: frozenset[str], find_foreground: bool
+        self,
+        records: Sequence[SliceRecord],
+        classes: np.ndarray,
+        unlabeled: frozenset[str],
+        find_foreground: bool,
+        taught: Taught | None = None,
     ) -> None:
         self.records = records
         self.pool: Pool | None = None
         self.foreground: list[Foreground | None] = [None] * len(records)
-        self._classes, self._unlabeled, self._find = classes, unlabeled, find_foreground
+        self._classes, self._unlabeled, self._find, self._taught = classes, unlabeled, find_foreground, taught
 
     @cached_property
     def forms(self) -> dict[str, tuple[tuple[int, int], np.dtype]]:
@@ -40,25 +47,25 @@ class StoredSlices:
     def nbytes(self) -> int:
         """What all decoded slices take."""
         pixels = sum(height * width for height, width in self._sizes())
-        return pixels * (self._image_format().itemsize + 1)
+        return pixels * sum(count * kind.itemsize for count, kind in self._formats().values())
 
     def read(self, number: int) -> dict[str, np.ndarray]:
-        """Image and target (H, W) of a slice from its file."""
+        """Image and target (H, W) of a slice from its file, and "codes" (C, H, W) of its soft maps, if any."""
         record = self.records[number]
         image, label = read_slice(record.path)
         target = np.zeros_like(label) if record.patient in self._unlabeled else self._classes[label]
         if self._find:
             self.foreground[number] = foreground_of(target)
-        return {"image": image, "target": target}
+        codes = {} if self._taught is None else {"codes": self._taught.read(record, image.shape)}
+        return {"image": image, "target": target, **codes}
 
     def keep(self, device: torch.device) -> bool:
         """Decode all slices into the memory of a device, or move them there; False where it does not suffice."""
-        formats = {"image": (1, self._image_format()), "target": (1, np.dtype(np.uint8))}
         try:
             if self.pool is not None:
                 self.pool = self.pool.to(device)
             else:
-                self.pool = load(self._read_alike, self._sizes(), formats, device)
+                self.pool = load(self._read_alike, self._sizes(), self._formats(), device)
         except torch.OutOfMemoryError:
             return False
         return True
@@ -86,17 +93,20 @@ class StoredSlices:
     def _sizes(self) -> list[tuple[int, int]]:
         return [self.forms[record.case][0] for record in self.records]
 
-    def _image_format(self) -> np.dtype:
-        return np.result_type(*{kind for _, kind in self.forms.values()})
+    def _formats(self) -> dict[str, tuple[int, np.dtype]]:
+        """How many channels each part of a slice has, and how its numbers are stored."""
+        image, byte = np.result_type(*{kind for _, kind in self.forms.values()}), np.dtype(np.uint8)
+        codes = {} if self._taught is None else {"codes": (self._taught.channels, byte)}
+        return {"image": (1, image), "target": (1, byte), **codes}
 
     def _read_alike(self, number: int) -> dict[str, np.ndarray]:
         """`read`, of the size that the case's first slice has."""
         sample, record = self.read(number), self.records[number]
         size = self.forms[record.case][0]
         for part, values in sample.items():
-            if values.shape != size:
+            if (shape := values.shape[-2:]) != size:
                 raise ValueError(
-                    f"{record.path}: its {part} is {values.shape[0]} x {values.shape[1]} pixels, the first slice of "
+                    f"{record.path}: its {part} is {shape[0]} x {shape[1]} pixels, the first slice of "
                     f"{record.case} {size[0]} x {size[1]}: slice the case again with scripts/SliceMaker.py"
                 )
         return sample

@@ -1,0 +1,117 @@
+"""What soft maps answer to the slices of a split: read beside them, and made a network's answer after they moved."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets.batches.moves import on_device
+from datasets.findings import listed
+from datasets.slices.fingerprints import slice_image_digests
+from datasets.slices.soft_classes import match_classes
+from datasets.slices.soft_maps import PROBABILITIES, Maps
+from datasets.slices.store import SliceRecord
+
+LEAST = 1e-6  # the probability of which a logarithm is taken where a code says 0, see `Taught.answers`
+
+
+@dataclass(frozen=True)
+class SoftTeacher:
+    """Soft maps as a teacher.
+
+    Args:
+        maps: Folders of one teacher, or of several with the same classes: those of a store, and of another one beside
+            it.
+        classes: The student's name for some of the teacher's classes, see `match_classes`.
+    """
+
+    maps: Sequence[Maps]
+    classes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.maps[0].classes
+
+    def of(self, case: str) -> Maps | None:
+        """The folder that holds a case."""
+        return next((maps for maps in self.maps if case in maps.cases), None)
+
+
+class Taught:
+    """The soft maps of a split, slice by slice.
+
+    Only the channels of classes that the student has are read. Where the student has a class that the teacher lacks,
+    the labels say where it is.
+
+    Args:
+        records: All stored slices of the split, those of a case in their order.
+        class_names: The student's foreground classes.
+        needed: Whether every case must have maps; else `cases` are those that do.
+
+    Attributes:
+        matrix: See `match_classes`.
+        channels: How many channels of the maps are read.
+
+    Raises ValueError for cases without maps, and for those whose slices have changed since the maps were made.
+    """
+
+    def __init__(
+        self, teacher: SoftTeacher, records: Sequence[SliceRecord], class_names: Sequence[str], needed: bool
+    ) -> None:
+        self.matrix = match_classes(teacher.class_names, class_names, teacher.classes)
+        of = {case: teacher.of(case) for case in dict.fromkeys(record.case for record in records)}
+        if needed and (missing := [case for case, maps in of.items() if maps is None]):
+            raise ValueError(
+                f"{teacher.maps[0].folder}: has no soft maps of {len(missing)} of {len(of)} training cases "
+                f"({listed(missing)}): make them with scripts/TeachWith.py"
+            )
+        held = {case: maps for case, maps in of.items() if maps is not None}
+        digests = slice_image_digests(record for record in records if record.case in held)
+        for case, maps in held.items():
+            if maps.cases[case].digest != digests[case]:
+                raise ValueError(
+                    f"{maps.folder / case}.json: the slices of {case} have changed since its soft maps were made: make "
+                    "these again with scripts/TeachWith.py, or give the slices as they were"
+                )
+        self.cases = list(held)
+        # Opened before threads read: NumPy parses headers with `ast`, which fails at times in several threads.
+        self._codes = {case: maps.slices(case) for case, maps in held.items()}
+        self._places: dict[str, int] = {}
+        counts: dict[str, int] = {}
+        for record in records:
+            self._places[record.file] = counts[record.case] = counts.get(record.case, -1) + 1
+        self._read = np.flatnonzero(self.matrix.any(axis=1))
+        self.channels = len(self._read)
+        self._merged = [np.flatnonzero(column).tolist() for column in self.matrix[self._read].T]
+        self._lacking = [number for number, merged in enumerate(self._merged, start=1) if not merged]
+        self._tables: dict[torch.device, Tensor] = {}
+
+    def read(self, record: SliceRecord, size: tuple[int, ...]) -> np.ndarray:
+        """The codes of a slice of this size, uint8 (channels, H, W); 0 where its case has no maps."""
+        if record.case not in self._codes:
+            return np.zeros((self.channels, *size), np.uint8)
+        return self._codes[record.case][self._places[record.file]][self._read]
+
+    def probabilities(self, codes: Tensor) -> Tensor:
+        """The probabilities that codes (B, channels, H, W) stand for, float32, on their device."""
+        if codes.device not in self._tables:
+            self._tables[codes.device] = on_device(PROBABILITIES, codes.device)
+        return self._tables[codes.device].index_select(0, codes.flatten().int()).view(codes.shape)
+
+    def answers(self, probabilities: Tensor, target: Tensor) -> Tensor:
+        """Log-probabilities (B, num_classes, H, W) as a network's logits, of moved `probabilities` (B, channels, H, W).
+
+        target: (B, 1, H, W), which says where the classes are that the teacher lacks.
+
+        A map holds nothing between 0 and 6e-5, where a network says 1e-4 or 1e-9. The logarithm is that of 1e-6.
+        """
+        sums = [probabilities[:, merged].sum(1, keepdim=True) for merged in self._merged]
+        foreground = torch.cat(sums, 1)
+        every = torch.cat((1 - foreground.sum(1, keepdim=True), foreground), 1)
+        if self._lacking:
+            classes = torch.arange(every.shape[1], device=every.device)[:, None, None]
+            lacking = torch.stack([target == number for number in self._lacking]).any(0)
+            every = torch.where(lacking, (classes == target).float(), every)
+        return every.clamp_(LEAST, 1).log_()
