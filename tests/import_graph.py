@@ -33,6 +33,7 @@ ORDER = (
     "utils/runs",
     "utils/experiment",
     "utils/prediction",
+    "utils/teaching",
     "utils/exporting",
     "utils/skin",
     "utils/report",

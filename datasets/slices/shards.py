@@ -29,7 +29,9 @@ def hold_store(root: Path, index: int, count: int) -> Iterator[None]:
             return
         with holding(root / f".shard-{index}-of-{count}", wait=False) as held:
             if not held:
-                raise ValueError(f"{root}: --shard {index}/{count} is being sliced into it: wait until it has ended")
+                raise ValueError(
+                    f"{root}: --shard {index}/{count} is being written by another command: wait until it has ended"
+                )
             for other in sorted(root.glob(".shard-*-of-*")):
                 if other.name.endswith(f"-of-{count}"):
                     continue

@@ -267,6 +267,7 @@ def _grid(store: Mapping[str, Any]) -> dict[str, Any]:
     return {key: store.get(key) for key in STORE if key != "split_sha256"}
 
 
-def _teachers(made_by: Mapping[str, Any]) -> list[tuple[Any, Any]]:
-    """What is known of the teachers, wherever they lie."""
-    return [(each.get("kind"), each.get("sha256") or each.get("path")) for each in made_by["teachers"]]
+def _teachers(made_by: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """What is known of the teachers and of how they were asked, wherever they lie."""
+    keys = ("kind", "settings")
+    return [(*map(each.get, keys), each.get("sha256") or each.get("path")) for each in made_by["teachers"]]

@@ -1,0 +1,124 @@
+"""Fills soft maps with what a teacher says of a store's cases: checked, resumed, shared out, one case at a time."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from datasets.files import alone_in, describe, keep_apart
+from datasets.findings import listed
+from datasets.slices.shards import hold_store, read_shard
+from datasets.slices.soft_maps import MapsWriter
+from utils.command import say, with_bar
+from utils.teaching.store import Store, StoreCase, read_store
+from utils.teaching.teacher import Teacher, Wish
+from utils.workers import explain, run
+
+VERSION = 1  # of what fills the maps
+
+
+@dataclass(frozen=True)
+class Task:
+    """One case of a wish, for whichever process takes it."""
+
+    wish: Wish
+    output: Path
+    case: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case: its problem in one line, if it has one."""
+
+    case: str
+    problem: str | None = None
+
+
+def open_teacher(wish: Wish, store: Store) -> Teacher:
+    """The teacher that a wish names. Raises ValueError where it cannot, or must not, teach this store."""
+    if wish.kind == "checkpoint":
+        from utils.teaching.checkpoint import CheckpointTeacher
+
+        return CheckpointTeacher(wish, store)
+    raise ValueError(f"{wish.kind}: no such kind of teacher")
+
+
+@lru_cache(maxsize=1)
+def _open(wish: Wish, output: Path, command: str) -> tuple[Teacher, MapsWriter, dict[str, StoreCase]]:
+    """The teacher and the writer of this process."""
+    store = read_store(wish.data, wish.splits)
+    teacher = open_teacher(wish, store)
+    made_by = {"command": command, "version": VERSION, "teachers": list(teacher.teachers)}
+    writer = MapsWriter(
+        output, store.root, teacher.classes, made_by, teacher.license, teacher.patients, list(teacher.cases)
+    )
+    return teacher, writer, {case.name: case for case in store.cases}
+
+
+def make_maps(task: Task) -> Outcome:
+    """Answer a case and write its maps; what is wrong with it comes back as its problem."""
+    teacher, writer, cases = _open(task.wish, task.output, task.command)
+    try:
+        probabilities, teachers = teacher.answer(cases[task.case])
+        writer.write(task.case, probabilities, teachers)
+    except ValueError as error:
+        return Outcome(task.case, str(error))
+    except OSError as error:
+        return Outcome(task.case, describe(error, task.output))
+    return Outcome(task.case)
+
+
+def teach(wish: Wish, output: Path, shard: str, jobs: int, scheduler: str | None) -> int:
+    """Make what is missing of a store's maps, and return the exit status: 1 where a case could not be answered."""
+    started = time.monotonic()
+    index, count = read_shard(shard)
+    keep_apart(output, [wish.data, *(path for path in wish.paths if path.is_dir())])
+    command = shlex.join(["python", *sys.argv])
+    with _held(output, index, count):
+        _open.cache_clear()
+        teacher, writer, cases = _open(wish, output.absolute(), command)
+        for note in teacher.notes:
+            print(note)
+        names = [name for name in teacher.cases if name in cases]
+        mine = [name for name in names[index::count] if name in set(writer.missing)]
+        _announce(teacher, writer, names, mine, output)
+        tasks = [Task(wish, output.absolute(), name, command) for name in mine]
+        outcomes = run(make_maps, tasks, _failed, min(jobs, max(1, len(mine))), scheduler)
+        bad = 0
+        for outcome in with_bar(outcomes, len(mine), "case", "teaching"):
+            if outcome.problem:
+                bad += 1
+                say(f"{outcome.case}: {outcome.problem}")
+    took = time.monotonic() - started
+    kept = len(names[index::count]) - len(mine)
+    print(f"{len(mine) - bad} cases made now, {kept} kept, {bad} bad, in {took:.1f} s: {output}")
+    return 1 if bad else 0
+
+
+def _held(output: Path, index: int, count: int) -> AbstractContextManager[None]:
+    return alone_in(output) if count == 1 else hold_store(output, index, count)
+
+
+def _announce(teacher: Teacher, writer: MapsWriter, names: Sequence[str], mine: Sequence[str], output: Path) -> None:
+    """What is about to happen: who teaches which classes, how many cases, and the room that their maps take."""
+    size = sum(_size(writer.shape(name)) for name in mine)
+    print(f"classes: {listed(teacher.classes, 12)}")
+    print(f"{len(mine)} of {len(names)} cases to make, {size / 1e6:.1f} MB in {output}", flush=True)
+
+
+def _size(shape: Sequence[int]) -> int:
+    total = 1
+    for length in shape:
+        total *= length
+    return total
+
+
+def _failed(task: Task, error: Exception) -> Outcome:
+    return Outcome(task.case, ": ".join(explain(error)))

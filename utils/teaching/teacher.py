@@ -1,0 +1,75 @@
+"""What is asked of a teacher, and what every teacher is: whatever answers a case of a store with probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from datasets.findings import listed
+from utils.teaching.store import StoreCase
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A teacher as the command line asks for it; see scripts/TeachWith.py.
+
+    kind: checkpoint, maps, onnx or nnunet. only: names of the classes whose maps are kept; none: all.
+    """
+
+    kind: str
+    paths: tuple[Path, ...]
+    data: Path
+    splits: tuple[str, ...]
+    only: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    weights: str = "mean"
+    sidecar: Path | None = None
+    splits_final: Path | None = None
+    folds: tuple[str, ...] = ()
+    mirror: bool = True
+    license: str | None = None
+    allow_leak: bool = False
+    device: str = "auto"
+    batch_size: int | None = None
+
+
+class Teacher(Protocol):
+    """Answers cases of a store.
+
+    classes: foreground, in the order of the answers. teachers: `kind`, `path`, `sha256`, `license` and `settings` of
+    each network behind it. patients: those that each of these, by its number as text, was trained on and chosen by.
+    cases: the names of those that it can answer. notes: lines to print before it starts.
+    """
+
+    classes: Sequence[str]
+    teachers: Sequence[Mapping[str, Any]]
+    license: str | None
+    patients: Mapping[str, Mapping[str, Sequence[str]] | None]
+    cases: Sequence[str]
+    notes: Sequence[str]
+
+    def answer(self, case: StoreCase) -> tuple[np.ndarray, Sequence[int]]:
+        """Probabilities float32 (S, K, H, W) of the foreground classes on the stored grid, and who gave them.
+
+        Raises ValueError naming the file that cannot be used.
+        """
+        ...
+
+
+def kept(classes: Sequence[str], only: Sequence[str], where: Path) -> list[int]:
+    """The places among `classes` of those that are kept, in their order. Raises ValueError for an unknown name."""
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"{where}: names a class twice ({listed(classes)}): give --classes, each with its own name")
+    if unknown := [name for name in only if name not in classes]:
+        raise ValueError(f"--only {unknown[0]}: {where} has the classes {listed(classes, 12)}")
+    return [place for place, name in enumerate(classes) if not only or name in only]
+
+
+def softmax_of(scores: np.ndarray, places: Sequence[int]) -> np.ndarray:
+    """Of logits (K + 1, ...), background first, the probabilities of the foreground classes at these places."""
+    powers = np.exp(scores - scores.max(0, keepdims=True))
+    return powers[[place + 1 for place in places]] / powers.sum(0)
