@@ -12,6 +12,7 @@ import torch
 
 from datasets.findings import listed
 from datasets.slices.fingerprints import slice_digests
+from datasets.slices.neighbors import slice_mm_of
 from datasets.slices.resampling import Grid
 from datasets.slices.tasks import classes_of, lookup_of
 from datasets.slices.transforms import unpad
@@ -29,7 +30,7 @@ CPU_BATCH, GPU_BATCH = 4, 16
 
 
 class Member:
-    """A checkpoint's network on its device. order: the place in its answer of each class that is wanted."""
+    """A checkpoint's network on its device, and how it is fed."""
 
     def __init__(self, path: Path, checkpoint: Mapping[str, Any], wish: Wish) -> None:
         self.path, self.preprocessing = path, checkpoint["preprocessing"]
@@ -45,7 +46,8 @@ class Member:
         """Of every class, background first, float32 (S, K + 1, H, W) on the stored slices, as in validation."""
         slices, record = case.stored_image(), case.records[0]
         grid = Grid(slices.shape, slices.shape)
-        around = channels(iter(slices), grid, case.slice_mm, self.preprocessing, record.mean, record.std)
+        slice_mm = slice_mm_of(record) if self.preprocessing.get("neighbor_mm") else 1.0
+        around = channels(iter(slices), grid, slice_mm, self.preprocessing, record.mean, record.std)
         parts = []
         while (image := stacked(islice(around, self.batch_size))) is not None:
             logits = unpad(predict(self.device, self.network, image, self.channels_last), slices.shape[1:])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from datasets.json_files import read_json
-from datasets.slices.resampling import Grid, grid_of, stored_millimeters
+from datasets.slices.resampling import Grid, grid_of
 from datasets.slices.store import SliceRecord, read_case, read_index, read_manifest, read_slice
 from datasets.splits import SPLITS
 from datasets.volumes.geometry import to_slices
@@ -41,11 +41,6 @@ class StoreCase:
     @property
     def grid(self) -> Grid:
         return grid_of(self.geometry)
-
-    @property
-    def slice_mm(self) -> float:
-        """From one stored slice to the next."""
-        return stored_millimeters(self.geometry)[0]
 
     def stored_image(self) -> np.ndarray:
         """The stored slices (S, H, W), as read: int16 HU or float."""
