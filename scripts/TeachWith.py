@@ -4,8 +4,12 @@ Maps are the probabilities of every foreground class at every pixel of the store
 in a recipe trains any student with them: see docs/your-own-teacher.md. The teacher is one of
 
   --checkpoint RUN [RUN ...]   run folders or checkpoints of train.py; of several the mean of their probabilities
+  --maps FOLDER                what nnUNetv2_predict or TotalSegmentator left with --save_probabilities (npz and pkl),
+                               NIfTI with a class along the fourth axis, or NIfTI labels, named as the cases are
 
   python scripts/TeachWith.py --data data/kits19 --checkpoint runs/kits19_raunet --output maps/kits19_raunet
+  python scripts/TeachWith.py --data data/kits19 --maps totalsegmentator --output maps/totalsegmentator \\
+    --only kidney_left kidney_right --license Apache-2.0
 
 A teacher that was trained on the store's val or test patients, or chosen by its test patients, is refused, for every
 figure of its student would be too good. What is there already stays: the same command goes on where it was stopped. A
@@ -21,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from datasets.splits import SPLITS
 from utils.command import check_numbers, importing_torch, make_parser, run_command
 
-KINDS = ("checkpoint",)
+KINDS = ("checkpoint", "maps")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,11 +36,17 @@ def build_parser() -> argparse.ArgumentParser:
     kinds = parser.add_argument_group("the teacher (one of these)").add_mutually_exclusive_group(required=True)
     help_checkpoint = "run folder or checkpoint of train.py, or several"
     kinds.add_argument("--checkpoint", nargs="+", type=Path, metavar="RUN", help=help_checkpoint)
+    kinds.add_argument("--maps", nargs=1, type=Path, metavar="FOLDER", help="folder of files that a program left")
     help_splits = "whose cases are answered (default: train val)"
     add("--splits", nargs="+", choices=SPLITS, default=["train", "val"], help=help_splits)
     help_weights = "of several checkpoints: the mean, or weights chosen on the labels of the val cases (default: mean)"
     add("--weights", choices=("mean", "val"), default="mean", help=help_weights)
     add("--only", nargs="+", default=[], metavar="CLASS", help="keep the maps of these classes; the rest is background")
+    help_classes = "of --maps: names of the channels or label values 1, 2, ... (default: as its dataset.json has them)"
+    add("--classes", nargs="+", default=[], metavar="NAME", help=help_classes)
+    help_seen = "JSON with lists train and val of the patients that a teacher of others was trained on and chosen by"
+    add("--seen", type=Path, metavar="SPLIT_FILE", help=help_seen)
+    add("--license", metavar="TEXT", help="what the teacher's authors ask; it is written into the maps")
     add("--allow_leak", action="store_true", help="use a teacher that has seen val or test patients of the store")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU where there is one")
     add("--batch_size", type=int, help="slices or patches at a time (default: 4, on a GPU 16)")
@@ -61,7 +71,10 @@ def main(argv: list[str] | None = None) -> int:
             data=args.data.absolute(),
             splits=tuple(args.splits),
             only=tuple(args.only),
+            classes=tuple(args.classes),
             weights=args.weights,
+            seen=args.seen and args.seen.absolute(),
+            license=args.license,
             allow_leak=args.allow_leak,
             device=args.device,
             batch_size=args.batch_size,

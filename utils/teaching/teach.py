@@ -21,6 +21,7 @@ from utils.teaching.teacher import Teacher, Wish
 from utils.workers import explain, run
 
 VERSION = 1  # of what fills the maps
+MOST = 1.01  # to which the classes of a pixel may sum up, by rounding
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ def open_teacher(wish: Wish, store: Store) -> Teacher:
         from utils.teaching.checkpoint import CheckpointTeacher
 
         return CheckpointTeacher(wish, store)
+    if wish.kind == "maps":
+        from utils.teaching.left_maps import LeftMaps
+
+        return LeftMaps(wish, store)
     raise ValueError(f"{wish.kind}: no such kind of teacher")
 
 
@@ -67,6 +72,10 @@ def make_maps(task: Task) -> Outcome:
     teacher, writer, cases = _open(task.wish, task.output, task.command)
     try:
         probabilities, teachers = teacher.answer(cases[task.case])
+        if (most := probabilities.sum(1).max()) > MOST:
+            return Outcome(
+                task.case, f"its classes sum up to {most:.2f} at a pixel: of classes that overlap keep --only"
+            )
         writer.write(task.case, probabilities, teachers)
     except ValueError as error:
         return Outcome(task.case, str(error))

@@ -28,6 +28,7 @@ class Wish:
     classes: tuple[str, ...] = ()
     weights: str = "mean"
     sidecar: Path | None = None
+    seen: Path | None = None
     splits_final: Path | None = None
     folds: tuple[str, ...] = ()
     mirror: bool = True

@@ -1,0 +1,60 @@
+"""Probabilities, or labels, that another program left, as the teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from datasets.splits import read_split
+from utils.experiment.teacher import refuse_leak
+from utils.teaching.grids import on_source, on_store
+from utils.teaching.map_files import class_names, find_map_files
+from utils.teaching.map_reading import read_maps_file
+from utils.teaching.store import Store, StoreCase
+from utils.teaching.teacher import Wish, kept
+
+
+class LeftMaps:
+    """Answers with what lies in a folder, taken from its own grid to that of the store.
+
+    Raises ValueError where no file belongs to a case of the store, and for a leak that is known of.
+    """
+
+    def __init__(self, wish: Wish, store: Store) -> None:
+        (folder,) = wish.paths
+        found = find_map_files(folder, [case.name for case in store.cases])
+        named = dict(enumerate(wish.classes, start=1)) or class_names(folder)
+        self._files, self._values = found.files, sorted(named)
+        names = [named[value] for value in self._values]
+        self._places = kept(names, wish.only, folder)
+        self.classes = [names[place] for place in self._places]
+        self.cases = list(found.files)
+        self.license = wish.license
+        self.teachers = [{"kind": "maps", "path": str(folder), "sha256": None, "license": wish.license}]
+        seen, self.notes = seen_by(wish, store, folder)
+        self.patients = {"0": seen}
+        self.notes += found.notes
+
+    def answer(self, case: StoreCase) -> tuple[np.ndarray, list[int]]:
+        """See `Teacher.answer`."""
+        path = self._files[case.name]
+        values, affine = read_maps_file(path, self._values, self._places)
+        try:
+            return on_store(on_source(values, affine, case.geometry), case.grid), [0]
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def seen_by(wish: Wish, store: Store, where: Path) -> tuple[dict[str, list[str]] | None, list[str]]:
+    """The patients that a teacher of others learned from, where --seen names them, and a note where they are not known.
+
+    Raises ValueError where they are val or test patients of the store.
+    """
+    if wish.seen is None:
+        what = f"{where}: whom it has learned from is not known: name them with --seen, or be sure that no val or test"
+        return None, [f"{what} patient of the store is among them"]
+    seen = read_split(wish.seen)
+    if not wish.allow_leak:
+        refuse_leak({"split": {**seen, "sha256": ""}}, store.patients, str(wish.seen))
+    return {name: seen[name] for name in ("train", "val")}, []

@@ -1,0 +1,97 @@
+"""The files of probabilities or labels that other programs left, by the case of a store that they belong to.
+
+| file | left by |
+|---|---|
+| `CASE.npz` with `CASE.pkl` | `nnUNetv2_predict --save_probabilities`, TotalSegmentator |
+| `CASE_probabilities.nii.gz` | `predict.py --probabilities` |
+| `CASE.nii.gz`, `CASE/segmentation.nii.gz` | any program: one volume a class along a fourth axis, or labels |
+
+In this order: where a case has several, the first is taken, for labels say less than probabilities.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets.files import NIFTI_ENDINGS, ending, stem
+from datasets.findings import listed
+from datasets.json_files import read_json
+from datasets.scan import scan
+from datasets.volumes.layouts.datalist import read_datalist
+from utils.evaluation.volumes.label_files import case_name
+
+PROBABILITIES = "_probabilities"
+NPZ, NAMED, PLAIN = range(3)
+
+
+@dataclass(frozen=True)
+class MapFiles:
+    """files: by the name of the case. notes: what belongs to no case, what was passed over, and who has no file."""
+
+    files: Mapping[str, Path]
+    notes: tuple[str, ...]
+
+
+def find_map_files(folder: Path, cases: Collection[str]) -> MapFiles:
+    """The file of each case, searched in the whole folder.
+
+    Raises ValueError where none belongs to a case of the store, and where two of one kind belong to one.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"--maps {folder}: no such folder")
+    found = scan(folder)
+    found.keep(lambda file: ending(file) not in (".pkl", ".json"), "ending")  # they are read beside others
+    found.keep(lambda file: ending(file) in (".npz", *NIFTI_ENDINGS), "ending")
+    ranked: dict[str, dict[int, Path]] = {}
+    strange = []
+    for file in found.files:
+        name, rank = _meant(file)
+        if name not in cases:
+            name = re.sub(r"_0000$", "", name)  # named as nnU-Net's images are
+        if name not in cases:
+            strange.append(file.relative_to(folder).as_posix())
+        elif rank in (of_case := ranked.setdefault(name, {})):
+            raise ValueError(f"{file}: is of case {name}, as is {of_case[rank]}: keep one of them")
+        else:
+            of_case[rank] = file
+    if not ranked:
+        what = f" (it has {listed(strange, 3)})" if strange else ""
+        raise ValueError(
+            f"--maps {folder}: no file is named as a case of the store, such as {min(cases)}.npz or "
+            f"{min(cases)}.nii.gz{what}: rename the files"
+        )
+    notes = [str(finding) for finding in found.findings]
+    if strange:
+        notes.append(f"{len(strange)} files belong to no case that is asked for: {listed(strange)}")
+    if missing := sorted(set(cases) - ranked.keys()):
+        notes.append(f"{len(missing)} cases have no file in {folder}: {listed(missing)}")
+    return MapFiles({case: of_case[min(of_case)] for case, of_case in sorted(ranked.items())}, tuple(notes))
+
+
+def _meant(file: Path) -> tuple[str, int]:
+    name = stem(file)
+    if ending(file) == ".npz":
+        return name, NPZ
+    if name.endswith(PROBABILITIES):
+        return name.removesuffix(PROBABILITIES), NAMED
+    return case_name(file), PLAIN
+
+
+def class_names(folder: Path) -> dict[int, str]:
+    """The class of each channel or label value above 0, by a dataset.json or a predictions.json.
+
+    Raises ValueError where neither says it, and for an nnU-Net of overlapping regions.
+    """
+    if (file := folder / "dataset.json").is_file():
+        labels = read_json(file).get("labels", {})
+        if isinstance(labels, dict) and any(isinstance(value, list) for value in labels.values()):
+            raise ValueError(f"{file}: its regions overlap: maps are of classes of which each pixel has one")
+        return read_datalist(file).labels
+    if (file := folder / "predictions.json").is_file():
+        for case in read_json(file).get("cases", {}).values():
+            if isinstance(case, dict) and case.get("classes"):
+                return {int(value): name for value, name in case["classes"].items()}
+    raise ValueError(f"{folder}: has no dataset.json that names its classes: give --classes NAME [NAME ...]")
