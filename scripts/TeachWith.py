@@ -6,10 +6,15 @@ in a recipe trains any student with them: see docs/your-own-teacher.md. The teac
   --checkpoint RUN [RUN ...]   run folders or checkpoints of train.py; of several the mean of their probabilities
   --maps FOLDER                what nnUNetv2_predict or TotalSegmentator left with --save_probabilities (npz and pkl),
                                NIfTI with a class along the fourth axis, or NIfTI labels, named as the cases are
+  --onnx FILE --sidecar YAML   any network of volumes or slices; the YAML says what it takes and answers
+  --nnunet FOLDER              trained nnU-Net v2 (needs nnunetv2): a case is answered by folds that did not see it
 
   python scripts/TeachWith.py --data data/kits19 --checkpoint runs/kits19_raunet --output maps/kits19_raunet
   python scripts/TeachWith.py --data data/kits19 --maps totalsegmentator --output maps/totalsegmentator \\
     --only kidney_left kidney_right --license Apache-2.0
+  python scripts/TeachWith.py --data data/kits19 --onnx net.onnx --sidecar net.yaml --output maps/net
+  python scripts/TeachWith.py --data data/kits19 --output maps/nnunet \\
+    --nnunet nnUNet_results/Dataset220_KiTS/nnUNetTrainer__nnUNetPlans__3d_fullres
 
 A teacher that was trained on the store's val or test patients, or chosen by its test patients, is refused, for every
 figure of its student would be too good. What is there already stays: the same command goes on where it was stopped. A
@@ -25,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from datasets.splits import SPLITS
 from utils.command import check_numbers, importing_torch, make_parser, run_command
 
-KINDS = ("checkpoint", "maps")
+KINDS = ("checkpoint", "maps", "onnx", "nnunet")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,6 +42,14 @@ def build_parser() -> argparse.ArgumentParser:
     help_checkpoint = "run folder or checkpoint of train.py, or several"
     kinds.add_argument("--checkpoint", nargs="+", type=Path, metavar="RUN", help=help_checkpoint)
     kinds.add_argument("--maps", nargs=1, type=Path, metavar="FOLDER", help="folder of files that a program left")
+    kinds.add_argument("--onnx", nargs=1, type=Path, metavar="FILE", help="ONNX file, with --sidecar")
+    help_nnunet = "folder of a trained configuration, such as .../nnUNetTrainer__nnUNetPlans__3d_fullres"
+    kinds.add_argument("--nnunet", nargs=1, type=Path, metavar="FOLDER", help=help_nnunet)
+    add("--sidecar", type=Path, metavar="YAML", help="of --onnx: see docs/your-own-teacher.md")
+    add("--folds", nargs="+", default=[], metavar="N", help="of --nnunet: which ones (default: all that are trained)")
+    help_final = "of --nnunet: splits_final.json of its training (default: where nnU-Net keeps it)"
+    add("--splits_final", type=Path, metavar="JSON", help=help_final)
+    add("--no_mirror", action="store_true", help="of --nnunet: no test-time mirroring, up to eight times as fast")
     help_splits = "whose cases are answered (default: train val)"
     add("--splits", nargs="+", choices=SPLITS, default=["train", "val"], help=help_splits)
     help_weights = "of several checkpoints: the mean, or weights chosen on the labels of the val cases (default: mean)"
@@ -73,6 +86,10 @@ def main(argv: list[str] | None = None) -> int:
             only=tuple(args.only),
             classes=tuple(args.classes),
             weights=args.weights,
+            sidecar=args.sidecar and args.sidecar.absolute(),
+            splits_final=args.splits_final and args.splits_final.absolute(),
+            folds=tuple(args.folds),
+            mirror=not args.no_mirror,
             seen=args.seen and args.seen.absolute(),
             license=args.license,
             allow_leak=args.allow_leak,

@@ -15,7 +15,7 @@ from import_graph import ORDER, ROOT, cycle, file_graph, files, imported, parsed
 # Rooms whose files import their own room alone, so that each can be read and used by itself
 ALONE = ("utils/distillation/losses", "utils/evaluation/metrics", "networks")
 # Optional packages, and the file whose functions may import them
-OPTIONAL = {"torchvision": None, "timm": "timm_model.py"}
+OPTIONAL = {"torchvision": None, "timm": "timm_model.py", "nnunetv2": "nnunet.py"}
 
 
 def test_every_room_has_its_place():

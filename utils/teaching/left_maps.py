@@ -52,8 +52,8 @@ def seen_by(wish: Wish, store: Store, where: Path) -> tuple[dict[str, list[str]]
     Raises ValueError where they are val or test patients of the store.
     """
     if wish.seen is None:
-        what = f"{where}: whom it has learned from is not known: name them with --seen, or be sure that no val or test"
-        return None, [f"{what} patient of the store is among them"]
+        what = "whom it has learned from is not known: name them with --seen, or train_kd.py will ask for --allow_leak"
+        return None, [f"{where}: {what}"]
     seen = read_split(wish.seen)
     if not wish.allow_leak:
         refuse_leak({"split": {**seen, "sha256": ""}}, store.patients, str(wish.seen))

@@ -77,16 +77,13 @@ class StoreCase:
 
 @dataclass(frozen=True)
 class Store:
-    """A slice store: the cases of the wanted splits, and the patients of all."""
+    """A slice store: the cases of the wanted splits; of all splits the patients, and the patient of each case."""
 
     root: Path
     manifest: dict[str, Any]
     patients: dict[str, list[str]]
+    patient_of: dict[str, str]
     cases: tuple[StoreCase, ...]
-
-    @property
-    def patient_of(self) -> dict[str, str]:
-        return {case.name: case.patient for case in self.cases}
 
 
 def read_store(root: Path, splits: Sequence[str]) -> Store:
@@ -106,4 +103,4 @@ def read_store(root: Path, splits: Sequence[str]) -> Store:
     if not wanted:
         raise ValueError(f"{root}: holds no case of {' or '.join(splits)}: choose other --splits")
     patients = {name: sorted({case.patient for case in cases if case.split == name}) for name in SPLITS}
-    return Store(root, manifest, patients, wanted)
+    return Store(root, manifest, patients, {case.name: case.patient for case in cases}, wanted)

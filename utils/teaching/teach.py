@@ -52,7 +52,13 @@ def open_teacher(wish: Wish, store: Store) -> Teacher:
         from utils.teaching.left_maps import LeftMaps
 
         return LeftMaps(wish, store)
-    raise ValueError(f"{wish.kind}: no such kind of teacher")
+    if wish.kind == "onnx":
+        from utils.teaching.onnx_teacher import OnnxTeacher
+
+        return OnnxTeacher(wish, store)
+    from utils.teaching.nnunet import NnUNetTeacher
+
+    return NnUNetTeacher(wish, store)
 
 
 @lru_cache(maxsize=1)
