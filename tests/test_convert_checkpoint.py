@@ -15,8 +15,8 @@ from raw_cases import save as save_volume
 from scripts import evaluate, export, predict
 from scripts.ConvertCheckpoint import main
 from tests.conftest import SPLIT
+from utils.experiment.guards import refuse_leak
 from utils.experiment.run import main as run
-from utils.experiment.teacher import refuse_leak
 from utils.experiment.test import test as score_test
 from utils.recipe.command_line import parse
 from utils.recipe.schema import ROOT, DistillationRecipe

@@ -1,6 +1,6 @@
 """What soft maps answer to the slices of a split: read beside them, and made a network's answer after they moved."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from datasets.batches.moves import on_device
 from datasets.findings import listed
+from datasets.fingerprints import fingerprint
 from datasets.slices.fingerprints import slice_image_digests
 from datasets.slices.soft_classes import match_classes
 from datasets.slices.soft_maps import PROBABILITIES, Maps
@@ -37,6 +38,11 @@ class SoftTeacher:
     def of(self, case: str) -> Maps | None:
         """The folder that holds a case."""
         return next((maps for maps in self.maps if case in maps.cases), None)
+
+    def sha256(self, cases: Iterable[str]) -> str:
+        """The hash of the maps of these cases, wherever they lie."""
+        held = {case: maps.cases[case] for case in cases if (maps := self.of(case)) is not None}
+        return fingerprint({case: (each.digest, each.content) for case, each in held.items()}, self.class_names)
 
 
 class Taught:

@@ -8,7 +8,7 @@ import statistics
 import torch
 from lightning_fabric import Fabric
 
-from utils.distillation.objective import Distiller
+from utils.distillation.objective import Distiller, answers_in
 from utils.recipe.contracts import Samples
 from utils.recipe.schema import Training
 from utils.training.optimization import gradient_shares, make_optimizer
@@ -48,7 +48,8 @@ def balance(
                 optimizer.step()
                 optimizer.zero_grad()
             else:
-                of_task = gradient_shares(fabric, distiller, batch["image"], batch["target"])["task"]
+                with distiller.knowing(answers_in(batch)):
+                    of_task = gradient_shares(fabric, distiller, batch["image"], batch["target"])["task"]
                 if 0 < of_task < 1:
                     ratios.append((1 - of_task) / of_task)
     distiller.network.load_state_dict(first)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +25,14 @@ class Distiller(nn.Module):
         task: The supervised loss.
         teacher: It is frozen here and nowhere else: no parameter requires a gradient, and it stays in eval mode. It is
             no part of this module (DistributedDataParallel need not know it), but moves with it to a device. None where
-            every term learns from the student's own taps (`self/TAP`), which reach the loss without a gradient.
+            every term learns from the student's own taps (`self/TAP`), which reach the loss without a gradient, or
+            where the teacher is always known (see `knowing`).
         terms: Maps a name (the TensorBoard tag) to a term.
         partly_labeled: The second half of every batch has no labels (its target is -1). It takes no part in the task
             loss and in terms that read the target; the other terms learn from it.
         channels: How many of the image's channels the student takes, those in the middle; None: all.
         teacher_channels: The same of the teacher.
+        known: The tap of which the teacher's answers are always known.
 
     Raises ValueError when terms read a teacher's taps and there is none.
     """
@@ -43,6 +46,7 @@ class Distiller(nn.Module):
         partly_labeled: bool = False,
         channels: int | None = None,
         teacher_channels: int | None = None,
+        known: str | None = None,
     ) -> None:
         super().__init__()
         terms = terms or {}
@@ -57,8 +61,8 @@ class Distiller(nn.Module):
         asked = {name for term in self.terms for name in term.teacher_taps}
         self.own_taps = sorted(name.removeprefix(OWN) for name in asked if name.startswith(OWN))
         self.teacher_taps = sorted(name for name in asked if not name.startswith(OWN))
-        if teacher is None and self.teacher_taps:
-            raise ValueError(f"teacher: none given, but the terms read its {', '.join(self.teacher_taps)}")
+        if teacher is None and (unknown := [name for name in self.teacher_taps if name != known]):
+            raise ValueError(f"teacher: none given, but the terms read its {', '.join(unknown)}")
         learning = (name for term in self.terms for name in term.student_taps)
         self.student_taps = sorted({task.on, *learning, *self.own_taps})
 
@@ -107,6 +111,11 @@ class Distiller(nn.Module):
             else:
                 losses[name] = term(student, teacher, target)
         return losses
+
+
+def answers_in(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The teacher's answers by tap that a batch carries: the logits of soft maps, or none."""
+    return {"logits": batch["teacher"]} if "teacher" in batch else {}
 
 
 def of_labeled(loss: nn.Module, target: Tensor, *features: dict[str, Tensor]) -> Tensor:

@@ -14,6 +14,7 @@ from torch import nn
 from datasets import DATASETS
 from datasets.fingerprints import fingerprint
 from datasets.slices.neighbors import middle
+from datasets.slices.taught import SoftTeacher
 from networks import NETWORKS
 from utils.distillation.losses import TASK_LOSSES
 from utils.distillation.terms import Task, asks_teacher, read_terms, scaled
@@ -22,6 +23,7 @@ from utils.evaluation.metrics import METRICS
 from utils.experiment.checks import refuse_lonely, refuse_misfit, refuse_val_without
 from utils.experiment.neighbors import seen_by_both
 from utils.experiment.resuming import refuse_other_data, start_or_resume
+from utils.experiment.soft_teacher import soft_teacher
 from utils.recipe import schema
 from utils.recipe.contracts import Metric, Samples
 from utils.recipe.registry import build, check
@@ -40,7 +42,8 @@ class Experiment:
         train: Its images have more channels than those of `val`, which the network takes, where a teacher takes more.
         network_section: The section of a checkpoint that builds the network again.
         resumed: The content of last.ckpt to go on from.
-        teacher_sha256: The hash of the teacher's file, if there is one.
+        teacher_sha256: The hash of the teacher's file, or of the soft maps of the training cases, if there are any.
+        soft: The soft maps that teach, if any do.
         balance: The `distillation_share` and the factor that the terms' weights were multiplied by for it.
     """
 
@@ -53,6 +56,7 @@ class Experiment:
     task: Task
     resumed: dict[str, Any] | None
     teacher_sha256: str | None
+    soft: SoftTeacher | None
     balance: dict[str, float] | None
 
     @property
@@ -128,15 +132,16 @@ def prepare(recipe: Recipe) -> Experiment:
     check(TASK_LOSSES, task_section, "task_loss")
     check(NETWORKS, recipe.network, "network")
     check(METRICS, recipe.metric, "metric")
-    teacher = None
+    teacher = soft = None
     if isinstance(recipe, DistillationRecipe):
-        read_terms(recipe.distillation, num_classes=2)  # of the data, which is not read yet; any number will do
-        teacher = checkpoints.file_of(recipe.teacher) if recipe.teacher else None
+        terms = read_terms(recipe.distillation, num_classes=2)  # of data that is not read yet; any number will do
+        soft = soft_teacher(recipe, terms)
+        teacher = checkpoints.file_of(recipe.teacher) if isinstance(recipe.teacher, str) and recipe.teacher else None
     recipe, resumed = start_or_resume(recipe)
     fabric = launch(recipe.training)
     settings = recipe.training
     check(DATASETS, recipe.data, "data")
-    train = build(DATASETS, _training_data(recipe), "data", split="train", seed=recipe.seed)
+    train = build(DATASETS, _training_data(recipe), "data", split="train", seed=recipe.seed, maps=soft)
     val = build(DATASETS, recipe.data, "data", split="val", seed=recipe.seed)
     # refuses a batch that cannot be shared out
     order_of(train, settings.batch_size, recipe.seed, world=fabric.world_size, parts=settings.accumulate)
@@ -160,7 +165,8 @@ def prepare(recipe: Recipe) -> Experiment:
         network_section=_rebuilding(recipe.network, given),
         task=task,
         resumed=resumed,
-        teacher_sha256=checkpoints.sha256(teacher) if teacher and teacher.is_file() else None,
+        teacher_sha256=_taught_by(teacher, soft, train),
+        soft=soft,
         balance=None if resumed is None else resumed.get("balance"),
     )
     if resumed is not None:
@@ -176,9 +182,18 @@ def _training_data(recipe: Recipe) -> dict[str, Any]:
     """The data section of the train split: with the teacher's neighbors where they are more than the student's."""
     if not isinstance(recipe, DistillationRecipe) or not recipe.teacher or not asks_teacher(recipe.distillation):
         return recipe.data
+    if isinstance(recipe.teacher, dict):
+        return recipe.data
     if not checkpoints.file_of(recipe.teacher).is_file():  # what is wrong is said once more is known
         return recipe.data
     return seen_by_both(recipe.data, checkpoints.load(recipe.teacher)["preprocessing"])
+
+
+def _taught_by(teacher: Path | None, soft: SoftTeacher | None, train: Samples) -> str | None:
+    """The hash of what teaches: a file, or the soft maps of the training cases."""
+    if soft is not None:
+        return soft.sha256(train.cases)
+    return checkpoints.sha256(teacher) if teacher and teacher.is_file() else None
 
 
 def _rebuilding(section: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

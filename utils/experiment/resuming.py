@@ -11,7 +11,7 @@ from typing import Any
 from datasets.findings import listed
 from utils.distillation.terms import scaled
 from utils.recipe import schema
-from utils.recipe.schema import Recipe, Training
+from utils.recipe.schema import Recipe, Training, soft_folders
 from utils.training import checkpoints
 
 # Of a method the terms are compared, not its name.
@@ -81,8 +81,8 @@ def _balanced(recipe: Recipe, balance: Mapping[str, float] | None) -> Recipe:
 def _changed(resumed: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """The keys of a recipe that must be as they were, and are not, each with both values."""
     free = FREE_ON_RESUME | {f"training.{key}" for key in FREE_TRAINING} | {f"data.{key}" for key in KEPT}
-    if "data" in resumed:  # the data may lie elsewhere: what they hold is compared
-        free |= {f"data.{key}" for key in PLACES}
+    if "data" in resumed:  # the data and soft maps may lie elsewhere: what they hold is compared
+        free |= {"teacher.maps", *(f"data.{key}" for key in PLACES)}
     # A run is older than a key of `training` that it does not have: it ran as the default does.
     then, now = _flat({"training": asdict(Training())}) | _flat(resumed["recipe"]), _flat(now)
     return [
@@ -119,9 +119,9 @@ def refuse_other_data(
         raise ValueError(f"{last}: the data are not those of this run: {'; '.join(parts)}; {remedy}")
     if teacher_sha256 != resumed.get("teacher_sha256", teacher_sha256):
         what = "has changed since the run began" if teacher_sha256 else "is not there any more"
-        raise ValueError(
-            f"{last}: its teacher {resumed['recipe']['teacher']} {what}; give it as it was, or start a new --output"
-        )
+        folders = ", ".join(soft_folders(resumed["recipe"]["teacher"]))
+        teacher = f"soft maps {folders}" if folders else f"teacher {resumed['recipe']['teacher']}"
+        raise ValueError(f"{last}: its {teacher} {what}; give it as it was, or start a new --output")
     if "data" not in resumed:
         return (
             f"{last} records which patients were in which split, but not what the data held: whether images or labels "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sized
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from datasets.files import alone_in, write_text
 from datasets.slices.neighbors import middle
 from datasets.slices.resampling import asked_words
 from utils.command import run_command
-from utils.distillation.objective import Distiller
+from utils.distillation.objective import Distiller, answers_in
 from utils.evaluation.complexity import complexity
 from utils.evaluation.pictures import draw, representative
 from utils.experiment.prepare import Experiment, prepare
@@ -62,14 +62,17 @@ def train(experiment: Experiment, objective: Distiller) -> int:
     recipe, fabric, output, resumed = experiment.recipe, experiment.fabric, experiment.output, experiment.resumed
     cache = cache_of(experiment)
     if fabric.is_global_zero:
-        schema.write(recipe, output, _remark(experiment.balance), write_text)
+        schema.write(recipe, output, _remark(experiment), write_text)
     fabric.barrier()
     tracker = Tracker(output, fabric.is_global_zero, resumed["training"]["step"] if resumed is not None else 0)
     pictured = representative(experiment.val, recipe.training.pictures)
     selects = experiment.metrics()[0].selects
 
-    def known(image: Tensor, views: Sequence[int] | None) -> dict[str, Tensor]:
-        return cache(middle(image, objective.teacher_channels), objective.teacher_taps, objective.ask, views)
+    def known(image: Tensor, batch: dict[str, Any]) -> dict[str, Tensor]:
+        if cache is None:
+            return answers_in(batch)
+        seen = middle(image, objective.teacher_channels)
+        return cache(seen, objective.teacher_taps, objective.ask, batch.get("view"))
 
     def validate(network: nn.Module, step: int) -> tuple[dict[str, float], list[dict[str, Any]]]:
         scores, cases = experiment.score(network)
@@ -96,7 +99,7 @@ def train(experiment: Experiment, objective: Distiller) -> int:
         output=output,
         identity=experiment.identity,
         tracker=tracker,
-        known=None if cache is None else known,
+        known=known,
     )
     if fabric.is_global_zero:
         print(summary(experiment), flush=True)
@@ -151,10 +154,12 @@ def _count(things: Sized, name: str, plural: str = "s") -> str:
     return f"{len(things)} {name}{plural if len(things) != 1 else ''}"
 
 
-def _remark(balance: dict[str, float] | None) -> str | None:
-    """What a reader of config.yaml should know about the weights of its terms."""
-    if balance is None:
-        return None
-    return (
-        f"The weights of the terms were multiplied by {balance['factor']:.6g}: distillation_share {balance['share']:g}"
-    )
+def _remark(experiment: Experiment) -> str | None:
+    """What a reader of config.yaml should know about the weights of its terms, and about soft maps."""
+    remarks, balance = [], experiment.balance
+    if balance is not None:
+        how = f"{balance['factor']:.6g}: distillation_share {balance['share']:g}"
+        remarks.append(f"The weights of the terms were multiplied by {how}")
+    if experiment.soft is not None:
+        remarks.append(f"The soft maps of the training cases: SHA-256 {experiment.teacher_sha256}")
+    return "\n# ".join(remarks) or None

@@ -164,7 +164,7 @@ def _scored(
 def _teacher(checkpoint: dict[str, Any]) -> nn.Module | None:
     """The teacher of the checkpoint, if it is still there, for its answers beside the student's."""
     path = checkpoint["recipe"].get("teacher")
-    if not path or not (file := checkpoints.file_of(path)).is_file():
+    if not isinstance(path, str) or not path or not (file := checkpoints.file_of(path)).is_file():
         return None
     digest = checkpoints.sha256(file)
     if digest != checkpoint.get("teacher_sha256", digest):

@@ -133,6 +133,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:  # what NumPy takes
             raise ValueError(f"seed must lie between 0 and 4294967295, got {self.seed}")
+        if "maps" in self.data:
+            raise ValueError("data.maps: soft maps are a teacher: give teacher: {maps: FOLDER} to train_kd.py")
         # YAML 1.1 reads a bare `on` as true.
         self.task_loss = {"on" if key is True else key: value for key, value in self.task_loss.items()}
 
@@ -142,7 +144,8 @@ class DistillationRecipe(Recipe):
     """What train_kd.py runs: a recipe with a teacher and distillation terms.
 
     Args:
-        teacher: the teacher's checkpoint (best.ckpt).
+        teacher: the teacher's checkpoint (best.ckpt), or soft maps of its answers: {maps: FOLDER, classes: {THEIRS:
+            OURS}}; `maps` may be a list of folders, and a class without an entry is the one of the same name.
         distillation: terms, those of `method` where none are given: [{name: LOSS, student: TAP, teacher: TAP, weight:
             NUMBER, ...}].
         distillation_share: scale all terms alike so that their gradient norms add up to this multiple of the task
@@ -153,7 +156,7 @@ class DistillationRecipe(Recipe):
         allow_leak: accept a teacher that saw val or test patients of the student.
     """
 
-    teacher: str = ""
+    teacher: str | dict[str, Any] = ""
     distillation: list[dict[str, Any]] = field(default_factory=list)
     distillation_share: float | None = None
     teacher_cache: str = ""
@@ -164,8 +167,36 @@ class DistillationRecipe(Recipe):
         super().__post_init__()
         if self.distillation_share is not None and self.distillation_share <= 0:
             raise ValueError(f"distillation_share must be positive, got {self.distillation_share}")
+        if isinstance(self.teacher, dict):
+            _check_soft_teacher(self.teacher)
+        if self.teacher_cache and self.maps:
+            raise ValueError("teacher_cache: soft maps hold the teacher's answers already: leave it out")
         if self.teacher_cache and self.training.compile:
             raise ValueError("teacher_cache reads files at every step, which training.compile cannot: give up one")
+
+    @property
+    def maps(self) -> list[str]:
+        """The folders of soft maps that teach; none where a network does."""
+        return soft_folders(self.teacher)
+
+
+def _check_soft_teacher(teacher: dict[str, Any]) -> None:
+    """Raises ValueError where the section of a teacher is not {maps, classes}."""
+    wanted = "give {maps: FOLDER, classes: {THEIRS: OURS}}, or the checkpoint of a teacher"
+    if unknown := [key for key in teacher if key not in ("maps", "classes")]:
+        raise ValueError(f"teacher: has no key {unknown[0]!r}: {wanted}")
+    folders = soft_folders(teacher)
+    if not folders or not all(isinstance(folder, str) and folder for folder in folders):
+        raise ValueError(f"teacher.maps: {teacher.get('maps')!r} is no folder: {wanted}")
+    classes = teacher.get("classes", {})
+    if not isinstance(classes, dict) or not all(isinstance(name, str) for pair in classes.items() for name in pair):
+        raise ValueError(f"teacher.classes: {classes!r} are not names of classes: {wanted}")
+
+
+def soft_folders(teacher: str | dict[str, Any]) -> list[str]:
+    """The folders of soft maps that a recipe's `teacher` names; none where it names a checkpoint."""
+    maps = teacher.get("maps", []) if isinstance(teacher, dict) else []
+    return maps if isinstance(maps, list) else [maps]
 
 
 def as_dict(recipe: Recipe) -> dict[str, Any]:

@@ -96,10 +96,11 @@ def _asked_terms(run: Run) -> list[dict[str, Any]]:
 
 
 def teacher_folder(run: Run) -> Path | None:
-    """Where the teacher of a run lay; None where it had none."""
-    if not run.recipe.get("teacher"):
+    """Where the run that taught a run lay; None where there was none."""
+    teacher = run.recipe.get("teacher")
+    if not isinstance(teacher, str) or not teacher:
         return None
-    path = Path(run.recipe["teacher"])
+    path = Path(teacher)
     return (path.parent if path.suffix else path).resolve()
 
 

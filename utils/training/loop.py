@@ -28,7 +28,7 @@ from utils.training.step import CapturedStep, Step, make_step
 from utils.training.term_watch import TermWatch
 from utils.training.tracking import Tracker
 
-Known = Callable[..., dict[str, Tensor]]
+Known = Callable[[Tensor, dict[str, Any]], dict[str, Tensor]]
 Validate = Callable[[nn.Module, int], tuple[dict[str, float], list[dict[str, Any]]]]
 
 
@@ -41,8 +41,8 @@ class Job:
             for each case and class.
         score: The score that selects best.ckpt.
         identity: What rebuilds the network from a checkpoint; both files hold it.
-        known: Takes images, and the numbers of their `views` or None; returns the teacher's features by tap. Without it
-            the teacher is asked in each step.
+        known: Takes images and their batch; returns the teacher's features by tap. Without it the teacher is asked in
+            each step.
     """
 
     fabric: Fabric
@@ -181,7 +181,8 @@ def train_step(job: Job, state: State, batch: dict[str, Any]) -> Tensor:
             state.take.prepare(image, target)  # first: what does not fit beside a graph's memory shows at once
         if state.step == 0 or (settings.share_every and state.step % settings.share_every == 0):
             first = (part.tensor_split(count)[0] for part in (image, target))
-            shares = gradient_shares(job.fabric, objective, *first)
+            with objective.knowing({name: answer.tensor_split(count)[0] for name, answer in answers.items()}):
+                shares = gradient_shares(job.fabric, objective, *first)
             _log(job, state, {f"gradient_share/{name}": share for name, share in shares.items()})
         with objective.knowing(answers):
             losses = state.take(image, target)
@@ -195,7 +196,7 @@ def train_step(job: Job, state: State, batch: dict[str, Any]) -> Tensor:
 
 def _known(job: Job, image: Tensor, batch: dict[str, Any]) -> dict[str, Tensor]:
     with job.fabric.autocast():
-        return job.known(image, views=batch.get("view"))
+        return job.known(image, batch)
 
 
 def validate_epoch(job: Job, state: State) -> None:

@@ -1,0 +1,94 @@
+"""What is checked of soft maps before the first step: whom their teacher saw, its classes, and its scores."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from datasets import DATASETS
+from datasets.slices.dataset import SliceDataset
+from datasets.slices.soft_classes import class_rows, match_classes
+from datasets.slices.taught import SoftTeacher
+from utils.experiment.guards import refuse_shared
+from utils.experiment.prepare import Experiment
+from utils.recipe.registry import build
+from utils.tables import table
+
+
+def check_soft_teacher(experiment: Experiment) -> None:
+    """Refuses a leak, and prints what becomes of each class, and the scores of the maps on val.
+
+    The content of the training cases was compared when their maps were opened. Raises ValueError.
+    """
+    recipe, fabric, soft = experiment.recipe, experiment.fabric, experiment.soft
+    if not recipe.allow_leak:
+        refuse_soft_leak(soft, experiment.train.cases, experiment.split)
+    ours = experiment.train.class_names
+    matrix = match_classes(soft.class_names, ours, soft.classes)
+    lines = [_origin(soft), table(class_rows(soft.class_names, ours, matrix)), _scored(experiment, matrix.any(axis=0))]
+    if fabric.is_global_zero:
+        print("\n".join(lines), flush=True)
+
+
+def refuse_soft_leak(soft: SoftTeacher, cases: Sequence[str], split: Mapping[str, Any]) -> None:
+    """Raises ValueError when what taught `cases` was trained on val or test patients of a student, or selected on test.
+
+    Only the teachers of these cases count: of several folds each case has those that did not see it.
+    """
+    for maps in soft.maps:
+        numbers = {number for case in cases if case in maps.cases for number in maps.cases[case].teachers}
+        for number in sorted(numbers):
+            theirs = maps.patients.get(str(number))
+            if theirs is None:
+                raise ValueError(
+                    f"{maps.folder}: whom its teacher {number} was trained on is not known; give --allow_leak to go on "
+                    "without knowing of a leak"
+                )
+            refuse_shared(theirs, split, f"{maps.folder}: its teacher {number}'s")
+
+
+def _origin(soft: SoftTeacher) -> str:
+    """A line about each folder: what made it, and by whose leave."""
+    lines = []
+    for maps in soft.maps:
+        teachers = ", ".join(f"{each.get('kind')} {each.get('path')}" for each in maps.made_by["teachers"])
+        lines.append(f"teacher: soft maps {maps.folder}, of {teachers} (license: {maps.license or 'not said'})")
+    return "\n".join(lines)
+
+
+def _scored(experiment: Experiment, taught: Sequence[bool]) -> str:
+    """A line about the scores of the maps on the val cases that have some, for each class that the teacher has."""
+    soft, val = experiment.soft, experiment.val
+    cases = [case for case in val.cases if soft.of(case) is not None]
+    if not cases:
+        return "teacher: no val case has soft maps, so these were not scored"
+    data = {**experiment.recipe.data, "cache": False}  # each slice is looked at once
+    dataset = build(DATASETS, data, "data", split="val", seed=experiment.recipe.seed, maps=soft)
+    _, rows = experiment.score(nn.Identity(), cases, "score the soft maps", _Answers(dataset))
+    what = experiment.metrics()[0].case_score
+    scores = {
+        name: statistics.mean(row[what] for row in rows if row["class"] == name)
+        for name, is_taught in zip(val.class_names, taught, strict=True)
+        if is_taught
+    }
+    each = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
+    on = f"{len(cases)} of {len(val.cases)} val cases"
+    return f"teacher: mean {what.replace('_', ' ')} of the soft maps on {on}: {each}"
+
+
+class _Answers:
+    """A split with the answers of its soft maps as images, for a network that returns what it is given."""
+
+    def __init__(self, dataset: SliceDataset) -> None:
+        self.dataset, self.cases, self.sizes = dataset, dataset.cases, dataset.sizes
+        self.case_indices, self.hold, self.gather = dataset.case_indices, dataset.hold, dataset.gather
+
+    def finish(self, raw: dict[str, Any]) -> dict[str, Any]:
+        batch = self.dataset.finish(raw)
+        return batch | {"image": batch["teacher"]}
+
+    def batch(self, indices: Sequence[int]) -> dict[str, Any]:
+        return self.finish(self.gather(indices))
