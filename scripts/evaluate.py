@@ -148,7 +148,7 @@ def lesion_rule(arguments: argparse.Namespace) -> LesionRule:
 
 def evaluate_checkpoint(arguments: argparse.Namespace) -> int:
     """Scores a checkpoint on the val or test split of its slice store."""
-    from utils.runs.data import open_split
+    from utils.runs.data import open_labeled
     from utils.runs.locator import measure_margin
     from utils.runs.models import load_for_scoring, network_file
     from utils.runs.splits import check_scorable, predict_cases
@@ -160,7 +160,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace) -> int:
     if arguments.margin:
         check_scorable(checkpoint)
         return print_margin(
-            path, measure_margin(checkpoint, open_split(checkpoint, "val", arguments.data), network, digest)
+            path, measure_margin(checkpoint, open_labeled(checkpoint, "val", arguments.data), network, digest)
         )
     places = [path.with_name(f"{path.stem}_{arguments.split}_scores")]
     if arguments.output:
@@ -176,7 +176,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace) -> int:
                 print("note: it was read with other settings than those asked for now: see `settings` in the file")
             return finish(known, places[1:], [written])
     check_scorable(checkpoint)
-    dataset = open_split(checkpoint, arguments.split, arguments.data, same_split=False)
+    dataset = open_labeled(checkpoint, arguments.split, arguments.data, same_split=False)
     names = dict(enumerate(dataset.class_names, start=1))
     if arguments.official:
         labels = OFFICIAL[arguments.official].labels

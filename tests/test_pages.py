@@ -37,8 +37,9 @@ TINY = {  # what is added to the commands of a page
 }
 OTHER_PROGRAMS = ("bash", "source", "pip", "tensorboard")
 PARSED_ONLY = ("torchrun", "fabric")  # need several processes
-NEED_MORE = (  # than these tiny data; tests of their own run them: test_convert_checkpoint.py, test_skin_scripts.py
+NEED_MORE = (  # than these tiny data; tests of their own run them: test_convert_checkpoint.py, test_distill.py, ...
     *("scripts/ConvertCheckpoint.py", "scripts/skin/FilterGenerated.py", "scripts/skin/BoostMetadata.py"),
+    "scripts/Distill.py",
 )
 AS_PROCESS = (("scripts/SliceMaker.py", "--check"),)  # the others run in this one
 

@@ -100,6 +100,7 @@ class LabeledImages(Dataset):
     Raises ValueError for a split without images, a patient in two splits, and options out of range.
     """
 
+    has_labels = True
     unlabeled: frozenset[str] = frozenset()  # every image has its class
     labeled: torch.Tensor | None = None
 

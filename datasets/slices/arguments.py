@@ -28,5 +28,5 @@ def check_shares(thin_background: float, labeled: float) -> None:
     """Raises ValueError where a share of the background slices or of the patients is out of range."""
     if not 0.0 <= thin_background <= 1.0:
         raise ValueError(f"thin_background {thin_background} is not a fraction: give a number from 0 to 1")
-    if not 0.0 < labeled <= 1.0:
-        raise ValueError(f"labeled {labeled} is not a share of the patients: give a number above 0, at most 1")
+    if not 0.0 <= labeled <= 1.0:
+        raise ValueError(f"labeled {labeled} is not a share of the patients: give a number from 0 to 1")

@@ -16,14 +16,13 @@ from datasets.batches.pool import check_device_gb
 from datasets.fingerprints import Digests
 from datasets.slices.arguments import SPLITS, TASKS, check_cropping, check_shares, choice
 from datasets.slices.augmentation import DRAWN, apply_changes
-from datasets.slices.consistency import check_consistent
 from datasets.slices.crops import central_corners
 from datasets.slices.fingerprints import slice_digests
+from datasets.slices.members import find_members
 from datasets.slices.neighbors import channels_of, check_neighbors, stored_neighbors
-from datasets.slices.selection import thinned, unlabeled_patients
-from datasets.slices.store import SliceRecord, read_index, read_manifest
+from datasets.slices.store import SliceRecord, read_manifest
 from datasets.slices.stored import StoredSlices
-from datasets.slices.tasks import classes_of, lookup_of, window_of
+from datasets.slices.tasks import lookup_of, store_classes, window_of
 from datasets.slices.taught import SoftTeacher, Taught
 from datasets.slices.transforms import STRIDE, intensity_scale, next_multiple, pad_value, padded_size
 from datasets.slices.views import Views
@@ -57,7 +56,10 @@ class SliceDataset(Dataset):
             `seed` alone.
         labeled: Fraction of the training patients whose labels are known, for distillation on unlabeled images as well;
             the same ones whatever the seed. The target of the others is -1 everywhere, thinning and crops do not use
-            their labels, and half of each training batch comes from each of the two groups.
+            their labels, and half of each training batch comes from each of the two groups. 0: nobody's, as in a store
+            without labels, whose targets are -1 in val and test as well.
+        class_names: What the classes are, for a store without labels; of one with labels they must be its own.
+        pool: Another store, whose training slices are trained on as well, as those of unlabeled patients.
         neighbors: How many slices on each side, 0, 1 or 2, are channels of a sample's image as well: in order from
             inferior to superior, with its own in the middle, and a case's last slice again beyond its ends. Thinned
             slices, and those of unlabeled patients, are neighbors too.
@@ -76,7 +78,6 @@ class SliceDataset(Dataset):
     """
 
     views = 1
-    notes: tuple[str, ...] = ()  # a store has nothing to report about itself
     sampling_weights: torch.Tensor | None = None  # every slice once an epoch
     labeled: torch.Tensor | None = None
     class_counts = None  # classes are per pixel
@@ -92,6 +93,8 @@ class SliceDataset(Dataset):
         augment: Sequence[str] = ("flip", "rot90"),
         thin_background: float = 1.0,
         labeled: float = 1.0,
+        class_names: Sequence[str] | None = None,
+        pool: str | Path | None = None,
         neighbors: int = 0,
         neighbor_mm: float | None = None,
         cache: bool = True,
@@ -112,36 +115,25 @@ class SliceDataset(Dataset):
         self.crop, self.crop_mode, self.seed = crop, crop_mode, seed
         self.neighbors, self.neighbor_mm, self.in_channels = neighbors, neighbor_mm, channels_of(neighbors)
         self.split_sha256: str = manifest["split_sha256"]
-        labels = {int(value): name for value, name in manifest["labels"].items()}
-        self.class_names, classes = classes_of(self.task, labels, manifest["tumor_labels"], manifest["dataset"])
+        self.has_labels = bool(manifest["labels"])
+        self.class_names, classes = store_classes(self.root, manifest, self.task, class_names)
         self.num_classes = len(self.class_names) + 1
         self._meaning = {value: self.class_names[number - 1] for value, number in classes.items()}
         self.lookup = lookup_of(classes)
         self._spacings = {key: manifest.get(key) for key in ("spacing", "slice_spacing")}
 
-        index = read_index(self.root)
-        check_consistent(self.root, index, manifest)
-        self._patients = {name: sorted({r.patient for r in index if r.split == name}) for name in SPLITS}
-        records = sorted((r for r in index if r.split == split), key=lambda r: (r.case, r.slice))
-        if not records:
-            raise ValueError(f"{self.root / 'index.csv'} has no {split} slices: slice again with another --split")
-        self.cases = list(dict.fromkeys(r.case for r in records))
-        self.patients = self._patients[split]
-        self._all_records = records
-        self.unlabeled: frozenset[str] = frozenset()
-        if split == "train":
-            self.unlabeled = unlabeled_patients(self.patients, labeled)
-            records = thinned(records, set(classes), thin_background, seed, self.unlabeled)
-            if not records:
-                raise ValueError("no training slice has foreground and thin_background is 0: raise it")
-        self.records = records
-        scales = [intensity_scale(self.window, record.mean, record.std) for record in records]
+        shares = {"labeled": labeled, "thin_background": thin_background, "seed": seed}
+        members = find_members(self.root, split, manifest, set(classes), Path(pool) if pool else None, **shares)
+        self._all_records, self.records, self._patients = members.every, members.samples, members.patients
+        self.cases = list(dict.fromkeys(record.case for record in members.every))
+        self.patients, self.unlabeled, self.notes = self._patients[split], members.unlabeled, members.notes
+        scales = [intensity_scale(self.window, record.mean, record.std) for record in self.records]
         self._scales = np.array(scales, np.float32)
-        self._hidden = np.array([record.patient in self.unlabeled for record in records])
-        if self.unlabeled:
+        self._hidden = np.array([r.patient in self.unlabeled or not self.has_labels for r in self.records])
+        if self.unlabeled and not self._hidden.all():
             self.labeled = torch.from_numpy(~self._hidden)
         finds = split == "train" and crop_mode == "foreground"
-        needed, self._rows = stored_neighbors(self._all_records, records, neighbors, neighbor_mm)
+        needed, self._rows = stored_neighbors(self._all_records, self.records, neighbors, neighbor_mm)
         self.taught: Taught | None = None
         if maps is not None:
             self.taught = Taught(maps, self._all_records, self.class_names, needed=split == "train")
@@ -150,7 +142,7 @@ class SliceDataset(Dataset):
             side = crop or next_multiple(max(max(size) for size in self.sizes.values()))
             self._views = Views(side, crop_mode, augment)
             self.views = self._views.count
-        self._draws = Draws(len(records), len(DRAWN), seed)
+        self._draws = Draws(len(self.records), len(DRAWN), seed)
         self._device_gb = device_gb if cache else 0.0
         if cache and self._stored.nbytes <= cache_mb * 2**20:
             self._stored.keep(torch.device("cpu"))
@@ -190,8 +182,11 @@ class SliceDataset(Dataset):
 
     @cached_property
     def digests(self) -> Digests:
-        """What each case of this split holds, all of its slices; see `datasets.fingerprints`."""
-        return slice_digests(self._all_records, self._meaning)
+        """What each case of this split holds, all of its slices; see `datasets.fingerprints`. "": it has no labels."""
+        root = self.root.absolute() if self.has_labels else None
+        scans = {r.case for r in self._all_records if r.root != root}
+        digests = slice_digests(self._all_records, self._meaning)
+        return {case: [image, "" if case in scans else label] for case, (image, label) in digests.items()}
 
     def split_patients(self, split: str) -> list[str]:
         """Patients of `split` whose slices are here."""

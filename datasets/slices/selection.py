@@ -9,11 +9,11 @@ from datasets.slices.store import SliceRecord
 
 
 def unlabeled_patients(patients: Sequence[str], labeled: float) -> frozenset[str]:
-    """Patients whose labels are held back; a larger labeled fraction always contains a smaller one."""
+    """Patients whose labels are held back; a larger labeled fraction always contains a smaller one, and 0 holds all."""
     ranked = sorted(
         patients, key=lambda patient: hashlib.sha256(f"labeled {patient}".encode(errors="surrogateescape")).digest()
     )
-    return frozenset(ranked[max(1, round(labeled * len(patients))) :])
+    return frozenset(ranked[max(1, round(labeled * len(patients))) if labeled else 0 :])
 
 
 def thinned(

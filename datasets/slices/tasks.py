@@ -1,6 +1,8 @@
 """What stored slices mean to a network: the classes that a task makes of labels, and the window of intensities."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +23,22 @@ def window_of(window: Sequence[float] | str | None, modality: str) -> tuple[floa
     if isinstance(window, str) or len(window) != 2 or not window[0] < window[1]:
         raise ValueError(f"window {window!r} is not a range of HU: give [lower, upper], e.g. [-200, 300]")
     return float(window[0]), float(window[1])
+
+
+def store_classes(
+    root: Path, manifest: Mapping[str, Any], task: str, class_names: Sequence[str] | None
+) -> tuple[list[str], dict[int, int]]:
+    """`classes_of` a slice store. class_names: what the classes of one without labels are, None of one with its own.
+
+    Raises ValueError also for names that are not those of the labels.
+    """
+    labels = {int(value): name for value, name in manifest["labels"].items()}
+    if not labels:
+        return list(class_names or ()), {}
+    names, classes = classes_of(task, labels, manifest["tumor_labels"], manifest["dataset"])
+    if class_names is not None and list(class_names) != names:
+        raise ValueError(f"class_names: {root} has the classes {_in_words(names)}, not {_in_words(class_names)}")
+    return names, classes
 
 
 def classes_of(
@@ -49,6 +67,10 @@ def lookup_of(classes: Mapping[int, int]) -> np.ndarray:
     lookup = np.zeros(256, np.uint8)
     lookup[list(classes)] = list(classes.values())
     return lookup
+
+
+def _in_words(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def _listed(labels: dict[int, str]) -> str:

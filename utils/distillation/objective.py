@@ -22,7 +22,7 @@ class Distiller(nn.Module):
 
     Args:
         student: The network that learns; it is kept as `.network`, which is evaluated and saved.
-        task: The supervised loss.
+        task: The supervised loss; None where no label is seen, and the terms alone are learned from.
         teacher: It is frozen here and nowhere else: no parameter requires a gradient, and it stays in eval mode. It is
             no part of this module (DistributedDataParallel need not know it), but moves with it to a device. None where
             every term learns from the student's own taps (`self/TAP`), which reach the loss without a gradient, or
@@ -40,7 +40,7 @@ class Distiller(nn.Module):
     def __init__(
         self,
         student: nn.Module,
-        task: Task,
+        task: Task | None,
         teacher: nn.Module | None = None,
         terms: Mapping[str, Term] | None = None,
         partly_labeled: bool = False,
@@ -64,14 +64,13 @@ class Distiller(nn.Module):
         if teacher is None and (unknown := [name for name in self.teacher_taps if name != known]):
             raise ValueError(f"teacher: none given, but the terms read its {', '.join(unknown)}")
         learning = (name for term in self.terms for name in term.student_taps)
-        self.student_taps = sorted({task.on, *learning, *self.own_taps})
+        self.student_taps = sorted({*([] if task is None else [task.on]), *learning, *self.own_taps})
 
     @property
     def weights(self) -> dict[str, float]:
         """What the loop multiplies each loss with; the task loss and each term own their weight."""
-        return {"task": self.task.weight} | {
-            name: term.weight for name, term in zip(self.names, self.terms, strict=True)
-        }
+        of_task = {} if self.task is None else {"task": self.task.weight}
+        return of_task | {name: term.weight for name, term in zip(self.names, self.terms, strict=True)}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
         """What `to`, `cuda` and the like do, for the teacher as well."""
@@ -104,7 +103,9 @@ class Distiller(nn.Module):
     def forward(self, image: Tensor, target: Tensor) -> dict[str, Tensor]:
         """image (B, C, H, W), target (B, 1, H, W) or (B,) -> {"task": loss, term: loss, ...}, unweighted."""
         student, teacher = self.features(image)
-        losses = {"task": of_labeled(self.task, target, student) if self.partly_labeled else self.task(student, target)}
+        losses, task = {}, self.task
+        if task is not None:
+            losses["task"] = of_labeled(task, target, student) if self.partly_labeled else task(student, target)
         for name, term in zip(self.names, self.terms, strict=True):
             if self.partly_labeled and term.reads_target:
                 losses[name] = of_labeled(term, target, student, teacher)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +20,8 @@ from utils.training.loading import Loader
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+Targets = Callable[[dict[str, Any]], Tensor]
 
 
 def case_batches(dataset: Samples, cases: Sequence[str], batch_size: int) -> list[list[int]]:
@@ -60,11 +62,13 @@ def evaluate(
     channels_last: bool = False,
     cases: Sequence[str] | None = None,
     source: OnSource | None = None,
+    targets: Targets | None = None,
     description: str = "validate",
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Scores `cases` (None: all of the dataset's) with every metric. A `loader` of the dataset serves for many calls.
 
-    Without `source` resampled slices are scored as they are stored, with it on the grids of their sources.
+    Without `source` resampled slices are scored as they are stored, with it on the grids of their sources. `targets`
+    makes the targets of a batch, padded as its images are; None: its own.
     The cases are shared out over the processes and the counts gathered, so each process returns the same scores. The
     device is not waited for before its last batch, unless a metric asks it for values.
     Returns all metrics' means by name, and the rows (one a case, or a case and class) of the first metric.
@@ -77,7 +81,7 @@ def evaluate(
     loader = loader or Loader(dataset, fabric.device)
     for batch in tqdm(loader(batches), description, len(batches), leave=False, unit="batch", disable=quiet(fabric)):
         logits = predict(fabric, network, batch["image"], channels_last)
-        target = batch["target"]
+        target = batch["target"] if targets is None else targets(batch)
         if "size" in batch:
             logits, target = unpad(logits, batch["size"]), unpad(target, batch["size"])
         scored = [(logits, target, batch["case"])] if source is None else source(logits, target, batch["case"])

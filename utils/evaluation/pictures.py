@@ -31,7 +31,7 @@ from utils.evaluation.drawing import (
     with_classes,
     with_errors,
 )
-from utils.evaluation.inference import case_batches, predict
+from utils.evaluation.inference import Targets, case_batches, predict
 from utils.evaluation.kind import IMAGES, kind_of
 from utils.evaluation.metrics.classification import confusion
 
@@ -55,7 +55,7 @@ def representative(dataset: Dataset, count: int) -> list[int]:
     for case, slices in list(dataset.case_indices().items())[:count]:
         targets = (dataset.gather(part)["target"] for part in case_batches(dataset, [case], READ_AT_ONCE))
         areas = torch.cat([(target > 0).flatten(1).sum(1, dtype=torch.int32) for target in targets]).tolist()
-        indices.append(slices[int(np.argmax(areas))])
+        indices.append(slices[int(np.argmax(areas)) if any(areas) else len(slices) // 2])
     return indices
 
 
@@ -68,8 +68,9 @@ def draw(
     indices: list[int],
     rows: list[dict[str, Any]],
     channels_last: bool,
+    targets: Targets | None = None,
 ) -> dict[str, NDArray[np.float32]]:
-    """Pictures (H, W, 3) in 0..1 by name; `rows` are the metric's, one a case."""
+    """Pictures (H, W, 3) in 0..1 by name; `rows` are the metric's, one a case. targets: as for `evaluate`."""
     was_training = network.training
     network.eval()
     if kind_of(dataset.preprocessing) is IMAGES:
@@ -79,7 +80,8 @@ def draw(
             "confusion": draw_confusion(confusion_counts(rows, dataset.class_names), dataset.class_names),
         }
     else:
-        pictures = {"image, target, prediction, difference": _slices(fabric, network, dataset, indices, channels_last)}
+        name = "image, target, prediction, difference" if targets is None else "image, teacher, student, difference"
+        pictures = {name: _slices(fabric, network, dataset, indices, channels_last, targets)}
     network.train(was_training)
     return {name: picture.astype(np.float32) / 255 for name, picture in pictures.items()}
 
@@ -99,13 +101,19 @@ def confusion_counts(rows: Sequence[dict[str, Any]], class_names: Sequence[str])
 
 
 def _slices(
-    fabric: Fabric, network: nn.Module, dataset: Dataset, indices: Sequence[int], channels_last: bool
+    fabric: Fabric,
+    network: nn.Module,
+    dataset: Dataset,
+    indices: Sequence[int],
+    channels_last: bool,
+    targets: Targets | None,
 ) -> Pixels:
     rows = []
     for index in indices:
         sample = dataset.batch([index])
         logits = predict(fabric, network, sample["image"], channels_last)
-        parts = (middle(sample["image"], 1)[0, 0], sample["target"][0, 0], logits[0].argmax(0))
+        target = sample["target"] if targets is None else targets(sample)
+        parts = (middle(sample["image"], 1)[0, 0], target[0, 0], logits[0].argmax(0))
         rows.append(draw_slice(*(unpad(part, sample["size"]).cpu().numpy() for part in parts)))
     width = max(row.shape[1] for row in rows)
     return np.concatenate([np.pad(row, ((0, GAP), (0, width - row.shape[1]), (0, 0))) for row in rows])

@@ -14,21 +14,22 @@ from utils.evaluation.shapes import only_shapes, shapes_of
 from utils.recipe.contracts import Metric, Samples
 
 
-def refuse_misfit(network: nn.Module, task: Task, metric: Metric, sample: dict[str, Any]) -> None:
+def refuse_misfit(network: nn.Module, task: Task | None, metric: Metric, sample: dict[str, Any]) -> None:
     """Raises ValueError when network, task loss, metric and data do not agree: maps here, one answer an image there.
 
     Only shapes pass through the network.
     """
-    copy = shapes_of(network).eval()
+    copy, place = shapes_of(network).eval(), "logits" if task is None else task.on
     with only_shapes():
-        features = tap(copy, sample["image"][None].to("meta"), [task.on])
+        features = tap(copy, sample["image"][None].to("meta"), [place])
     target = sample["target"][None].clamp(min=0)  # -1: unlabeled
     zeros = {name: torch.zeros(feature.shape) for name, feature in features.items()}
     try:
-        task(zeros, target)
+        if task is not None:
+            task(zeros, target)
         metric.update(zeros["logits"], target, [sample["case"]])
     except (ValueError, RuntimeError, IndexError) as error:
-        logits, wanted = (tuple(value.shape[1:]) for value in (zeros[task.on], target))
+        logits, wanted = (tuple(value.shape[1:]) for value in (zeros[place], target))
         raise ValueError(
             f"{type(network).__name__} answers an image with {logits}, its target is {wanted or 'one class'}: network, "
             f"task_loss, metric and data do not belong together ({' '.join(str(error).split())[:200]})"

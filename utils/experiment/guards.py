@@ -56,9 +56,11 @@ def refuse_other_input(teacher: dict[str, Any], preprocessing: dict[str, Any], p
 def refuse_other_content(teacher: dict[str, Any], cases: Mapping[str, Sequence[str]], path: str) -> None:
     """Raises ValueError when cases of the same name hold other images or labels than the teacher was trained on.
 
-    cases: digests, see `datasets.fingerprints`. Teachers trained before checkpoints recorded them are let through.
+    cases: digests, see `datasets.fingerprints`; scans without labels may be called as others of the teacher's are.
+    Teachers trained before checkpoints recorded them are let through.
     """
-    if changed := changed_cases(teacher.get("data", {}).get("cases", {}), cases):
+    labeled = {case: parts for case, parts in cases.items() if parts[1]}
+    if changed := changed_cases(teacher.get("data", {}).get("cases", {}), labeled):
         raise ValueError(
             f"{path}: the teacher was trained on other data: {changed} since; train it again on these data, or give "
             "the student the data that it was trained on"

@@ -18,9 +18,10 @@ from datasets.slices.taught import SoftTeacher
 from networks import NETWORKS
 from utils.distillation.losses import TASK_LOSSES
 from utils.distillation.terms import Task, asks_teacher, read_terms, scaled
-from utils.evaluation.inference import evaluate, make_metrics
+from utils.evaluation.inference import Targets, evaluate, make_metrics
 from utils.evaluation.metrics import METRICS
 from utils.experiment.checks import refuse_lonely, refuse_misfit, refuse_val_without
+from utils.experiment.labels import against, without_labels
 from utils.experiment.neighbors import seen_by_both
 from utils.experiment.resuming import refuse_other_data, start_or_resume
 from utils.experiment.soft_teacher import soft_teacher
@@ -45,6 +46,7 @@ class Experiment:
         teacher_sha256: The hash of the teacher's file, or of the soft maps of the training cases, if there are any.
         soft: The soft maps that teach, if any do.
         balance: The `distillation_share` and the factor that the terms' weights were multiplied by for it.
+        targets: What makes the targets of val where they are a teacher's answers; see `evaluate`.
     """
 
     recipe: Recipe
@@ -53,11 +55,12 @@ class Experiment:
     val: Samples
     network: nn.Module
     network_section: dict[str, Any]
-    task: Task
+    task: Task | None
     resumed: dict[str, Any] | None
     teacher_sha256: str | None
     soft: SoftTeacher | None
     balance: dict[str, float] | None
+    targets: Targets | None = None
 
     @property
     def output(self) -> Path:
@@ -109,15 +112,20 @@ class Experiment:
         cases: list[str] | None = None,
         description: str = "validate",
         val: Samples | None = None,
+        labels: bool = False,
     ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """Scores whole val cases; `val` is for a network that is given other images than the student."""
+        """Scores whole val cases; `val` is for a network that is given other images than the student.
+
+        labels: Against the labels, whatever the student is selected by.
+        """
         settings = self.recipe.training
         return evaluate(
             self.fabric,
             network,
             val or self.val,
-            self.metrics(),
+            make_metrics(against(self.recipe.metric, "labels"), self.train.class_names) if labels else self.metrics(),
             batch_size=settings.batch_size // settings.accumulate,
+            targets=None if labels else self.targets,
             loader=None if val else self.val_loader,
             channels_last=settings.channels_last,
             cases=cases,
@@ -127,9 +135,10 @@ class Experiment:
 
 def prepare(recipe: Recipe) -> Experiment:
     """Builds data, network, task loss and metric. Raises ValueError for whatever is wrong, before any work."""
-    task_section = dict(recipe.task_loss)
+    task_section = dict(recipe.task_loss or {})
     on = task_section.pop("on", "logits")
-    check(TASK_LOSSES, task_section, "task_loss")
+    if recipe.task_loss is not None:
+        check(TASK_LOSSES, task_section, "task_loss")
     check(NETWORKS, recipe.network, "network")
     check(METRICS, recipe.metric, "metric")
     teacher = soft = None
@@ -137,7 +146,7 @@ def prepare(recipe: Recipe) -> Experiment:
         terms = read_terms(recipe.distillation, num_classes=2)  # of data that is not read yet; any number will do
         soft = soft_teacher(recipe, terms)
         teacher = checkpoints.file_of(recipe.teacher) if isinstance(recipe.teacher, str) and recipe.teacher else None
-    recipe, resumed = start_or_resume(recipe)
+    recipe, resumed = start_or_resume(without_labels(recipe))
     fabric = launch(recipe.training)
     settings = recipe.training
     check(DATASETS, recipe.data, "data")
@@ -150,12 +159,14 @@ def prepare(recipe: Recipe) -> Experiment:
     sample["image"] = image = middle(sample["image"], val.in_channels)
     given = {"in_channels": val.in_channels, "num_classes": train.num_classes, "image_size": image.shape[-1]}
     network = build(NETWORKS, recipe.network, "network", **given)
-    loss = build(TASK_LOSSES, task_section, "task_loss", class_counts=train.class_counts)
-    task = Task(loss, on, recipe.task_weight)
+    task = None
+    if recipe.task_loss is not None:
+        loss = build(TASK_LOSSES, task_section, "task_loss", class_counts=train.class_counts)
+        task = Task(loss, on, recipe.task_weight)
     refuse_misfit(network, task, make_metrics(recipe.metric, train.class_names)[0], sample)
     together = settings.batch_size // settings.accumulate // (1 if settings.sync_batchnorm else fabric.world_size)
     refuse_lonely(network, image, together, len(train))
-    notes = [refuse_val_without(make_metrics(recipe.metric, val.class_names)[0], val)]
+    notes = [refuse_val_without(make_metrics(recipe.metric, val.class_names)[0], val) if val.has_labels else None]
     experiment = Experiment(
         recipe=recipe,
         fabric=fabric,

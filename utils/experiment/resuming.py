@@ -20,7 +20,7 @@ FREE_TRAINING = {"epochs", "workers", "graph", "log_every", "share_every", "chec
 RESULTS = ("best.ckpt", "history.csv", "test.json")
 STARTED = ("config.yaml", "leaderboard.json")  # what a run, or the leaderboard that starts it, writes first
 KEPT = ("cache", "cache_mb", "device_gb")  # keys of `data` that say where decoded samples are kept
-PLACES = ("root", "file", "index", "patients")  # keys of `data` that say where data lie; what they hold is compared
+PLACES = ("root", "file", "index", "patients", "pool")  # where data lie; what they hold is compared
 
 
 def start_or_resume(recipe: Recipe) -> tuple[Recipe, dict[str, Any] | None]:

@@ -54,7 +54,7 @@ def objective_of(experiment: Experiment) -> Distiller:
     """What the recipe minimizes: its task loss, and the terms of a distillation."""
     if isinstance(experiment.recipe, DistillationRecipe):
         return distilled(experiment)
-    return Distiller(experiment.network, experiment.task, partly_labeled=bool(experiment.train.unlabeled))
+    return Distiller(experiment.network, experiment.task, partly_labeled=experiment.train.labeled is not None)
 
 
 def train(experiment: Experiment, objective: Distiller) -> int:
@@ -80,7 +80,8 @@ def train(experiment: Experiment, objective: Distiller) -> int:
             raise ValueError(f"metric {recipe.metric['name']}: val has no case to take {selects} over; choose another")
         if pictured and fabric.is_global_zero:
             channels_last = recipe.training.channels_last
-            pictures = draw(fabric, network, objective.teacher, experiment.val, pictured, cases, channels_last)
+            how = (channels_last, experiment.targets)
+            pictures = draw(fabric, network, objective.teacher, experiment.val, pictured, cases, *how)
             for name, picture in pictures.items():
                 tracker.picture(f"val/{name}", picture, step)
         return scores, cases
@@ -132,11 +133,13 @@ def summary(experiment: Experiment) -> str:
         if before != recipe.training.epochs:
             other = "longer" if recipe.training.epochs > before else "shorter"
             going_on = f"{other} than its {before} epochs (its learning rate now follows that schedule), {going_on}"
+    unseen = "labels: none is seen; a teacher's answers are learned, and its agreement chooses the best epoch\n"
     return "".join(f"note: {note}\n" for note in train.notes) + (
         f"{recipe.network['name']}: {size.parameters / 1e6:.2f} M parameters, "
         f"{size.macs / 1e9:.2f} GMACs at {side}x{side}\n"
         f"data: train {_count(train.cases, 'case')}, {_count(train, 'sample')}; "
         f"val {_count(val.cases, 'case')}, {_count(val, 'sample')}; classes {', '.join(train.class_names)}\n"
+        f"{unseen if experiment.task is None else ''}"
         f"{_grids(train.preprocessing)}{going_on}: {_count(range(recipe.training.epochs), 'epoch')}, "
         f"{_count(range(fabric.world_size), 'process', 'es')} on {fabric.device.type}, "
         f"{resolve_precision(recipe.training.precision, fabric.device.type)}, seed {recipe.seed} -> {recipe.output}"

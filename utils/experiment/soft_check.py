@@ -9,9 +9,11 @@ from typing import Any
 from torch import nn
 
 from datasets import DATASETS
+from datasets.findings import listed
 from datasets.slices.dataset import SliceDataset
 from datasets.slices.soft_classes import class_rows, match_classes
 from datasets.slices.taught import SoftTeacher
+from utils.evaluation.agreement import TeachersLabels
 from utils.experiment.guards import refuse_shared
 from utils.experiment.prepare import Experiment
 from utils.recipe.registry import build
@@ -28,6 +30,8 @@ def check_soft_teacher(experiment: Experiment) -> None:
         refuse_soft_leak(soft, experiment.train.cases, experiment.split)
     ours = experiment.train.class_names
     matrix = match_classes(soft.class_names, ours, soft.classes)
+    if recipe.metric.get("against") == "teacher":
+        experiment.targets = soft_targets(soft, recipe.data, "val")
     lines = [_origin(soft), table(class_rows(soft.class_names, ours, matrix)), _scored(experiment, matrix.any(axis=0))]
     if fabric.is_global_zero:
         print("\n".join(lines), flush=True)
@@ -62,12 +66,14 @@ def _origin(soft: SoftTeacher) -> str:
 def _scored(experiment: Experiment, taught: Sequence[bool]) -> str:
     """A line about the scores of the maps on the val cases that have some, for each class that the teacher has."""
     soft, val = experiment.soft, experiment.val
+    if not val.has_labels:
+        return "teacher: the val cases have no labels, so its soft maps were not scored"
     cases = [case for case in val.cases if soft.of(case) is not None]
     if not cases:
         return "teacher: no val case has soft maps, so these were not scored"
     data = {**experiment.recipe.data, "cache": False}  # each slice is looked at once
     dataset = build(DATASETS, data, "data", split="val", seed=experiment.recipe.seed, maps=soft)
-    _, rows = experiment.score(nn.Identity(), cases, "score the soft maps", _Answers(dataset))
+    _, rows = experiment.score(nn.Identity(), cases, "score the soft maps", _Answers(dataset), labels=True)
     what = experiment.metrics()[0].case_score
     scores = {
         name: statistics.mean(row[what] for row in rows if row["class"] == name)
@@ -77,6 +83,20 @@ def _scored(experiment: Experiment, taught: Sequence[bool]) -> str:
     each = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
     on = f"{len(cases)} of {len(val.cases)} val cases"
     return f"teacher: mean {what.replace('_', ' ')} of the soft maps on {on}: {each}"
+
+
+def soft_targets(soft: SoftTeacher, data: Mapping[str, Any], split: str) -> TeachersLabels:
+    """The classes that soft maps find most probable, in the place of labels. data: the section of a recipe.
+
+    Raises ValueError where a case has no maps.
+    """
+    dataset = build(DATASETS, {**data, "cache": False}, "data", split=split, maps=soft)
+    if missing := [case for case in dataset.cases if soft.of(case) is None]:
+        raise ValueError(
+            f"{soft.maps[0].folder}: has no soft maps of {len(missing)} {split} cases ({listed(missing)}), on which "
+            f"the student is held to its teacher: make them with scripts/TeachWith.py --splits {split}"
+        )
+    return TeachersLabels(lambda batch: batch["teacher"], dataset)
 
 
 class _Answers:

@@ -15,6 +15,8 @@ from utils.distillation.balance import balance
 from utils.distillation.objective import Distiller, answers_in
 from utils.distillation.teacher_cache import TeacherCache
 from utils.distillation.terms import asks_teacher, read_terms
+from utils.evaluation.agreement import TeachersLabels
+from utils.evaluation.inference import predict
 from utils.experiment.guards import check_scores, refuse_leak, refuse_other_content, refuse_other_input
 from utils.experiment.neighbors import seen_by
 from utils.experiment.prepare import Experiment
@@ -38,6 +40,9 @@ def distilled(experiment: Experiment) -> Distiller:
     recipe, fabric, train = experiment.recipe, experiment.fabric, experiment.train
     if not recipe.distillation:
         raise ValueError("distillation: no terms; give --loss_type METHOD (configs/methods) or a list of terms")
+    terms = read_terms(recipe.distillation, num_classes=train.num_classes)
+    if experiment.task is None and (reading := [name for name, term in terms.items() if term.reads_target]):
+        raise ValueError(f"distillation: {', '.join(reading)} read the labels, and none is seen: leave these terms out")
     teacher = theirs = None
     if experiment.soft is not None:
         check_soft_teacher(experiment)
@@ -47,8 +52,8 @@ def distilled(experiment: Experiment) -> Distiller:
         experiment.network,
         experiment.task,
         teacher,
-        read_terms(recipe.distillation, num_classes=train.num_classes),
-        partly_labeled=bool(train.unlabeled),
+        terms,
+        partly_labeled=train.labeled is not None,
         channels=input_channels(experiment.val.preprocessing),
         teacher_channels=theirs,
         known=None if experiment.soft is None else "logits",
@@ -89,13 +94,17 @@ def _checked_teacher(experiment: Experiment) -> tuple[nn.Module, int]:
     refuse_other_input(checkpoint, experiment.val.preprocessing, recipe.teacher)
     refuse_other_content(checkpoint, experiment.data["cases"], recipe.teacher)
     teacher, val = fabric.to_device(checkpoints.rebuild(checkpoint)), _val_of(experiment, checkpoint["preprocessing"])
-    line = check_scores(
-        checkpoint["scores"]["cases"],
-        lambda cases: experiment.score(teacher, cases, "score the teacher again", val)[1],
-        experiment.val.cases,
-        experiment.metrics()[0],
-        recipe.teacher,
-    )
+    if recipe.metric.get("against") == "teacher":
+        experiment.targets = TeachersLabels(lambda batch: predict(fabric, teacher, batch["image"]), val)
+    line = "teacher: the val cases have no labels, so its recorded score was not checked"
+    if experiment.val.has_labels:
+        line = check_scores(
+            checkpoint["scores"]["cases"],
+            lambda cases: experiment.score(teacher, cases, "score the teacher again", val, labels=True)[1],
+            experiment.val.cases,
+            experiment.metrics()[0],
+            recipe.teacher,
+        )
     if fabric.is_global_zero:
         print(line, flush=True)
     return teacher, input_channels(checkpoint["preprocessing"])

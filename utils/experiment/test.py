@@ -13,18 +13,26 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import Dataset
 
+from datasets import DATASETS
 from datasets.files import write_text
 from datasets.findings import listed
 from datasets.fingerprints import fingerprint
+from datasets.slices.soft_maps import read_maps
+from datasets.slices.taught import SoftTeacher
+from utils.evaluation.agreement import TeachersLabels
 from utils.evaluation.drawing import write_png
-from utils.evaluation.inference import evaluate, make_metrics
+from utils.evaluation.inference import evaluate, make_metrics, predict
 from utils.evaluation.kind import kind_of
 from utils.evaluation.pictures import draw, representative
 from utils.evaluation.source_grid import on_source
+from utils.experiment.labels import against
+from utils.experiment.neighbors import seen_by
 from utils.experiment.resuming import PLACES
-from utils.recipe.schema import Recipe
+from utils.experiment.soft_check import soft_targets
+from utils.recipe.registry import build
+from utils.recipe.schema import Recipe, soft_folders
 from utils.runs.data import open_split
-from utils.runs.results import read_result
+from utils.runs.results import NONE_SEEN, read_result, saw_no_label
 from utils.tables import table
 from utils.training import checkpoints
 from utils.training.launch import launch
@@ -73,6 +81,7 @@ def test(recipe: Recipe) -> int:
             "data_fingerprint": content,
             "target_digests": {case: target for case, (_, target) in dataset.digests.items()},
             **_scored(recipe, checkpoint, dataset, fabric, output),
+            **({"labels": NONE_SEEN} if saw_no_label(checkpoint["recipe"]) else {}),
         }
         if not fabric.is_global_zero:
             return 0
@@ -81,6 +90,8 @@ def test(recipe: Recipe) -> int:
         write_text(file, json.dumps(known, indent=1))
     where = ", on the grids of their sources" if known.get("grid") == "source" else ""
     print(f"test: {known['cases']} cases{where}, {best}\n{known['empty_mask_rule']}")
+    if "labels" in known:
+        print(f"labels: {known['labels']}")
     print(table([{"score": name, "value": f"{value:.4f}"} for name, value in known["scores"].items()]))
     print(f"every case: {file}; pictures: {output / 'test_*.png'}")
     return 0
@@ -128,12 +139,17 @@ def _scored(
 ) -> dict[str, Any]:
     """The scores of the test split; draws OUTPUT/test_*.png."""
     settings = recipe.training
+    teacher = _teacher(checkpoint)
+    teacher = None if teacher is None else fabric.to_device(teacher)
+    targets, metric = None, against(recipe.metric, "labels")
+    if not dataset.has_labels:
+        targets, metric = _targets(checkpoint, dataset, fabric, teacher), {**recipe.metric, "against": "teacher"}
     network = fabric.to_device(checkpoints.rebuild(checkpoint))
     if settings.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    source = on_source(dataset)
-    metrics = make_metrics(recipe.metric, dataset.class_names)
-    metrics += kind_of(dataset.preprocessing).tested_beside(dataset.class_names)
+    source = on_source(dataset) if dataset.has_labels else None
+    metrics = make_metrics(metric, dataset.class_names)
+    metrics += kind_of(dataset.preprocessing).tested_beside(dataset.class_names) if dataset.has_labels else []
     scores, rows = evaluate(
         fabric,
         network,
@@ -143,13 +159,12 @@ def _scored(
         loader=Loader(dataset, fabric.device, settings.workers),
         channels_last=settings.channels_last,
         source=source,
+        targets=targets,
         description="test",
     )
     if fabric.is_global_zero:
         chosen = representative(dataset, PICTURED)
-        teacher = _teacher(checkpoint)
-        teacher = None if teacher is None else fabric.to_device(teacher)
-        pictures = draw(fabric, network, teacher, dataset, chosen, rows, settings.channels_last)
+        pictures = draw(fabric, network, teacher, dataset, chosen, rows, settings.channels_last, targets)
         for name, picture in pictures.items():
             write_png(output / f"test_{name.replace(', ', '_')}.png", (picture * 255).astype(np.uint8))
     return {
@@ -159,6 +174,24 @@ def _scored(
         "scores": scores,
         "rows": rows,
     }
+
+
+def _targets(checkpoint: dict[str, Any], dataset: Dataset, fabric: Fabric, teacher: nn.Module | None) -> TeachersLabels:
+    """What the teacher answers, in the place of labels. Raises ValueError where it is not there any more."""
+    path, data = checkpoint["recipe"].get("teacher"), checkpoint["recipe"]["data"] | {"root": str(dataset.root)}
+    if folders := soft_folders(path):
+        soft = SoftTeacher([read_maps(folder) for folder in folders], path.get("classes", {}))
+        return soft_targets(soft, data, "test")
+    if teacher is None:
+        raise ValueError(
+            f"{dataset.root}: has no labels, and the teacher {path or ''} is not there to agree with: give a store "
+            "with labels as --data.root"
+        )
+    preprocessing = checkpoints.load(path)["preprocessing"]
+    given = None
+    if preprocessing.get("in_channels", 1) != dataset.in_channels:
+        given = build(DATASETS, seen_by(data, preprocessing), "data", split="test")
+    return TeachersLabels(lambda batch: predict(fabric, teacher, batch["image"]), given)
 
 
 def _teacher(checkpoint: dict[str, Any]) -> nn.Module | None:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from utils.evaluation.inference import case_batches, evaluate, make_metrics
+from utils.evaluation.agreement import TeachersLabels
+from utils.evaluation.inference import case_batches, evaluate, make_metrics, predict
+from utils.experiment.labels import against
 from utils.recipe.schema import Training
 from utils.training.launch import launch
 
@@ -44,19 +46,25 @@ def measure(
 ) -> Measured:
     """Score and time every form in fp32 (or what its file has) on the processor.
 
-    recipe: of the checkpoint; its metric is taken. forms: networks by name, each from an image to logits.
+    recipe: of the checkpoint; its metric is taken. forms: networks by name, each from an image to logits; where the
+    cases have no labels, what the first one answers takes their place.
     most_cases: score so many, evenly chosen (None: all).
     """
     settings = recipe["training"]
     fabric = launch(Training(accelerator="cpu", precision="32-true"))
     channels_last = bool(settings.get("channels_last", False))
+    section, targets = against(recipe["metric"], "labels"), None
+    if not dataset.has_labels:  # then every form is held to what the first one answers
+        first = next(iter(forms.values()))
+        section = {**section, "against": "itself"}
+        targets = TeachersLabels(lambda batch: predict(fabric, first, batch["image"], channels_last))
     count = len(dataset.cases)
     wanted = min(count, most_cases or count)
     cases = [dataset.cases[place * count // wanted] for place in range(wanted)]
     indices = dataset.case_indices()
     scores = {}
     for name, network in forms.items():
-        metrics = make_metrics(recipe["metric"], dataset.class_names)
+        metrics = make_metrics(section, dataset.class_names)
         batch_size = settings.get("batch_size", TIMED_BATCH)
         scores[name], _ = evaluate(
             fabric,
@@ -66,6 +74,7 @@ def measure(
             batch_size=batch_size,
             channels_last=channels_last,
             cases=cases,
+            targets=targets,
             description=f"val: {name}",
         )
     batch = timed_batch(dataset)

@@ -8,7 +8,9 @@ from typing import Any
 
 from datasets.slices.resampling import asked_words
 from utils.evaluation.kind import IMAGES, SLICES, kind_of
+from utils.evaluation.metrics.volume_dice import AGREEMENT
 from utils.runs.artifact import INT8, ONNX, PROGRAM, UNSPECIFIED, WEIGHTS
+from utils.runs.results import NONE_SEEN, saw_no_label
 
 SHOWN = ("dice", "balanced_accuracy", "accuracy", "auroc", "macro_f1")
 MEANINGS = {
@@ -160,7 +162,7 @@ def scored_at(description: Mapping[str, Any]) -> str:
 
 
 def _scores(description: Mapping[str, Any]) -> str:
-    parts = []
+    parts = [f"Labels: {NONE_SEEN}."] if saw_no_label(description["recipe"]) else []
     if measured := description.get("measured"):
         score = measured["score"]
         names = [name for name in next(iter(measured["scores"].values())) if name.startswith(f"{score}/")]
@@ -191,7 +193,7 @@ def _scores(description: Mapping[str, Any]) -> str:
 
 
 def _main_scores(scores: Mapping[str, float]) -> str:
-    shown = {name: value for name, value in scores.items() if name.split("/")[0] in SHOWN}
+    shown = {name: value for name, value in scores.items() if name.removeprefix(AGREEMENT).split("/")[0] in SHOWN}
     return ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
 
 

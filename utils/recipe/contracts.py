@@ -27,6 +27,7 @@ class Samples(Protocol):
         preprocessing: What a prediction must do to an image first, as a checkpoint carries it; see `kind_of`.
         digests: Hashes of each case's images and targets.
         split_sha256: The hash of who is in which split.
+        has_labels: Whether anybody labeled the samples; else every target is -1.
         unlabeled: Patients whose target is -1 everywhere.
         labeled: Which samples' targets are known, a bool each; None where all are.
         sampling_weights: How often each sample is drawn; None for once an epoch.
@@ -42,6 +43,7 @@ class Samples(Protocol):
     num_classes: int
     in_channels: int
     split_sha256: str
+    has_labels: bool
     unlabeled: frozenset[str]
     labeled: Tensor | None
     sampling_weights: Tensor | None

@@ -109,9 +109,10 @@ class Recipe:
         data: dataset: {name: slices, root: FOLDER, task: tumor|organ|all, ...}; see datasets/registry.py.
         network: network to train: {name: raunet, ...}; see networks/__init__.py.
         task_loss: supervised loss: {name: dice_focal, ...}, `on: TAP` for another place than the logits; see
-            utils/distillation/losses/__init__.py.
+            utils/distillation/losses/__init__.py. null: no label is seen, and a teacher's answers are learned alone.
         task_weight: weight of the task loss.
-        metric: what selects the best checkpoint on val: {name: volume_dice}.
+        metric: what selects the best checkpoint on val: {name: volume_dice}; `against: teacher` takes the teacher's
+            answers for targets, as it is without a task loss.
         method: the method of configs/methods that train_kd.py distils by; train.py does not use it.
         training: epochs, optimizer, precision and the like.
         mode: train, test (read the test split with best.ckpt), or both.
@@ -122,7 +123,7 @@ class Recipe:
     seed: int = 0
     data: dict[str, Any] = field(default_factory=dict)
     network: dict[str, Any] = field(default_factory=dict)
-    task_loss: dict[str, Any] = field(default_factory=lambda: {"name": "dice_focal"})
+    task_loss: dict[str, Any] | None = field(default_factory=lambda: {"name": "dice_focal"})
     task_weight: float = 1.0
     metric: dict[str, Any] = field(default_factory=lambda: {"name": "volume_dice"})
     method: str = ""
@@ -136,7 +137,8 @@ class Recipe:
         if "maps" in self.data:
             raise ValueError("data.maps: soft maps are a teacher: give teacher: {maps: FOLDER} to train_kd.py")
         # YAML 1.1 reads a bare `on` as true.
-        self.task_loss = {"on" if key is True else key: value for key, value in self.task_loss.items()}
+        if self.task_loss is not None:
+            self.task_loss = {"on" if key is True else key: value for key, value in self.task_loss.items()}
 
 
 @dataclass

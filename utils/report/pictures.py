@@ -22,7 +22,7 @@ from utils.evaluation import drawing
 from utils.evaluation.pictures import representative
 from utils.evaluation.source_grid import BackToSource, source_slices
 from utils.report.attention import attention_maps
-from utils.runs.data import open_split
+from utils.runs.data import open_labeled, open_split
 from utils.runs.groups import Group, short_names
 from utils.runs.run import Run
 from utils.runs.splits import predict_cases
@@ -123,7 +123,7 @@ def predict_shown(
     names = [case for case, _ in chosen]
     volumes: dict[str, dict[str, NDArray[np.uint8]]] = {name: {} for name in names}
     targets, spacings = {}, {}
-    datasets = [open_split(group.first.checkpoint, split, root) for group in groups]
+    datasets = [open_labeled(group.first.checkpoint, split, root) for group in groups]
     for group, dataset in zip(groups, datasets, strict=True):
         if missing := sorted(set(names) - set(dataset.cases)):
             raise ValueError(

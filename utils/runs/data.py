@@ -16,7 +16,8 @@ from utils.recipe.registry import build
 from utils.training import checkpoints
 
 Split = Literal["train", "val", "test"]
-TRAINING_ONLY = ("augment", "balance", "smote", "thin_background", "labeled")
+TRAINING_ONLY = ("augment", "balance", "smote", "thin_background", "labeled", "pool")
+UNSCORABLE = "has no labels, so nothing can be scored on it: give a store with labels"
 LEARNED_FROM = {"train": (), "val": ("train",), "test": ("train", "val")}
 
 
@@ -54,6 +55,8 @@ def open_split(
     dataset = build(DATASETS, section, "data", split=split, seed=recipe.get("seed", 0))
     place = section.get(place_key, section["name"])
     ours, theirs = list(dataset.class_names), list(preprocessing["class_names"])
+    if not ours:
+        raise ValueError(f"{place}: {UNSCORABLE}")
     if ours != theirs:
         raise ValueError(f"{place}: has the classes {', '.join(ours)}, but {where} predicts {', '.join(theirs)}")
     if asked_spacing(dataset.preprocessing) != asked_spacing(preprocessing):
@@ -70,6 +73,14 @@ def open_split(
         )
     if knows_patients:
         _refuse_seen(source, dataset, where)
+    return dataset
+
+
+def open_labeled(source: Mapping[str, Any], split: Split, root: str | None = None, **how: Any) -> Dataset:
+    """`open_split` for what needs the labels of the cases. Raises ValueError also where nobody labeled them."""
+    dataset = open_split(source, split, root, **how)
+    if not dataset.has_labels:
+        raise ValueError(f"{dataset.root}: {UNSCORABLE}")
     return dataset
 
 

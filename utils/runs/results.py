@@ -12,12 +12,18 @@ from typing import Any
 from utils.evaluation.kind import IMAGES, kind_of_rows
 from utils.evaluation.targets import Rows, other_targets, place_name
 
+NONE_SEEN = "none was seen in training: a teacher's answers were learned, and its agreement chose the epoch"
 WHOLE = {"checkpoint_sha256": str, "data": dict, "cases": int, "scores": dict, "empty_mask_rule": str}
 
 
 def is_distilled(recipe: Mapping[str, Any]) -> bool:
     """Whether a run of this recipe was trained by train_kd.py: by a teacher, or by itself (self-distillation)."""
     return bool(recipe.get("distillation") or recipe.get("teacher"))
+
+
+def saw_no_label(recipe: Mapping[str, Any]) -> bool:
+    """Whether a run of this recipe learned a teacher's answers alone."""
+    return recipe.get("task_loss", {}) is None
 
 
 def test_command(folder: Path, recipe: Mapping[str, Any] | None = None) -> str:

@@ -1,13 +1,19 @@
 """Dice of whole cases. Every slice counts."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from utils.evaluation.metrics.counts import CaseCounts, mean
 from utils.evaluation.metrics.labels import class_numbers
+
+AGREEMENT = "agreement/"  # begins the names of scores against answers
+ANSWERS = {
+    "teacher": "; no label was seen: the targets are what the teacher answers",
+    "itself": "; no label was seen: the targets are what the network itself answers in PyTorch",
+}
 
 
 class VolumeDice:
@@ -18,15 +24,21 @@ class VolumeDice:
 
     Args:
         class_names: Names of the foreground classes 1, 2, ...
+        against: What the targets are: `labels`, a `teacher`'s answers, or those of the network `itself`. The names of
+            scores against answers begin with `agreement/`.
     """
 
     selects = "dice"
     empty_mask_rule = "Dice is 1 where prediction and target are both empty, 0 where one of them is (the KiTS rule)"
-    beside = ("published",)
+    beside: tuple[str, ...] = ("published",)
     case_score = "dice"
     check_cases = 3
 
-    def __init__(self, class_names: Sequence[str]) -> None:
+    def __init__(self, class_names: Sequence[str], against: Literal["labels", "teacher", "itself"] = "labels") -> None:
+        self._prefix = "" if against == "labels" else AGREEMENT
+        if self._prefix:
+            self.selects, self.beside = f"{self._prefix}dice", ()
+            self.empty_mask_rule += ANSWERS[against]
         self._counts = CaseCounts(
             class_names,
             ("intersection", "prediction", "target", "slices", "slices_without", "slices_false_positive"),
@@ -64,7 +76,7 @@ class VolumeDice:
             if free_slices:
                 wrong = sum(row["slices_false_positive"] for row in mine)
                 scores[f"false_positive_slices/{name}"] = wrong / free_slices
-        return scores
+        return {f"{self._prefix}{name}": value for name, value in scores.items()}
 
     def per_case(self) -> list[dict[str, Any]]:
         """One row per case and class: scores and their counts; `abs_rvd` is None where the target is empty."""
