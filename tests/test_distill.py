@@ -21,7 +21,8 @@ from networks import SEGMENTATION
 from scripts import Distill
 
 __all__ = ["taught", "tiny"]  # fixtures
-KILLS = (3, 9, 4, 3, 5, 6)  # at which of its renames a process dies, one after the other
+# In which stage, and at which of its renames there, a process dies, one after the other
+KILLS = (("slices", 4), ("maps", 4), ("training", 1), ("training", 3), ("training", 4), ("test", 1), ("export", 1))
 
 
 @pytest.fixture
@@ -51,20 +52,25 @@ def in_this_process(stage: Distill.Stage) -> int:
     return 0
 
 
-def distill(scans: Path, teacher: Path, output: Path, die_at: int | None = None) -> None:
-    """The command in this process, which dies when it is about to put its `die_at`-th file or folder in its place."""
-    count = 0
+def distill(scans: Path, teacher: Path, output: Path, die_at: tuple[str, int] | None = None) -> None:
+    """The command in this process, which dies in a stage when it is about to put its n-th file or folder in place."""
+    done: dict[str, int] = {}
+    now = ""
+
+    def run_stage(stage: Distill.Stage) -> int:
+        nonlocal now
+        now = stage.name
+        return in_this_process(stage)
 
     def dying(rename, *arguments, **how):
-        nonlocal count
-        count += 1
-        if count == die_at:
+        done[now] = done.get(now, 0) + 1
+        if (now, done[now]) == die_at:
             os.kill(os.getpid(), signal.SIGKILL)
         return rename(*arguments, **how)
 
     words = ["--teacher", str(teacher), "--scans", str(scans), "--student", "tiny", "--output", str(output)]
     renames = {name: partial(dying, getattr(os, name)) for name in ("replace", "rename")}
-    with patch.object(Distill, "run_stage", in_this_process), patch.multiple(os, **renames):
+    with patch.object(Distill, "run_stage", run_stage), patch.multiple(os, **renames):
         assert Distill.main([*words, "--epochs", "2", "--jobs", "1"]) == 0
 
 
