@@ -160,12 +160,17 @@ def test_nothing_is_skipped_in_silence(store, left, tmp_path, capsys):
     assert "no file is named as a case of the store, such as case_00000.npz" in capsys.readouterr().err
     save(left / f"{CASES[0]}_0000.nii.gz", label_of(SHAPE))
     save(left / "other.nii.gz", label_of(SHAPE))
+    (left / "notes.txt").write_text("")
     assert answered(store, left, tmp_path / "maps") == 2
     assert "give --classes" in capsys.readouterr().err
     assert answered(store, left, tmp_path / "maps", *NAMES) == 0
     printed = capsys.readouterr().out
     assert "1 files belong to no case that is asked for: other.nii.gz" in printed
-    assert "2 cases have no file" in printed and "case_00001, case_00002" in printed
+    assert (
+        "passed over: 1 by ending (1 .txt)" in printed
+        and "2 cases have no file" in printed
+        and "case_00001, case_00002" in printed
+    )
     (left / "more").mkdir()
     save(left / f"more/{CASES[0]}.nii.gz", label_of(SHAPE))
     assert answered(store, left, tmp_path / "maps", *NAMES) == 2

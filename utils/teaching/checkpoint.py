@@ -61,9 +61,8 @@ class CheckpointTeacher:
     Raises ValueError for those of other slices, of other classes than the first, and for a leak.
     """
 
-    license = None
-
     def __init__(self, wish: Wish, store: Store) -> None:
+        self.license = wish.license
         self.members, self.notes, self.patients = [], [], {}
         loaded = [(path, checkpoints.load(path)) for path in map(checkpoints.file_of, wish.paths)]
         names = list(loaded[0][1]["preprocessing"].get("class_names", ()))
@@ -89,7 +88,7 @@ class CheckpointTeacher:
                 "kind": "checkpoint",
                 "path": str(path.absolute()),
                 "sha256": checkpoints.sha256(path),
-                "license": None,
+                "license": wish.license,
                 "settings": {"weight": round(weight, 4)},
             }
             for weight, (path, _) in zip(self.weights, loaded, strict=True)

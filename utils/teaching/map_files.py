@@ -43,7 +43,7 @@ def find_map_files(folder: Path, cases: Collection[str]) -> MapFiles:
     if not folder.is_dir():
         raise ValueError(f"--maps {folder}: no such folder")
     found = scan(folder)
-    found.keep(lambda file: ending(file) not in (".pkl", ".json"), "ending")  # they are read beside others
+    found.take(lambda file: ending(file) in (".pkl", ".json"))  # they are read beside others
     found.keep(lambda file: ending(file) in (".npz", *NIFTI_ENDINGS), "ending")
     ranked: dict[str, dict[int, Path]] = {}
     strange = []
@@ -63,7 +63,7 @@ def find_map_files(folder: Path, cases: Collection[str]) -> MapFiles:
             f"--maps {folder}: no file is named as a case of the store, such as {min(cases)}.npz or "
             f"{min(cases)}.nii.gz{what}: rename the files"
         )
-    notes = [str(finding) for finding in found.findings]
+    notes = [*found.bad, *found.notes]
     if strange:
         notes.append(f"{len(strange)} files belong to no case that is asked for: {listed(strange)}")
     if missing := sorted(set(cases) - ranked.keys()):

@@ -55,7 +55,8 @@ def read_maps_file(path: Path, values: Sequence[int], places: Sequence[int]) -> 
         raise ValueError(f"{path}: {label.problem}: {label.remedy}")
     if strange := set(label.voxels) - {0, *values}:
         raise ValueError(f"{path}: holds label value {min(strange)}, which no class has: name all in --classes")
-    return np.stack([(values[place] == label.array.T).astype(np.float32) for place in places]), header.affine
+    masks = [np.equal(label.array.T, values[place]) for place in places]
+    return np.stack(masks).astype(np.float32), header.affine
 
 
 def _volumes(path: Path) -> np.ndarray:
