@@ -22,6 +22,7 @@ from utils.recipe.schema import ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 VOLUMES = ("README.md", "docs/training.md", "docs/predict-evaluate-export.md")
 NEED_OTHER_DATA = ("docs/leaderboard.md", "docs/results.md", "docs/networks.md", "docs/speed.md", "docs/methods.md")
+OTHER_TEACHERS = "docs/your-own-teacher.md"  # nnU-Net, TotalSegmentator and ONNX files are not here
 CLASSIFICATION = ["MedMNIST", "Image folders", "ISIC 2024", "Before and after training"]  # sections of its page
 TRAIN = ("train.py", "train_kd.py")
 SMALL = ["--training.epochs=1", "--training.batch_size=8", "--training.precision=32-true", "--training.share_every=0"]
@@ -35,7 +36,7 @@ TINY = {  # what is added to the commands of a page
     "scripts/export.py": ["--formats", "onnx", "int8"],
     "scripts/report.py": ["--no_latency"],
 }
-OTHER_PROGRAMS = ("bash", "source", "pip", "tensorboard")
+OTHER_PROGRAMS = ("bash", "source", "pip", "tensorboard", "export", "for", "nnUNetv2_predict")
 PARSED_ONLY = ("torchrun", "fabric")  # need several processes
 NEED_MORE = (  # than these tiny data; tests of their own run them: test_convert_checkpoint.py, test_distill.py, ...
     *("scripts/ConvertCheckpoint.py", "scripts/skin/FilterGenerated.py", "scripts/skin/BoostMetadata.py"),
@@ -169,7 +170,7 @@ def test_no_command_of_classification_is_left_out():
     assert [section for section in sections if commands("docs/classification.md", section)] == CLASSIFICATION
 
 
-@pytest.mark.parametrize("page", NEED_OTHER_DATA)
+@pytest.mark.parametrize("page", [*NEED_OTHER_DATA, OTHER_TEACHERS])
 def test_commands_on_other_data_can_be_read(monkeypatch, page):
     monkeypatch.chdir(ROOT)
     for words in commands(page):
@@ -184,7 +185,7 @@ def test_the_plans_of_the_leaderboards_can_be_read():
 
 
 def test_every_command_stands_on_a_page_whose_commands_run():
-    known = {*VOLUMES, *NEED_OTHER_DATA, "docs/data.md", "docs/plan.md", "docs/classification.md"}
+    known = {*VOLUMES, *NEED_OTHER_DATA, OTHER_TEACHERS, "docs/data.md", "docs/plan.md", "docs/classification.md"}
     assert {str(page.relative_to(ROOT)) for page in PAGES if blocks(str(page.relative_to(ROOT)), "bash")} <= known
 
 

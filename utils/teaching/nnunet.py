@@ -146,7 +146,10 @@ def _predictor(folder: Path, names: list[str], wish: Wish) -> Any:
     except ImportError as error:
         raise ValueError(f"--nnunet: {error}: pip install '{WANTED}'") from None
     device = choose_device(wish.device, "32-true").device
-    predictor = nnUNetPredictor(use_mirroring=wish.mirror, device=device, verbose=False, allow_tqdm=False)
+    fast = device.type == "cuda"  # it prints a warning otherwise
+    predictor = nnUNetPredictor(
+        use_mirroring=wish.mirror, perform_everything_on_device=fast, device=device, allow_tqdm=False
+    )
     folds = [name if name == "all" else int(name) for name in names]
     with redirect_stdout(StringIO()):
         predictor.initialize_from_trained_model_folder(str(folder), folds, CHECKPOINT)
