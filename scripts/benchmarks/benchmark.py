@@ -4,6 +4,7 @@
   python scripts/benchmarks/benchmark.py pipeline       batches of slices against MONAI's transforms one by one
   python scripts/benchmarks/benchmark.py kd_step        one EMKD step against the published step
   python scripts/benchmarks/benchmark.py teacher_cache  a student's step, the teacher's answers read or computed
+  python scripts/benchmarks/benchmark.py soft_maps      a student's step with a teacher's soft maps, or the teacher
   python scripts/benchmarks/benchmark.py prediction     a volume from file to file, students beside their teacher
   python scripts/benchmarks/benchmark.py gpu            steps, batches, trainings and a prediction on a GPU, in minutes
 
@@ -68,6 +69,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     cache.add_argument("--method", default="emkd", help="a file of configs/methods (default: emkd)")
     cache.add_argument("--teacher", default="raunet", help="network (default: raunet)")
+    soft = add(
+        "soft_maps",
+        size=(256, "side of the image in pixels"),
+        batch_size=(8, "images in a step"),
+        rounds=(5, "timed steps of each way, after an untimed one"),
+        threads=(1, "threads of PyTorch"),
+    )
+    soft.add_argument("--method", default="hinton", help="a file of configs/methods (default: hinton)")
+    soft.add_argument("--teacher", default="raunet", help="network (default: raunet)")
     prediction = add(
         "prediction",
         slices=(400, "slices of the made volume"),
