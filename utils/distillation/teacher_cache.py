@@ -105,7 +105,7 @@ class TeacherCache:
         return f"{line}, read in {self._reading_s:.1f} s; asking costs {each * 1e3:.1f} ms, so {self.hits * each:.1f} s"
 
     def _file(self, name: str, tap: str) -> Path:
-        return self.folder / f"{name}.{tap}.safetensors"
+        return self.folder / f"{name}.{tap.replace('/', '.')}.safetensors"
 
     def _read(self, name: str, tap: str) -> Tensor | None:
         """A feature of one image, or None where it is not there."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -43,7 +45,7 @@ class Experiment:
         train: Its images have more channels than those of `val`, which the network takes, where a teacher takes more.
         network_section: The section of a checkpoint that builds the network again.
         resumed: The content of last.ckpt to go on from.
-        teacher_sha256: The hash of the teacher's file, or of the soft maps of the training cases, if there are any.
+        teacher_sha256: The hash of the teacher's file, of several, or of the soft maps of the training cases.
         soft: The soft maps that teach, if any do.
         balance: The `distillation_share` and the factor that the terms' weights were multiplied by for it.
         targets: What makes the targets of val where they are a teacher's answers; see `evaluate`.
@@ -141,11 +143,11 @@ def prepare(recipe: Recipe) -> Experiment:
         check(TASK_LOSSES, task_section, "task_loss")
     check(NETWORKS, recipe.network, "network")
     check(METRICS, recipe.metric, "metric")
-    teacher = soft = None
+    soft, teachers = None, []
     if isinstance(recipe, DistillationRecipe):
         terms = read_terms(recipe.distillation, num_classes=2)  # of data that is not read yet; any number will do
         soft = soft_teacher(recipe, terms)
-        teacher = checkpoints.file_of(recipe.teacher) if isinstance(recipe.teacher, str) and recipe.teacher else None
+        teachers = [checkpoints.file_of(path) for path in recipe.networks_that_teach.values()]
     recipe, resumed = start_or_resume(without_labels(recipe))
     fabric = launch(recipe.training)
     settings = recipe.training
@@ -176,7 +178,7 @@ def prepare(recipe: Recipe) -> Experiment:
         network_section=_rebuilding(recipe.network, given),
         task=task,
         resumed=resumed,
-        teacher_sha256=_taught_by(teacher, soft, train),
+        teacher_sha256=_taught_by(teachers, soft, train),
         soft=soft,
         balance=None if resumed is None else resumed.get("balance"),
     )
@@ -190,21 +192,24 @@ def prepare(recipe: Recipe) -> Experiment:
 
 
 def _training_data(recipe: Recipe) -> dict[str, Any]:
-    """The data section of the train split: with the teacher's neighbors where they are more than the student's."""
-    if not isinstance(recipe, DistillationRecipe) or not recipe.teacher or not asks_teacher(recipe.distillation):
-        return recipe.data
-    if isinstance(recipe.teacher, dict):
-        return recipe.data
-    if not checkpoints.file_of(recipe.teacher).is_file():  # what is wrong is said once more is known
-        return recipe.data
-    return seen_by_both(recipe.data, checkpoints.load(recipe.teacher)["preprocessing"])
+    """The data section of the train split: with the neighbors of a teacher that has more than the student."""
+    data = recipe.data
+    if not isinstance(recipe, DistillationRecipe) or not asks_teacher(recipe.distillation):
+        return data
+    for path in recipe.networks_that_teach.values():
+        if checkpoints.file_of(path).is_file():  # what is wrong is said once more is known
+            data = seen_by_both(data, checkpoints.load(path)["preprocessing"])
+    return data
 
 
-def _taught_by(teacher: Path | None, soft: SoftTeacher | None, train: Samples) -> str | None:
-    """The hash of what teaches: a file, or the soft maps of the training cases."""
+def _taught_by(teachers: Sequence[Path], soft: SoftTeacher | None, train: Samples) -> str | None:
+    """The hash of what teaches: a file, several, or the soft maps of the training cases."""
     if soft is not None:
         return soft.sha256(train.cases)
-    return checkpoints.sha256(teacher) if teacher and teacher.is_file() else None
+    if not teachers or not all(file.is_file() for file in teachers):
+        return None
+    hashes = [checkpoints.sha256(file) for file in teachers]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def _rebuilding(section: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -85,6 +85,8 @@ def _changed(resumed: dict[str, Any], now: dict[str, Any]) -> list[str]:
         free |= {"teacher.maps", *(f"data.{key}" for key in PLACES)}
     # A run is older than a key of `training` that it does not have: it ran as the default does.
     then, now = _flat({"training": asdict(Training())}) | _flat(resumed["recipe"]), _flat(now)
+    if "teachers" in now:  # a run is older than this key as well
+        then = {"teachers": []} | then
     return [
         f"{key} ({then.get(key, 'none')} then, {now.get(key, 'none')} now)"
         for key in dict.fromkeys((*now, *then))
@@ -120,7 +122,10 @@ def refuse_other_data(
     if teacher_sha256 != resumed.get("teacher_sha256", teacher_sha256):
         what = "has changed since the run began" if teacher_sha256 else "is not there any more"
         folders = ", ".join(soft_folders(resumed["recipe"]["teacher"]))
-        teacher = f"soft maps {folders}" if folders else f"teacher {resumed['recipe']['teacher']}"
+        given = resumed["recipe"]["teacher"] or ", ".join(
+            each["path"] for each in resumed["recipe"].get("teachers", [])
+        )
+        teacher = f"soft maps {folders}" if folders else f"teacher {given}"
         raise ValueError(f"{last}: its {teacher} {what}; give it as it was, or start a new --output")
     if "data" not in resumed:
         return (

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from datasets import DATASETS
 from utils.distillation.balance import balance
+from utils.distillation.ensemble import Ensemble, teacher_weights
 from utils.distillation.objective import Distiller, answers_in
 from utils.distillation.teacher_cache import TeacherCache
 from utils.distillation.terms import asks_teacher, read_terms
@@ -47,7 +48,7 @@ def distilled(experiment: Experiment) -> Distiller:
     if experiment.soft is not None:
         check_soft_teacher(experiment)
     elif asks_teacher(recipe.distillation):
-        teacher, theirs = _checked_teacher(experiment)
+        teacher, theirs = _checked_teachers(experiment)
     distiller = Distiller(
         experiment.network,
         experiment.task,
@@ -80,19 +81,31 @@ def distilled(experiment: Experiment) -> Distiller:
     return distiller
 
 
-def _checked_teacher(experiment: Experiment) -> tuple[nn.Module, int]:
-    """The teacher on its device, once it may teach: no leak, the same input and cases, and its recorded score.
+def _checked_teachers(experiment: Experiment) -> tuple[nn.Module, int]:
+    """The teacher on its device, or several as one, once each may teach, and the number of channels that it takes."""
+    recipe, train = experiment.recipe, experiment.train
+    if not recipe.networks_that_teach:
+        raise ValueError("teacher: none given; train one with train.py and give its --teacher FOLDER/best.ckpt")
+    weights = teacher_weights(recipe.teachers, train.class_names, train.num_classes) if recipe.teachers else None
+    checked = {name: _checked_teacher(experiment, name, path) for name, path in recipe.networks_that_teach.items()}
+    if weights is None:
+        return checked[""]
+    channels = [theirs for _, theirs in checked.values()]
+    networks = {name: network for name, (network, _) in checked.items()}
+    return experiment.fabric.to_device(Ensemble(networks, weights, channels)), max(channels)
+
+
+def _checked_teacher(experiment: Experiment, name: str, path: str) -> tuple[nn.Module, int]:
+    """A teacher on its device, once it may teach: no leak, the same input and cases, and its recorded score.
 
     Returns it with the number of channels that it takes.
     """
     recipe, fabric = experiment.recipe, experiment.fabric
-    if not isinstance(recipe.teacher, str) or not recipe.teacher:
-        raise ValueError("teacher: none given; train one with train.py and give its --teacher FOLDER/best.ckpt")
-    checkpoint = checkpoints.load(recipe.teacher)
+    checkpoint = checkpoints.load(path)
     if not recipe.allow_leak:
-        refuse_leak(checkpoint, experiment.split, recipe.teacher)
-    refuse_other_input(checkpoint, experiment.val.preprocessing, recipe.teacher)
-    refuse_other_content(checkpoint, experiment.data["cases"], recipe.teacher)
+        refuse_leak(checkpoint, experiment.split, path)
+    refuse_other_input(checkpoint, experiment.train.preprocessing, path)
+    refuse_other_content(checkpoint, experiment.data["cases"], path)
     teacher, val = fabric.to_device(checkpoints.rebuild(checkpoint)), _val_of(experiment, checkpoint["preprocessing"])
     if recipe.metric.get("against") == "teacher":
         experiment.targets = TeachersLabels(lambda batch: predict(fabric, teacher, batch["image"]), val)
@@ -103,10 +116,10 @@ def _checked_teacher(experiment: Experiment) -> tuple[nn.Module, int]:
             lambda cases: experiment.score(teacher, cases, "score the teacher again", val, labels=True)[1],
             experiment.val.cases,
             experiment.metrics()[0],
-            recipe.teacher,
+            path,
         )
     if fabric.is_global_zero:
-        print(line, flush=True)
+        print(f"{name}: {line}" if name else line, flush=True)
     return teacher, input_channels(checkpoint["preprocessing"])
 
 
@@ -138,7 +151,8 @@ def cache_of(experiment: Experiment) -> TeacherCache | None:
         )
     settings, device = recipe.training, experiment.fabric.device.type
     how = (resolve_precision(settings.precision, device), device, f"channels_last {settings.channels_last}")
-    identity = (str(experiment.teacher_sha256), *how)
+    weights = [f"{each['name']} {each.get('weight', 1)}" for each in recipe.teachers]
+    identity = (str(experiment.teacher_sha256), *how, *weights)
     views, room = experiment.train.views * len(experiment.train), partial(memory_share, experiment.fabric.device)
     return TeacherCache(Path(recipe.teacher_cache), identity, recipe.teacher_cache_gb, views, room)
 

@@ -148,6 +148,8 @@ class DistillationRecipe(Recipe):
     Args:
         teacher: the teacher's checkpoint (best.ckpt), or soft maps of its answers: {maps: FOLDER, classes: {THEIRS:
             OURS}}; `maps` may be a list of folders, and a class without an entry is the one of the same name.
+        teachers: several checkpoints instead: [{name: NAME, path: FILE, weight: NUMBER or {CLASS: NUMBER}}]. Their
+            logits are the weighted mean of their probabilities, and a term names a tap of one as NAME/TAP.
         distillation: terms, those of `method` where none are given: [{name: LOSS, student: TAP, teacher: TAP, weight:
             NUMBER, ...}].
         distillation_share: scale all terms alike so that their gradient norms add up to this multiple of the task
@@ -159,6 +161,7 @@ class DistillationRecipe(Recipe):
     """
 
     teacher: str | dict[str, Any] = ""
+    teachers: list[dict[str, Any]] = field(default_factory=list)
     distillation: list[dict[str, Any]] = field(default_factory=list)
     distillation_share: float | None = None
     teacher_cache: str = ""
@@ -171,6 +174,14 @@ class DistillationRecipe(Recipe):
             raise ValueError(f"distillation_share must be positive, got {self.distillation_share}")
         if isinstance(self.teacher, dict):
             _check_soft_teacher(self.teacher)
+        if self.teachers and self.teacher:
+            raise ValueError("teacher and teachers are both given: leave one out")
+        _check_teachers(self.teachers)
+        if self.teachers and (self.task_loss is None or self.metric.get("against") == "teacher"):
+            raise ValueError(
+                "teachers: a student agrees with one teacher: make soft maps of several by scripts/TeachWith.py "
+                "--checkpoint A B, and give teacher: {maps: FOLDER}"
+            )
         if self.teacher_cache and self.maps:
             raise ValueError("teacher_cache: soft maps hold the teacher's answers already: leave it out")
         if self.teacher_cache and self.training.compile:
@@ -180,6 +191,13 @@ class DistillationRecipe(Recipe):
     def maps(self) -> list[str]:
         """The folders of soft maps that teach; none where a network does."""
         return soft_folders(self.teacher)
+
+    @property
+    def networks_that_teach(self) -> dict[str, str]:
+        """The checkpoints of the teachers by their names; of a single `teacher` the name is empty."""
+        if isinstance(self.teacher, str) and self.teacher:
+            return {"": self.teacher}
+        return {each["name"]: each["path"] for each in self.teachers}
 
 
 def _check_soft_teacher(teacher: dict[str, Any]) -> None:
@@ -193,6 +211,22 @@ def _check_soft_teacher(teacher: dict[str, Any]) -> None:
     classes = teacher.get("classes", {})
     if not isinstance(classes, dict) or not all(isinstance(name, str) for pair in classes.items() for name in pair):
         raise ValueError(f"teacher.classes: {classes!r} are not names of classes: {wanted}")
+
+
+def _check_teachers(teachers: list[dict[str, Any]]) -> None:
+    """Raises ValueError where the sections of several teachers are not {name, path, weight}."""
+    wanted = "give {name: NAME, path: FILE, weight: NUMBER or {CLASS: NUMBER}}"
+    names = [each.get("name") for each in teachers]
+    for number, each in enumerate(teachers, 1):
+        if not {"name", "path"} <= each.keys() <= {"name", "path", "weight"}:
+            raise ValueError(f"teachers[{number}]: has the keys {', '.join(each)}: {wanted}")
+        if not str(each["name"]).isidentifier() or each["name"] == "self" or names.count(each["name"]) > 1:
+            what = "of letters, digits and _, not 'self', and another for each"
+            raise ValueError(f"teachers[{number}]: name {each['name']!r}: give a name {what}")
+        weight = each.get("weight", 1)
+        for value in weight.values() if isinstance(weight, dict) else [weight]:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+                raise ValueError(f"teachers[{number}]: weight {value!r} is not a number from 0: {wanted}")
 
 
 def soft_folders(teacher: str | dict[str, Any]) -> list[str]:

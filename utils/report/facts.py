@@ -23,7 +23,7 @@ from utils.report.gains import Estimate, Gain, correct_gains, estimate, gain, sc
 from utils.report.learning import Charts
 from utils.report.page import refuse_foreign
 from utils.runs.data import open_split
-from utils.runs.groups import Group, chosen_student, group_runs, teacher_folder
+from utils.runs.groups import Group, chosen_student, group_runs, teacher_folders
 from utils.runs.run import Run, of_one_dataset, once_each, read_run
 from utils.training import checkpoints
 
@@ -101,9 +101,9 @@ class Report:
         """The teacher of that student, else the first."""
         teachers = [group for group in self.groups if group.role == "teacher"]
         if self.student is not None:
-            folder = teacher_folder(self.student.first)
+            folders = teacher_folders(self.student.first)
             for group in teachers:
-                if any(run.folder.resolve() == folder for run in group.runs):
+                if any(run.folder.resolve() in folders for run in group.runs):
                     return group
         return teachers[0] if teachers else None
 

@@ -51,7 +51,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     network of a distilled run is its control; any other is a teacher.
     """
     distilled = [run for run in runs if run.distilled]
-    teachers = {teacher_folder(run) for run in distilled}
+    teachers = {folder for run in distilled for folder in teacher_folders(run)}
     student_networks = [run.checkpoint["network"] for run in distilled]
     found: dict[str, tuple[Role, list[Run]]] = {}
     for run in runs:
@@ -95,13 +95,11 @@ def _asked_terms(run: Run) -> list[dict[str, Any]]:
     return [term | {"weight": float(f"{term['weight'] / factor:.6g}")} if "weight" in term else term for term in terms]
 
 
-def teacher_folder(run: Run) -> Path | None:
-    """Where the run that taught a run lay; None where there was none."""
-    teacher = run.recipe.get("teacher")
-    if not isinstance(teacher, str) or not teacher:
-        return None
-    path = Path(teacher)
-    return (path.parent if path.suffix else path).resolve()
+def teacher_folders(run: Run) -> list[Path]:
+    """Where the runs that taught a run lay; none where it was taught by soft maps, or by itself."""
+    given = [run.recipe.get("teacher"), *(each["path"] for each in run.recipe.get("teachers", []))]
+    paths = [Path(each) for each in given if isinstance(each, str) and each]
+    return [(path.parent if path.suffix else path).resolve() for path in paths]
 
 
 def telling_apart(folders: Sequence[Path]) -> list[str]:
