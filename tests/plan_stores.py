@@ -12,7 +12,7 @@ GIGABYTE = 10**9
 
 def linear(trial: Trial) -> Measured:
     """A measurement of 1 GB and 0.1 GB an image, of 10 GB."""
-    return Measured(GIGABYTE + trial.batch * GIGABYTE // 10, 10 * GIGABYTE, 0.1 * trial.batch, 0.1, "cpu")
+    return Measured(GIGABYTE, GIGABYTE + trial.batch * GIGABYTE // 10, 10 * GIGABYTE, 0.1 * trial.batch, 0.1, "cpu")
 
 
 def add_geometry(store: Path, spacing: dict[str, float] | float, between: float = 3.0) -> None:

@@ -147,7 +147,9 @@ def test_the_commands_for_data_run_in_their_order(workplace):
 
 def test_the_commands_for_a_plan_run_in_their_order(workplace, monkeypatch):
     draw_phantom(workplace / "raw/kits19")
-    monkeypatch.setattr("utils.planning.memory.in_own_process", lambda trial: Measured(10**9, 10**10, 1.0, 1.0, "cpu"))
+    monkeypatch.setattr(
+        "utils.planning.memory.in_own_process", lambda trial: Measured(10**9, 10**9, 10**10, 1.0, 1.0, "cpu")
+    )
     monkeypatch.setattr("utils.planning.budget.is_installed", lambda engine: False)
     monkeypatch.setattr("utils.planning.plan.STUDENTS", ("espnet",))
     assert run_all(commands("docs/plan.md"), []) == {"scripts/SliceMaker.py", "scripts/Plan.py"}

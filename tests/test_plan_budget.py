@@ -58,6 +58,16 @@ def test_the_finest_pixels_then_the_most_parameters(store, clocked, limit, best)
     assert found.candidates[-1].spacing == best[0], "coarser pixels are not timed"
 
 
+def test_it_says_how_long_the_other_networks_take(store, clocked, monkeypatch, capsys):
+    """Clocked at 10 s a network, one of two leaves 10 s; one at the finest pixels fits, so nothing coarser is timed."""
+    seconds = iter(range(0, 1000, 10))
+    monkeypatch.setattr(budget.time, "perf_counter", lambda: next(seconds))
+    monkeypatch.setattr(budget, "_reading", lambda fingerprint, case: None)
+    spend(store, PixelGrid(), ["small", "large"], 10.0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["1 of 2 networks at 0.80 mm, about 10 s left", "2 of 2 networks at 0.80 mm, about 0 s left"]
+
+
 def test_where_nothing_fits_the_fastest_is_named(store, clocked):
     with pytest.raises(ValueError, match=r"--budget 0.05 s: the fastest, small at 1.6 mm with torch, takes 0.1 s"):
         spend(store, PixelGrid(), ["small", "large"], 0.05)

@@ -120,7 +120,7 @@ def spend(fingerprint: Fingerprint, finest: PixelGrid, students: Sequence[str], 
         makers = [Forms(name, len(fingerprint.class_names) + 1, Path(folder)) for name in students]
         for grid in grids:
             for int8 in (False, True):
-                timed = [each for forms in makers for each in _time(fingerprint, case, grid, forms, int8, read or 0.0)]
+                timed = _time_all(fingerprint, case, grid, makers, int8, read or 0.0)
                 candidates += timed
                 if fits := [each for each in timed if each.seconds <= limit]:
                     best = max(fits, key=lambda each: (each.parameters, -each.seconds))
@@ -200,6 +200,20 @@ class Forms:
         generator = torch.Generator().manual_seed(0)
         quantize(source, target, [torch.rand(channels, crop, crop, generator=generator) for _ in range(2)])
         return OnnxNetwork(target)
+
+
+def _time_all(
+    fingerprint: Fingerprint, case: CaseFacts, grid: PixelGrid, makers: Sequence[Forms], int8: bool, read: float
+) -> list[Timing]:
+    """Candidates of all networks at one grid; after each network a line on stderr says how long the others take."""
+    timed, started = [], time.perf_counter()
+    for done, forms in enumerate(makers, start=1):
+        timed += _time(fingerprint, case, grid, forms, int8, read)
+        left = (time.perf_counter() - started) / done * (len(makers) - done)
+        where = "" if (size := grid.pixel(fingerprint)) is None else f" at {size:.2f} mm"
+        form = " in int8" if int8 else ""
+        print(f"{done} of {len(makers)} networks{where}{form}, about {left:.0f} s left", file=sys.stderr, flush=True)
+    return timed
 
 
 @torch.inference_mode()

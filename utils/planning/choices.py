@@ -134,7 +134,9 @@ def thinning_of(fingerprint: Fingerprint) -> Choice:
     """The share of the training slices without foreground that is kept: as many as there are with it, at most."""
     present, absent = fingerprint.slices("train")
     share = present / (present + absent)
-    held = f"{100 * share:.0f} % of {present + absent} training slices show {' or '.join(fingerprint.class_names)}"
+    *names, last = fingerprint.class_names
+    shown = f"{', '.join(names)} or {last}" if names else last
+    held = f"{100 * share:.0f} % of {present + absent} training slices show {shown}"
     if present >= absent:
         return Choice(1.0, f"{held}: all are kept")
     kept = max(THINNEST, round(present / absent, 2))

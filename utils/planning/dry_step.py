@@ -8,12 +8,18 @@ random numbers.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 STEPS = 2
+STATES = 3  # as large as the weights, from the first step on: gradients and Adam's two means
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Measured:
-    """Bytes at the peak (of the process on a CPU, of torch on a GPU), bytes that a run may take, and seconds."""
+    """What a step and a validation batch take.
 
+    Args:
+        held: Bytes that stay without images: weights, gradients, the optimizer's state, and on a CPU the process.
+        peak: Bytes at the peak, of the process on a CPU, of torch on a GPU.
+        limit: Bytes that a run may take.
+        seconds: Of a step.
+    """
+
+    held: int
     peak: int
     limit: int
     seconds: float
@@ -78,6 +92,8 @@ def measure(trial: Trial) -> Measured:
     terms = read_terms(trial.distillation, num_classes=classes) if teacher is not None else {}
     objective = Distiller(network, Task(build(TASK_LOSSES, trial.task_loss, "task_loss")), teacher, terms)
     fabric.to_device(objective)
+    learned = sum(value.numel() * value.element_size() for value in objective.parameters() if value.requires_grad)
+    held = _taken(fabric.device) + STATES * learned
     image = torch.rand(trial.batch, trial.in_channels, trial.side, trial.side) * 2 - 1
     target = torch.randint(classes, (trial.batch, 1, trial.side, trial.side))
     image, target = fabric.to_device((image, target))
@@ -111,7 +127,22 @@ def measure(trial: Trial) -> Measured:
         peak, limit = torch.cuda.max_memory_reserved(fabric.device), free + torch.cuda.memory_reserved(fabric.device)
     else:
         peak, limit = peak_memory(), int(memory_limit())
-    return Measured(peak, limit, min(times[1:]), seconds_of_validation, fabric.device.type)
+    return Measured(held, peak, limit, min(times[1:]), seconds_of_validation, fabric.device.type)
+
+
+def _taken(device: torch.device) -> int:
+    """Bytes that the process has now, on a GPU torch; where the system does not tell, the process's peak so far."""
+    import torch
+
+    from utils.prediction.volumes import peak_memory
+
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # not Linux
+        return peak_memory()
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def main() -> int:

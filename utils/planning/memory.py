@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -19,7 +18,7 @@ from utils.planning.dry_step import Measured, Trial
 from utils.planning.fingerprint import Fingerprint
 from utils.recipe.schema import ROOT
 
-PART = 4  # of the batch wanted: a fourth of it is tried first
+PIXELS = 200_000  # of the batch that is tried: what its images take is more than what differs from one run to the next
 SMALLEST = 2  # images: networks normalize over a batch
 CACHE_MB = 1024  # data.cache_mb, where a recipe does not say it
 ROOM_ON_GPU = 0.9
@@ -28,6 +27,8 @@ ROOM_ON_GPU = 0.9
 @dataclass(frozen=True)
 class Forecast:
     """What a run takes by its batch: bytes at the peak are a line through what was measured, and the data beside it.
+
+    The line begins at what is held without images, and at no time.
 
     Args:
         tried: By batch.
@@ -47,52 +48,58 @@ class Forecast:
 
     def peak(self, batch: int) -> int:
         """Bytes."""
-        return self.data + _line(self.tried, batch, lambda one: one.peak)
+        held = min(one.held for one in self.tried.values())
+        return self.data + round(_line({0: held} | {size: one.peak for size, one in self.tried.items()}, batch))
 
     def minutes(self, batch: int, slices: int, val_slices: int, epochs: int) -> float:
         """Of a training."""
-        step = _line(self.tried, batch, lambda one: one.seconds)
+        step = _line({0: 0.0} | {size: one.seconds for size, one in self.tried.items()}, batch)
         largest = max(self.tried)
         validation = self.tried[largest].seconds_of_validation / largest
         return epochs * (max(1, slices // batch) * step + val_slices * validation) / 60
 
 
-def _line(tried: dict[int, Measured], batch: int, of: Callable[[Measured], float]) -> float:
-    """The value at a batch of the line through the two that were tried; where one was, its own."""
-    low, high = min(tried), max(tried)
-    if low == high:
-        return of(tried[low])
-    slope = max(0.0, (of(tried[high]) - of(tried[low])) / (high - low))
-    return of(tried[low]) + slope * (batch - low)
+def _line(points: dict[int, float], batch: int) -> float:
+    """The value at a batch of the line through those of the two largest."""
+    low, high = sorted(points)[-2:]
+    slope = max(0.0, (points[high] - points[low]) / (high - low))
+    return points[low] + slope * (batch - low)
 
 
 def forecast(trial: Trial, data: int, measure: Callable[[Trial], Measured] | None = None) -> Forecast:
-    """Measure two batches, and find the largest that fits: `trial.batch`, or half of it again and again.
+    """Measure a small batch, and find the largest that fits: `trial.batch`, or half of it again and again.
+
+    On a GPU, where a step takes no time but memory is less even, that batch is measured as well.
 
     data: bytes of the slices beside it. Raises ValueError where the smallest step fails or does not fit.
     """
     measure = measure or in_own_process
-    first = max(SMALLEST, trial.batch // PART)
-    tried = {first: measure(replace(trial, batch=first))}
-    # A batch takes at most PART times what a batch of that part takes: if so much fits, the batch itself is tried.
-    second = trial.batch if PART * tried[first].peak <= tried[first].limit else max(first, trial.batch // 2)
-    if second not in tried:
-        with suppress(ValueError):  # it did not fit after all
-            tried[second] = measure(replace(trial, batch=second))
-    limit = min(one.limit for one in tried.values())
-    if next(iter(tried.values())).device == "cuda":
-        limit = int(ROOM_ON_GPU * limit)
-    batch = trial.batch
-    result = Forecast(tried, data, limit, batch)
-    while batch > SMALLEST and (result.peak(batch) > limit or (len(tried) < 2 and batch > max(tried))):
-        batch //= 2
-    if result.peak(batch) > limit:
-        takes, has = (f"{size / 1e9:.1f} GB" for size in (result.peak(batch), limit))
+    first = max(SMALLEST, min(trial.batch, PIXELS // trial.side**2))
+    found = measure(replace(trial, batch=first))
+    on_gpu = found.device == "cuda"
+    limit = int(ROOM_ON_GPU * found.limit) if on_gpu else found.limit
+    result = _fitting(Forecast({first: found}, data, limit, trial.batch))
+    while on_gpu and result.batch > max(result.tried):
+        try:
+            tried = result.tried | {result.batch: measure(replace(trial, batch=result.batch))}
+            result = _fitting(replace(result, tried=tried))
+        except ValueError:  # it did not fit after all
+            result = replace(result, batch=result.batch // 2)
+    if result.peak(result.batch) > limit:
+        takes, has = (f"{size / 1e9:.1f} GB" for size in (result.peak(result.batch), limit))
         raise ValueError(
-            f"training {trial.network['name']}: {batch} images of {trial.side} x {trial.side} take {takes}, {has} may "
-            "be used here: name a smaller network, or slice with a larger --spacing"
+            f"training {trial.network['name']}: {result.batch} images of {trial.side} x {trial.side} take {takes}, "
+            f"{has} may be used here: name a smaller network, or slice with a larger --spacing"
         )
-    return replace(result, batch=batch)
+    return result
+
+
+def _fitting(one: Forecast) -> Forecast:
+    """The same with the largest batch that fits, or the smallest one."""
+    batch = one.batch
+    while batch > SMALLEST and one.peak(batch) > one.limit:
+        batch //= 2
+    return replace(one, batch=batch)
 
 
 def in_own_process(trial: Trial) -> Measured:
