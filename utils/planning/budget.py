@@ -209,6 +209,8 @@ def _time_all(
     timed, started = [], time.perf_counter()
     for done, forms in enumerate(makers, start=1):
         timed += _time(fingerprint, case, grid, forms, int8, read)
+        if done == len(makers):
+            break
         left = (time.perf_counter() - started) / done * (len(makers) - done)
         where = "" if (size := grid.pixel(fingerprint)) is None else f" at {size:.2f} mm"
         form = " in int8" if int8 else ""
