@@ -213,10 +213,8 @@ def test_a_locator_sees_whole_slices_at_coarse_pixels(slice_store, untimed, caps
     add_geometry(slice_store, 3.0)
     assert run("--data", slice_store, "--locate", "--output", "plan") == 0
     recipe = yaml.safe_load(Path("plan/locator.yaml").read_text())
-    assert (
-        recipe["data"] | {"task": "organ", "crop": 64, "crop_mode": "center", "thin_background": 1.0} == recipe["data"]
-    )
-    assert recipe["network"] == {"name": "espnet"} and recipe["data"]["root"] == f"{slice_store}_4mm"
+    assert recipe["data"] | {"task": "organ", "crop": 64, "crop_mode": "center"} == recipe["data"]
+    assert recipe["network"]["name"] == "unet" and recipe["data"]["root"] == f"{slice_store}_4mm"
     out = capsys.readouterr().out
     wanted = f"--outpath {slice_store}_4mm --dataset kits --task organ --spacing 4 --slice_spacing 4 --split_file"
     assert wanted in out
