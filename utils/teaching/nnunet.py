@@ -146,11 +146,8 @@ def _predictor(folder: Path, names: list[str], wish: Wish) -> Any:
     except ImportError as error:
         raise ValueError(f"--nnunet: {error}: pip install '{WANTED}'") from None
     device = choose_device(wish.device, "32-true").device
-    fast = device.type == "cuda"  # it prints a warning otherwise
-    predictor = nnUNetPredictor(
-        use_mirroring=wish.mirror, perform_everything_on_device=fast, device=device, allow_tqdm=False
-    )
     folds = [name if name == "all" else int(name) for name in names]
     with redirect_stdout(StringIO()):
+        predictor = nnUNetPredictor(use_mirroring=wish.mirror, device=device, allow_tqdm=False)
         predictor.initialize_from_trained_model_folder(str(folder), folds, CHECKPOINT)
     return predictor
