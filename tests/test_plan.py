@@ -157,9 +157,11 @@ def test_the_slabs_of_a_store_are_kept(slice_store):
     assert PixelGrid(1.6, 3.0).slices(found.cases[0]) == 6 and PixelGrid(4.0, 6.0).slices(found.cases[0]) == 3
 
 
-def test_a_locator_takes_thick_slices_as_they_are(slice_store):
+def test_a_locator_that_learns_thick_slices_looks_at_slabs_of_thin_ones(slice_store):
     add_geometry(slice_store, 0.8, 5.0)
-    assert "--slice_spacing" not in plan_locator(of_store(slice_store, None), None)[2]
+    found = of_store(slice_store, None)
+    assert "--slice_spacing 4 " in plan_locator(found, None)[2]
+    assert PixelGrid(4.0, 4.0).slices(found.cases[0]) == found.cases[0].shape[0]  # 5 mm: one slice a slab
 
 
 def run(*words) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ from raw_cases import hounsfield
 from raw_cases import save as save_volume
 from tiny_checkpoints import labels_of, thresholds, unet
 
+from scripts.benchmarks import prediction
 from scripts.benchmarks.benchmark import main
 from scripts.benchmarks.prediction import student_of
 from utils.prediction import latency
 from utils.prediction.flags import build_parser
-from utils.prediction.latency import Candidate
+from utils.prediction.latency import STAGES, Candidate, Timing
 from utils.prediction.run import predict
 
 __all__ = ["thresholds"]  # fixture
@@ -88,3 +90,10 @@ def test_a_truth_of_another_shape_and_names_that_are_not_their_own_are_refused(t
 )
 def test_a_student_has_a_name_a_path_an_engine_and_a_locator(text, wanted):
     assert student_of(text) == wanted
+
+
+def test_a_teacher_of_other_classes_leaves_the_students_their_own():
+    timings = [Timing("teacher", "fp32", 1, 1, dict.fromkeys(STAGES, 1.0), 5.0, 1.0, dice={"tumor": 0.5})]
+    timings.append(replace(timings[0], name="student", dice={"kidney": 0.9, "tumor": 0.4}))
+    rows = [prediction._row(each, timings[0], STAGES, ["tumor", "kidney"]) for each in timings]
+    assert [(row["Dice tumor"], row["Dice kidney"]) for row in rows] == [("0.5000", "-"), ("0.4000", "0.9000")]

@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> None:
         print(f"  {name}: {files}")
     print(f"seconds, medians of {args.rounds}\n")
     stages = [stage for stage in ALL_STAGES if any(stage in timing.seconds for timing in timings)]
-    print(table([_row(timing, teacher, stages) for timing in timings]))
+    classes = list(dict.fromkeys(name for timing in timings for name in timing.dice))
+    print(table([_row(timing, teacher, stages, classes) for timing in timings]))
     print("\nfloor: reading and writing alone; ratio: to the teacher in fp32")
     print(verdict(timings))
     if args.output:
@@ -96,7 +97,7 @@ def verdict(timings: Sequence[Timing]) -> str:
     )
 
 
-def _row(timing: Timing, teacher: Timing, stages: Sequence[str]) -> dict[str, str]:
+def _row(timing: Timing, teacher: Timing, stages: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
     return {
         "form": timing.name,
         "precision": timing.precision,
@@ -107,5 +108,5 @@ def _row(timing: Timing, teacher: Timing, stages: Sequence[str]) -> dict[str, st
         "ratio": f"{teacher.total_s / timing.total_s:.2f}x",
         "peak MB": f"{timing.peak_memory_mb:.0f}",
         "file MB": f"{timing.file_bytes / 1e6:.2f}",
-        **{f"Dice {name}": f"{score:.4f}" for name, score in timing.dice.items()},
+        **{f"Dice {name}": f"{timing.dice[name]:.4f}" if name in timing.dice else "-" for name in classes},
     }

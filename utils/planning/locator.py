@@ -30,8 +30,7 @@ def plan_locator(fingerprint: Fingerprint, network: str | None) -> tuple[dict[st
         raise ValueError(f"{fingerprint.store}: pixels {size}: a locator at {FINEST:g} mm would spare nothing")
     field = max(max(case.shape[axis] * case.spacing[axis] for axis in (1, 2)) for case in fingerprint.training)
     spacing = min(max(round(field / SIDE, 1), FINEST), COARSEST)
-    thinner = any(case.spacing[0] < spacing for case in fingerprint.training)
-    slab = max(spacing, fingerprint.slice_spacing or 0.0) if thinner else fingerprint.slice_spacing
+    slab = max(spacing, fingerprint.slice_spacing or 0.0)
     grid = PixelGrid(spacing, slab)
     side = max(choices.SMALLEST_CROP, next_multiple(max(max(grid.size(case)) for case in fingerprint.training)))
     chosen = {"data.task": Choice("organ", "every label counts as one class")} | choices.of_data(fingerprint, grid)
@@ -50,7 +49,7 @@ def plan_locator(fingerprint: Fingerprint, network: str | None) -> tuple[dict[st
     section = recipes.network_section(network, side) if network else NETWORK
     recipe = recipes.recipe_of(f"runs/{fingerprint.store.name}_locator", root, chosen, section)
     why = f"the widest slice, of {field:.0f} mm, has about {SIDE} pixels; {FINEST:g} to {COARSEST:g} mm"
-    slabs = "slices are thinner than the pixels" if thinner else "slices are as thick as the pixels, or slabs already"
+    slabs = "as thick as the pixels are wide: thinner slices of a volume are looked at together"
     first = {"spacing": Choice(spacing, why), "slice_spacing": Choice(slab, slabs)}
     return recipe, first | chosen, recipes.slice_command(fingerprint, root, grid)
 
