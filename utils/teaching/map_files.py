@@ -21,6 +21,7 @@ from datasets.findings import listed
 from datasets.json_files import read_json
 from datasets.scan import scan
 from datasets.volumes.layouts.datalist import read_datalist
+from datasets.volumes.scans import RECORD
 from utils.evaluation.volumes.label_files import case_name
 
 PROBABILITIES = "_probabilities"
@@ -90,7 +91,7 @@ def class_names(folder: Path) -> dict[int, str]:
         if isinstance(labels, dict) and any(isinstance(value, list) for value in labels.values()):
             raise ValueError(f"{file}: its regions overlap: maps are of classes of which each pixel has one")
         return read_datalist(file).labels
-    if (file := folder / "predictions.json").is_file():
+    if (file := folder / RECORD).is_file():
         for case in read_json(file).get("cases", {}).values():
             if isinstance(case, dict) and case.get("classes"):
                 return {int(value): name for value, name in case["classes"].items()}
