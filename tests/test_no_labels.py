@@ -13,10 +13,13 @@ from conftest import write_store
 from tiny_runs import STUDENT, assert_same_weights, copied, refused, run_teacher, taught, tiny
 
 from datasets.slices.dataset import SliceDataset
+from datasets.slices.soft_maps import MapsWriter, read_maps
 from datasets.slices.store import read_index, read_slice
+from datasets.slices.taught import SoftTeacher
 from datasets.slices.transforms import unpad
 from scripts.evaluate import main as evaluate
 from utils.experiment.run import main
+from utils.experiment.soft_check import soft_targets
 from utils.recipe.command_line import parse
 from utils.recipe.schema import ROOT, DistillationRecipe
 from utils.training import checkpoints
@@ -187,3 +190,12 @@ def test_a_pool_with_patients_or_scans_that_are_held_out_is_refused(taught, scan
     (pool / "index.csv").write_text("\n".join(lines) + "\n")
     with pytest.raises(ValueError, match=r"scan_1 is the scan case_00003, which .* holds out"):
         pooled(taught, pool)
+
+
+def test_held_out_scans_without_soft_maps_are_named(taught, tmp_path):
+    """case_00003 is the only val case, and the maps are of a training case."""
+    writer = MapsWriter(tmp_path / "maps", taught, ["kidney", "tumor"], {"teachers": []}, None, {}, ["case_00000"])
+    writer.write("case_00000", np.zeros(writer.shape("case_00000"), np.float32), [])
+    data = {"name": "slices", "root": str(taught), "crop": 32}
+    with pytest.raises(ValueError, match=r"has no soft maps of 1 val cases \(case_00003\).* --splits val"):
+        soft_targets(SoftTeacher([read_maps(tmp_path / "maps")]), data, "val")
