@@ -29,8 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.splits import SPLITS
 from utils.command import check_numbers, importing_torch, make_parser, run_command
-
-KINDS = ("checkpoint", "maps", "onnx", "nnunet")
+from utils.teaching.flags import add_teacher, check_teacher, kind_of
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,34 +37,16 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--data", required=True, type=Path, metavar="STORE", help="slice store, as SliceMaker.py wrote it")
     add("--output", required=True, type=Path, metavar="MAPS", help="folder of the maps")
-    kinds = parser.add_argument_group("the teacher (one of these)").add_mutually_exclusive_group(required=True)
-    help_checkpoint = "run folder or checkpoint of train.py, or several"
-    kinds.add_argument("--checkpoint", nargs="+", type=Path, metavar="RUN", help=help_checkpoint)
-    kinds.add_argument("--maps", nargs=1, type=Path, metavar="FOLDER", help="folder of files that a program left")
-    kinds.add_argument("--onnx", nargs=1, type=Path, metavar="FILE", help="ONNX file, with --sidecar")
-    help_nnunet = "folder of a trained configuration, such as .../nnUNetTrainer__nnUNetPlans__3d_fullres"
-    kinds.add_argument("--nnunet", nargs=1, type=Path, metavar="FOLDER", help=help_nnunet)
-    add("--sidecar", type=Path, metavar="YAML", help="of --onnx: see docs/your-own-teacher.md")
-    add("--folds", nargs="+", default=[], metavar="N", help="of --nnunet: which ones (default: all that are trained)")
-    help_final = "of --nnunet: splits_final.json of its training (default: where nnU-Net keeps it)"
-    add("--splits_final", type=Path, metavar="JSON", help=help_final)
-    add("--no_mirror", action="store_true", help="of --nnunet: no test-time mirroring, up to eight times as fast")
     help_splits = "whose cases are answered (default: train val)"
     add("--splits", nargs="+", choices=SPLITS, default=["train", "val"], help=help_splits)
     help_weights = "of several checkpoints: the mean, or weights chosen on the labels of the val cases (default: mean)"
     add("--weights", choices=("mean", "val"), default="mean", help=help_weights)
-    add("--only", nargs="+", default=[], metavar="CLASS", help="keep the maps of these classes; the rest is background")
-    help_classes = "of --maps: names of the channels or label values 1, 2, ... (default: as its dataset.json has them)"
-    add("--classes", nargs="+", default=[], metavar="NAME", help=help_classes)
-    help_seen = "JSON with lists train and val of the patients that a teacher of others was trained on and chosen by"
-    add("--seen", type=Path, metavar="SPLIT_FILE", help=help_seen)
-    add("--license", metavar="TEXT", help="what the teacher's authors ask; it is written into the maps")
-    add("--allow_leak", action="store_true", help="use a teacher that has seen val or test patients of the store")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU where there is one")
     add("--batch_size", type=int, help="slices or patches at a time (default: 4, on a GPU 16)")
     add("--jobs", type=int, default=1, help="worker processes, each with the teacher in its memory (default: 1)")
     add("--shard", default="0/1", metavar="I/N", help="every N-th case from the I-th on (0 <= I < N): array jobs")
     add("--scheduler", metavar="ADDRESS", help="Dask scheduler (tcp://host:8786) whose workers answer the cases")
+    add_teacher(parser)
     return parser
 
 
@@ -74,10 +55,11 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> int:
         check_numbers(args, jobs=1, batch_size=1)
+        check_teacher(args)
         with importing_torch():  # --help does not need it
             from utils.teaching.teach import teach
             from utils.teaching.teacher import Wish
-        kind = next(name for name in KINDS if getattr(args, name))
+        kind = kind_of(args)
         wish = Wish(
             kind=kind,
             paths=tuple(path.absolute() for path in getattr(args, kind)),

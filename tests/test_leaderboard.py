@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import yaml
@@ -114,6 +115,24 @@ def test_a_teacher_that_is_missing_or_untested_is_told_before_any_run(tmp_path, 
         said = capsys.readouterr().err
         assert "test.json" in said and said.count("\n") == 1
     assert "another best.ckpt: read test again" in said
+    assert not (tmp_path / "board").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"student_config": "null.yaml"}, "null.yaml: task_loss is null, so small/plain/0 would learn from no label"),
+        ({"flags": ["--task_loss=null"]}, "--task_loss: task_loss is null"),
+        ({"student_flags": {"small": ["--task_loss", "null"]}}, "--task_loss: task_loss is null"),
+        ({"student_config": "null.yaml", "flags": ["--task_loss={name: dice_ce}"]}, "no such teacher"),
+    ],
+)
+def test_a_leaderboard_without_labels_is_refused_before_any_run(tmp_path, monkeypatch, capsys, changes, said):
+    monkeypatch.chdir(tmp_path)
+    Path("null.yaml").write_text("data: {name: slices, root: x}\ntask_loss:\n")
+    Path("plan.yaml").write_text(yaml.safe_dump(asdict(plan_of(tmp_path, **changes))))
+    assert leaderboard.main(["plan.yaml"]) == 2
+    assert said in capsys.readouterr().err
     assert not (tmp_path / "board").exists()
 
 

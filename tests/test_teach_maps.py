@@ -155,6 +155,57 @@ def test_four_dimensions_have_a_class_each_with_background_or_without(store, lef
         assert close(store, tmp_path / "maps", case, turned(probabilities[2:], geometry_of(store, case)))
 
 
+def test_a_folder_of_masks_has_a_file_for_each_class(store, left, tmp_path, capsys):
+    """As TotalSegmentator writes them: turned as it likes, the same classes for every case, of which some are empty."""
+    label = label_of(SHAPE)
+    turn = nibabel.orientations.ornt_transform(nibabel.io_orientation(KITS), nibabel.orientations.axcodes2ornt("RAS"))
+    for case in CASES:
+        for name, mask in (("tumor", label == 2), ("spleen", label == 5), ("kidney", 255 * (label == 1))):
+            mask = nibabel.Nifti1Image(mask.astype(np.uint8), KITS).as_reoriented(turn)
+            (left / case).mkdir(exist_ok=True)
+            nibabel.save(mask, left / case / f"{name}.nii.gz")
+    save(left / CASES[2] / "imaging.nii.gz", hounsfield(2, SHAPE))
+    assert answered(store, left, tmp_path / "maps") == 0
+    assert f"1 files belong to no case that is asked for: {CASES[2]}/imaging.nii.gz" in capsys.readouterr().out
+    assert read_maps(tmp_path / "maps").classes == ("kidney", "spleen", "tumor")
+    assert answered(store, left, tmp_path / "few", "--only", "tumor", "kidney") == 0
+    maps = read_maps(tmp_path / "few")
+    assert maps.classes == ("kidney", "tumor")
+    for record in read_index(store):
+        _, label = read_slice(record.path)
+        assert np.array_equal(decode(maps.slices(record.case)[record.slice]), np.stack([label == 1, label == 2]))
+
+
+def test_masks_that_overlap_are_missing_or_lie_elsewhere_are_one_line_each(store, left, tmp_path, capsys):
+    masks = {"kidney": label_of(SHAPE) > 0, "tumor": label_of(SHAPE) == 2}
+    for case in CASES:
+        for name, mask in masks.items():
+            save(left / case / f"{name}.nii.gz", mask.astype(np.uint8))
+    save(
+        left / CASES[1] / "tumor.nii.gz", masks["tumor"].astype(np.uint8), KITS + np.eye(4)[[0, 1, 3, 2]] * [0, 0, 0, 9]
+    )
+    (left / CASES[2] / "tumor.nii.gz").unlink()
+    assert answered(store, left, tmp_path / "maps") == 1
+    lines = capsys.readouterr().out.splitlines()
+    said = (
+        "overlaps with kidney.nii.gz in 4 voxels: keep one",
+        "lies on another grid than kidney",
+        "has no tumor.nii.gz",
+    )
+    for case, what in zip(CASES, said, strict=True):
+        assert sum(line.startswith(case) and what in line for line in lines) == 1, what
+    save(left / CASES[2] / "kidney.nii.gz", label_of(SHAPE))
+    save(left / f"{CASES[1]}.nii.gz", label_of(SHAPE))  # of all classes
+    assert answered(store, left, tmp_path / "kidneys", *NAMES, "--only", "kidney") == 1
+    printed = capsys.readouterr().out
+    assert f"{left / CASES[2]}/kidney.nii.gz: holds label values 1 to 2: a mask" in printed
+    assert f"2 files belong to no case that is asked for: {CASES[1]}/kidney.nii.gz" in printed
+    assert set(read_maps(tmp_path / "kidneys").cases) == set(CASES[:2])
+    save(left / "again" / CASES[0] / "kidney.nii.gz", masks["tumor"].astype(np.uint8))
+    assert answered(store, left, tmp_path / "more", *NAMES) == 2
+    assert f"is of case {CASES[0]}, as is" in capsys.readouterr().err
+
+
 def test_nothing_is_skipped_in_silence(store, left, tmp_path, capsys):
     assert answered(store, left, tmp_path / "maps", *NAMES) == 2
     assert "no file is named as a case of the store, such as case_00000.npz" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """scripts/TeachWith.py --onnx: any network by its sidecar, there and back over spacing and orientation."""
 
 import json
+import shutil
 
 import numpy as np
 import onnx
@@ -12,11 +13,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from datasets.slices.soft_maps import decode, read_maps
 from datasets.slices.store import read_index, read_slice
+from datasets.splits import SPLITS
 from tests.raw_cases import KITS, hounsfield, kits_case, label_of, make
 from tests.teachers import made_by, teach
+from tests.test_dicom import write_series
 from utils.teaching.grids import slices_affine
 from utils.teaching.onnx_teacher import scaled, wanted_grid
 from utils.teaching.sidecar import Sidecar, read_sidecar
+from utils.teaching.store import read_store
 
 SHAPE = (14, 24, 28)  # slices, rows, columns of 2.5 x 0.8 x 0.8 mm
 ASKED = {
@@ -193,7 +197,35 @@ def test_a_resampled_store_is_taught_from_its_sources(tmp_path, capsys):
     image.write_bytes((tmp_path / "raw/case_00001/imaging.nii.gz").read_bytes())
     every = ("--splits", "train", "val", "test")
     assert teach(tmp_path / "store", tmp_path / "maps", *flags, *every) == 1
-    assert "has changed since case_00000 was sliced from it" in capsys.readouterr().out
+    assert (
+        f"{image}: has changed since it was sliced: the store is resampled, and case_00000 must"
+        in capsys.readouterr().out
+    )
     image.write_bytes(kept)
     assert teach(tmp_path / "store", tmp_path / "maps", *flags, *every) == 0
     assert "1 cases made now, 2 kept" in capsys.readouterr().out
+
+
+def test_dicom_series_are_taught_as_the_volumes_that_they_are(tmp_path):
+    """Two series of a patient in one folder: of a resampled store the teacher is given the right one, at full size."""
+    for series in range(2):
+        folder = tmp_path / f"scans/{series}"
+        write_series(folder, places=range(5 - series), tags={"0020|000e": f"1.2.{series}", "0010|0020": "patient"})
+        for file in folder.iterdir():
+            file.rename(folder.parent / f"{series}_{file.name}")
+        folder.rmdir()
+    file, _, _ = network(tmp_path / "net.onnx", [4, 8, 8])
+    beside, every = sidecar(tmp_path / "net.yaml", patch=[4, 8, 8]), ("--splits", "train", "val", "test")
+    sources = {}
+    for name, asked in (("native", ()), ("resampled", ("--spacing", "1.1"))):
+        assert make(tmp_path / "scans", tmp_path / name, *asked, dataset="unlabeled") == 0
+        assert teach(tmp_path / name, tmp_path / f"{name}_maps", "--onnx", file, "--sidecar", beside, *every) == 0
+        assert len(read_maps(tmp_path / f"{name}_maps").cases) == 2
+        sources[name] = [case.source_image() for case in read_store(tmp_path / name, SPLITS).cases]
+    assert {len(image) for image in sources["native"]} == {4, 5}
+    assert all(map(np.array_equal, sources["native"], sources["resampled"]))
+    shutil.move(tmp_path / "scans/1_0.dcm", tmp_path / "1_0.dcm")
+    again = read_store(tmp_path / "resampled", SPLITS).cases
+    assert np.array_equal(again[0].source_image(), sources["native"][0])
+    with pytest.raises(ValueError, match=r"scans: .*: the store is resampled, and .* put it back, or slice again"):
+        again[1].source_image()

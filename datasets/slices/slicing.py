@@ -1,7 +1,6 @@
 """Slice one raw case into the store: read, check, write, publish by rename. Runs in a worker process."""
 
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import repeat
 from pathlib import Path
@@ -15,6 +14,7 @@ from datasets.findings import Finding
 from datasets.publishing import NotOursError
 from datasets.slices.resampling import Grid, grid_for, resampled, resampled_label
 from datasets.slices.source_labels import write_source_labels
+from datasets.slices.sources import read_slices
 from datasets.slices.store import CASES, RECORD, is_whole, read_case, write_json, write_slice
 from datasets.volumes.checks import (
     check_channel,
@@ -26,7 +26,7 @@ from datasets.volumes.checks import (
     check_slice_size,
     check_spacing,
 )
-from datasets.volumes.dicom import open_series, read_series
+from datasets.volumes.dicom import open_series
 from datasets.volumes.geometry import iterate_slices, orient, to_slices
 from datasets.volumes.layouts import RawCase, RawDataset
 from datasets.volumes.nifti import Header, UnreadableVolumeError, read_header
@@ -164,11 +164,7 @@ def _slice(job: Job, sources: dict[str, Any], settings: dict[str, Any]) -> Outco
         outcome.findings += check_label(case.label, label, raw.labels)
         packed = _packed(to_slices(label.array.T, axes, flips))
         label.array = np.empty(0, np.uint8)  # packed, a label volume is small: a worker holds little but the image
-    if series is None:
-        image = read_image(case.image, raw.modality, channel or 0)
-    else:
-        image = read_series(series, raw.modality)
-        image.checksum, image.sha256 = isal_zlib.crc32(image.array), _sha256(series.files)
+    image = read_slices(series, raw.modality) if series else read_image(case.image, raw.modality, channel or 0)
     outcome.findings += check_image(case.image, image, raw.modality)
     integral = image.integral and (raw.modality == "CT" or not grid.is_resampled)
     if job.format == "png" and not integral:
@@ -205,14 +201,6 @@ def _packed(labels: np.ndarray) -> list[bytes]:
     packed = [b""] * len(labels)
     packed[first:last] = [isal_zlib.compress(part, 1) for part in iterate_slices(labels[first:last])]
     return packed
-
-
-def _sha256(files: Iterable[Path]) -> str:
-    """The SHA-256 of files one after the other."""
-    whole = hashlib.sha256()
-    for file in files:
-        whole.update(file.read_bytes())
-    return whole.hexdigest()
 
 
 def _geometry(

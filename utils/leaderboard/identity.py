@@ -23,7 +23,7 @@ NAMES = {"command": "command", "recipes_sha256": "recipe", "data_fingerprint": "
 def fingerprint(plan: Plan, run: PlannedRun) -> dict[str, Any]:
     """A run's command, the content of its recipe files, its slices where they are there, and its teacher, if any."""
     command = [part.removeprefix(f"{ROOT}/") for part in run.command[1:]]  # the repository may move
-    recipes = [_content(Path(file)) for file in run.configs]
+    recipes = [recipe_content(Path(file)) for file in run.configs]
     index = _data_root(recipes, run.flags) / "index.csv"
     taught, teacher = any(flag.startswith("--teacher=") for flag in run.flags), plan.teacher_checkpoint
     return {
@@ -63,7 +63,7 @@ def _data(index: Path, _modified: int) -> str:
         return str(error)
 
 
-def _content(recipe: Path) -> Any:
+def recipe_content(recipe: Path) -> Any:
     """A recipe without its comments, which may change. Raises ValueError where it is not YAML."""
     try:
         return yaml.safe_load(recipe.read_text())

@@ -14,6 +14,7 @@ from utils.command import check_numbers
 from utils.leaderboard.csv_files import SCORE_COLUMNS, refuse_foreign_table, write_csv
 from utils.leaderboard.execution import Finished, Slots, execute
 from utils.leaderboard.identity import fingerprint
+from utils.leaderboard.labels import refuse_no_labels
 from utils.leaderboard.page import write_leaderboard
 from utils.leaderboard.plan import (
     Plan,
@@ -41,6 +42,7 @@ def measure(args: argparse.Namespace) -> int:
     """Train what is missing, and print the table; 1 where a run failed."""
     slots = places(args)
     plan = read_plan(args.plan)
+    refuse_no_labels(plan)
     refuse_foreign_table(plan.folder / TABLE)
     refuse_foreign_table(plan.folder / SCORES, SCORE_COLUMNS)
     refuse_foreign(plan.folder / PAGE)

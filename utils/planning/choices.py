@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -74,10 +76,14 @@ def choose_spacing(fingerprint: Fingerprint) -> Choice:
     found = [size for case in fingerprint.training if (size := pixel(case)) is not None]
     if not found:
         return Choice(None, "the store knows no millimeters, so its pixels are taken as they are")
-    middle = fingerprint.in_plane
     if fingerprint.spacing is not None:
         return Choice(None, f"the store is resampled to {fingerprint.spacing:g} mm already")
-    low, high = min(found), max(found)
+    return median_spacing(found)
+
+
+def median_spacing(found: Sequence[float]) -> Choice:
+    """mm in plane to resample to: the median of these pixels, or None where they are alike."""
+    low, middle, high = min(found), statistics.median(found), max(found)
     if high <= (1 + BODIES) * middle and low >= (1 - BODIES) * middle:
         span = (
             f"{low:.2f} mm" if high - low < 0.005 else f"{low:.2f} to {high:.2f} mm, which differ less than bodies do,"

@@ -104,7 +104,7 @@ def _raw_folder(root: Path, cases: Sequence[str]) -> Path | None:
         sources: Any = _record(root, case).get("sources", {})
         if not isinstance(sources, dict) or "image" not in sources:
             return None
-        files += [sources["image"]["file"], sources["label"]["file"]]
+        files += [source["file"] for source in sources.values()]
     return Path(os.path.commonpath(files))
 
 

@@ -11,6 +11,7 @@ from utils.experiment.teacher import refuse_leak
 from utils.teaching.grids import on_source, on_store
 from utils.teaching.map_files import class_names, find_map_files
 from utils.teaching.map_reading import read_maps_file
+from utils.teaching.masks import read_masks
 from utils.teaching.store import Store, StoreCase
 from utils.teaching.teacher import Wish, kept
 
@@ -24,7 +25,7 @@ class LeftMaps:
     def __init__(self, wish: Wish, store: Store) -> None:
         (folder,) = wish.paths
         found = find_map_files(folder, [case.name for case in store.cases])
-        named = dict(enumerate(wish.classes, start=1)) or class_names(folder)
+        named = dict(enumerate(wish.classes or found.masked, start=1)) or class_names(folder)
         self._files, self._values = found.files, sorted(named)
         names = [named[value] for value in self._values]
         self._places = kept(names, wish.only, folder)
@@ -39,7 +40,10 @@ class LeftMaps:
     def answer(self, case: StoreCase) -> tuple[np.ndarray, list[int]]:
         """See `Teacher.answer`."""
         path = self._files[case.name]
-        values, affine = read_maps_file(path, self._values, self._places)
+        if path.is_dir():
+            values, affine = read_masks(path, self.classes)
+        else:
+            values, affine = read_maps_file(path, self._values, self._places)
         try:
             return on_store(on_source(values, affine, case.geometry), case.grid), [0]
         except ValueError as error:

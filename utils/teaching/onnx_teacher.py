@@ -31,11 +31,8 @@ class OnnxTeacher:
 
     def __init__(self, wish: Wish, store: Store) -> None:
         (path,) = wish.paths
-        if wish.sidecar is None:
-            raise ValueError(f"--onnx {path}: give --sidecar YAML, which says what the network takes and answers")
+        assert wish.sidecar is not None
         self.path, self.sidecar = path, read_sidecar(wish.sidecar)
-        if not path.is_file():
-            raise ValueError(f"--onnx {path}: no such file")
         self._device = choose_device(wish.device, "32-true").device
         self._session = _opened(path, self.sidecar, self._device.type)
         batch = self._session.inputs[0][0]

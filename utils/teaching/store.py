@@ -12,11 +12,11 @@ import numpy as np
 
 from datasets.json_files import read_json
 from datasets.slices.resampling import Grid, grid_of
+from datasets.slices.sources import read_again
 from datasets.slices.store import SliceRecord, read_case, read_index, read_manifest, read_slice
 from datasets.splits import SPLITS
 from datasets.volumes.geometry import to_slices
-from datasets.volumes.nifti import UnreadableVolumeError, read_header
-from datasets.volumes.reading import read_image
+from datasets.volumes.nifti import UnreadableVolumeError
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,14 @@ class StoreCase:
         record = read_case(self.folder) or {}
         again = f"the store is resampled, and {self.name} must be read from its source: put it back, or slice again"
         try:
-            file = Path(record["sources"]["image"]["file"])
-            channel = record["settings"].get("channel") if len(read_header(file).shape) > 3 else None
-            image = read_image(file, self.modality, channel or 0)
+            source, channel = record["sources"]["image"], record["settings"].get("channel")
+            image = read_again(file := Path(source["file"]), self.modality, channel or 0, source.get("sha256"))
         except (KeyError, TypeError):
             raise ValueError(f"{self.folder}: does not say what it was sliced from: {again}") from None
         except OSError as error:
             raise ValueError(f"{file}: {error.strerror or error}: {again}") from None
         except UnreadableVolumeError as error:
             raise ValueError(f"{error.path}: {error.what}: {again}") from None
-        if image.sha256 != record["sources"]["image"].get("sha256", image.sha256):
-            raise ValueError(f"{file}: has changed since {self.name} was sliced from it: {again}")
         return to_slices(image.array.T, self.geometry["axes"], self.geometry["flips"])
 
 
