@@ -108,6 +108,24 @@ def test_what_nnunet_saves_lies_where_its_properties_say(store, raw, left, tmp_p
         )
 
 
+def saved(left, case, probabilities):
+    """What nnUNetv2_predict saves of a case: (K + 1, i, j, k)."""
+    np.savez(left / f"{case}.npz", probabilities=probabilities.transpose(0, 3, 2, 1))
+    (left / f"{case}.pkl").write_bytes(pickle.dumps({"nibabel_stuff": {"original_affine": KITS}}))
+
+
+def test_no_channel_is_taken_for_that_of_nnunets_ignore_label(store, left, tmp_path, capsys):
+    saved(left, CASES[0], chances())
+    labels = {"background": 0, "kidney": 1, "tumor": 2, "ignore": 3}
+    (left / "dataset.json").write_text(json.dumps({"labels": labels}))
+    assert answered(store, left, tmp_path / "maps") == 0
+    assert read_maps(tmp_path / "maps").classes == ("kidney", "tumor")
+    assert close(store, tmp_path / "maps", CASES[0], turned(chances()[1:], geometry_of(store, CASES[0])))
+    saved(left, CASES[0], chances(classes=2))  # never without background
+    assert answered(store, left, tmp_path / "others", *NAMES) == 1
+    assert "has 2 channels, not background and 2 classes" in capsys.readouterr().out
+
+
 def test_a_pickle_that_would_run_something_is_not_read(store, left, tmp_path, capsys):
     class Runs:
         def __reduce__(self):

@@ -27,6 +27,7 @@ from utils.evaluation.volumes.label_files import case_name
 from utils.teaching.masks import classes_of_masks, is_mask
 
 PROBABILITIES = "_probabilities"
+IGNORE = "ignore"  # nnU-Net's label of voxels that do not count: no network answers it
 NPZ, NAMED, PLAIN, MASKS = range(4)
 
 
@@ -109,7 +110,7 @@ def class_names(folder: Path) -> dict[int, str]:
         labels = read_json(file).get("labels", {})
         if isinstance(labels, dict) and any(isinstance(value, list) for value in labels.values()):
             raise ValueError(f"{file}: its regions overlap: maps are of classes of which each pixel has one")
-        return read_datalist(file).labels
+        return {value: name for value, name in read_datalist(file).labels.items() if name != IGNORE}
     if (file := folder / RECORD).is_file():
         for case in read_json(file).get("cases", {}).values():
             if isinstance(case, dict) and case.get("classes"):

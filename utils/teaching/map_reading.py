@@ -41,7 +41,8 @@ def read_maps_file(path: Path, values: Sequence[int], places: Sequence[int]) -> 
     """Probabilities float32 (K, i, j, k) in the order of the file, and its affine, voxel -> RAS mm.
 
     values: the label value of each class. places: the classes, by their place in `values`, that are wanted.
-    A file of probabilities has one volume for each class, with or without that of background before them.
+    A NIfTI file of probabilities has one volume for each class, with or without that of background before them; an npz
+    has that of background.
     Raises ValueError naming a file that is not of this kind.
     """
     if ending(path) == ".npz":
@@ -91,6 +92,11 @@ def _read_npz(path: Path, classes: int, places: Sequence[int]) -> tuple[np.ndarr
         raise ValueError(f"{path}: is damaged ({' '.join(str(error).split())}): predict it again") from None
     if volumes.ndim != 4:
         raise ValueError(f"{path}: its probabilities have the shape {volumes.shape}, not (classes, z, y, x)")
+    if len(volumes) != classes + 1:
+        raise ValueError(
+            f"{path}: has {len(volumes)} channels, not background and {classes} classes: name all classes of its "
+            "network, in order, with --classes"
+        )
     return _channels(path, volumes.transpose(0, 3, 2, 1), classes, places), _affine_of(path.with_suffix(".pkl"))
 
 

@@ -27,7 +27,6 @@ from utils.training.device import choose_device
 
 WANTED = "nnunetv2>=2.5,<3"
 CHECKPOINT = "checkpoint_final.pth"
-IGNORE = "ignore"  # nnU-Net's label of voxels that do not count
 AS_FILED, TO_RAS = ("SimpleITKIO", "NibabelIO"), "NibabelIOWithReorient"
 
 
@@ -44,7 +43,7 @@ class NnUNetTeacher:
         names = list(wish.folds or found)
         if missing := [name for name in names if name not in found]:
             raise ValueError(f"{self.folder}: has no fold_{missing[0]}/{CHECKPOINT}, only fold {listed(found)}")
-        named = {value: name for value, name in class_names(self.folder).items() if name != IGNORE}
+        named = class_names(self.folder)
         if sorted(named) != list(range(1, len(named) + 1)):
             raise ValueError(f"{self.folder}/dataset.json: its labels are {sorted(named)}, not 1, 2, ... in order")
         classes = [named[value] for value in sorted(named)]
