@@ -81,6 +81,13 @@ def test_importing_prints_parses_and_seeds_nothing(monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_whatever_teaches_loads_no_trainer():
+    """Each worker of TeachWith.py imports it, and what distils takes seconds more."""
+    graph = file_graph()
+    of_teaching = {str(other) for file in graph if room_of(file) == "utils/teaching" for other in graph[file]}
+    assert "utils/experiment/guards.py" in of_teaching and "utils/experiment/teacher.py" not in of_teaching
+
+
 def test_slicing_loads_what_it_uses():
     code = (
         "import sys; sys.path.insert(0, 'scripts'); import SliceMaker, MakePhantom\n"

@@ -18,7 +18,7 @@ from datasets.slices.tasks import classes_of, lookup_of
 from datasets.slices.transforms import unpad
 from utils.evaluation.inference import predict
 from utils.evaluation.kind import IMAGES, kind_of
-from utils.experiment.teacher import refuse_leak, refuse_other_content, refuse_other_input
+from utils.experiment.guards import refuse_leak, refuse_other_content, refuse_other_input
 from utils.prediction.channels import channels, stacked
 from utils.teaching.mixture import drawn_pixels, mixture_weights
 from utils.teaching.store import Store, StoreCase, read_store

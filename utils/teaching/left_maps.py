@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.splits import read_split
-from utils.experiment.teacher import refuse_leak
+from utils.experiment.guards import refuse_leak
 from utils.teaching.grids import on_source, on_store
 from utils.teaching.map_files import class_names, find_map_files
 from utils.teaching.map_reading import read_maps_file

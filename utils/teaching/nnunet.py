@@ -16,7 +16,7 @@ import numpy as np
 from datasets.findings import listed
 from datasets.json_files import read_json
 from datasets.volumes.geometry import restore, spacing_of
-from utils.experiment.teacher import refuse_leak
+from utils.experiment.guards import refuse_leak
 from utils.teaching.folds import Fold, find_splits, read_folds, split_of, taught_by
 from utils.teaching.grids import on_source, on_store
 from utils.teaching.map_files import class_names
