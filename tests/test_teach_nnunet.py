@@ -11,6 +11,9 @@ from datasets.slices.soft_maps import decode, read_maps
 from tests.raw_cases import hounsfield, kits_case, label_of, make
 from tests.teachers import made_by, teach
 from utils.teaching.folds import Fold, find_splits, read_folds, split_of, taught_by
+from utils.teaching.nnunet import NnUNetTeacher
+from utils.teaching.store import read_store
+from utils.teaching.teacher import Wish
 
 needs_nnunet = pytest.mark.skipif(find_spec("nnunetv2") is None, reason="nnunetv2 is not installed")
 PATIENTS = {"a_1": "a", "a_2": "a", "b_1": "b", "c_1": "c"}
@@ -33,6 +36,12 @@ def test_a_case_is_taught_by_the_folds_that_did_not_see_its_patient(tmp_path):
     expected = {"a_1": (1,), "a_2": (1,), "b_1": (0,), "c_1": (0, 1)}
     assert taught_by(PATIENTS, folds, False, tmp_path) == expected
     assert split_of(folds) == {"train": ["a", "b", "x"], "val": []}
+
+
+def test_a_case_that_is_named_by_its_image_is_known(tmp_path):
+    file = written(tmp_path, (["a", "b_0000"], ["c"]))
+    (fold,) = read_folds(file, ["0"], {"a_0000": "a_0000", "b_0000": "b_0000", "c_0000": "patient"})
+    assert fold == Fold("0", frozenset({"a_0000", "b_0000"}), frozenset({"patient"}))
 
 
 def test_a_case_that_every_fold_saw_is_refused(tmp_path):
@@ -155,6 +164,15 @@ def test_images_go_to_nnunet_in_its_order_and_its_answers_come_back(store, tmp_p
     image = np.stack([np.load(store / f"case_00000/{number:04d}.npz")["image"] for number in range(SHAPE[0])])
     found = decode(maps.slices("case_00000"))[:, 0]
     assert np.abs(found - 0.5 * np.clip((image + 1000) / 2500, 0, 1)).max() < 1 / 255
+
+
+def test_folds_that_name_no_case_of_the_store_are_not_known(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.teaching.nnunet._predictor", lambda *arguments: Stub())
+    file = written(tmp_path, (["a"], ["b"]))
+    wish = Wish("nnunet", (model_folder(tmp_path),), store, ("train",), splits_final=file, folds=("0",))
+    teacher = NnUNetTeacher(wish, read_store(store, ("train",)))
+    assert teacher.patients == {"0": None} and set(teacher.taught_by.values()) == {(0,)}
+    assert "names none of the store's cases" in teacher.notes[0] and "--allow_leak" in teacher.notes[0]
 
 
 @needs_nnunet

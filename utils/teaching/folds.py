@@ -13,6 +13,7 @@ from datasets.json_files import read_json
 
 SPLITS_FINAL = "splits_final.json"
 PREPROCESSED = "nnUNet_preprocessed"  # the folder of nnU-Net's, and the variable that names it
+FIRST_CHANNEL = "_0000"  # behind the name of a case, in the name of its image
 ALL = "all"  # nnU-Net's fold that learns from every case
 
 
@@ -44,16 +45,20 @@ def find_splits(folder: Path, dataset: str, given: Path | None) -> Path | None:
 def read_folds(file: Path, names: Sequence[str], patient_of: Mapping[str, str]) -> list[Fold]:
     """The folds of these names. patient_of: the patient of each case; names it lacks are patients of their own.
 
+    A case of imagesTr keeps its channel where a store names it by its file: `a_0000` is the `a` of the file.
+
     Raises ValueError for a file that is no list of folds, or lacks one of these.
     """
     content = read_json(file)
     if not isinstance(content, list) or not all(isinstance(each, dict) and "train" in each for each in content):
         raise ValueError(f"{file}: is no list of folds with train and val: give nnU-Net's splits_final.json")
 
+    known = {case.removesuffix(FIRST_CHANNEL): patient for case, patient in patient_of.items()} | dict(patient_of)
+
     def patients(cases: Iterable[object]) -> frozenset[str]:
         written = (Path(str(case)) for case in cases)
         plain = (stem(case) if ending(case) in NIFTI_ENDINGS else str(case) for case in written)
-        return frozenset(patient_of.get(case, case) for case in plain)
+        return frozenset(known.get(case, case) for case in plain)
 
     folds = []
     for name in names:

@@ -12,7 +12,6 @@ In this order: where a case has several, the first is taken, for labels say less
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from datasets.scan import scan
 from datasets.volumes.layouts.datalist import read_datalist
 from datasets.volumes.scans import RECORD
 from utils.evaluation.volumes.label_files import case_name
+from utils.teaching.folds import FIRST_CHANNEL
 from utils.teaching.masks import classes_of_masks, is_mask
 
 PROBABILITIES = "_probabilities"
@@ -59,7 +59,7 @@ def find_map_files(folder: Path, cases: Collection[str]) -> MapFiles:
     for file in found.files:
         name, rank = _meant(file)
         if name not in cases:
-            name = re.sub(r"_0000$", "", name)  # named as nnU-Net's images are
+            name = name.removesuffix(FIRST_CHANNEL)
         if name not in cases and file.parent.name in cases and file.parent != folder and is_mask(file):
             masks.setdefault(file.parent, []).append(file)
         elif name not in cases:

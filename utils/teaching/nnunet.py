@@ -91,7 +91,10 @@ class NnUNetTeacher:
         return on_store(on_source(values, affine, case.geometry), case.grid), list(numbers)
 
     def _folds(self, wish: Wish, store: Store, dataset: str, names: list[str]) -> list[Fold] | None:
-        """The folds and whom they have seen, once that is nobody whom they must not; None where it is not known."""
+        """The folds and whom they have seen, once that is nobody whom they must not; None where it is not known.
+
+        It is not known either where no name is one of the store's: a patient may go by another one there.
+        """
         file = find_splits(self.folder, dataset, wish.splits_final)
         if file is None:
             if wish.allow_leak:
@@ -103,12 +106,16 @@ class NnUNetTeacher:
                 "--allow_leak to go on without knowing of a leak"
             )
         folds = read_folds(file, names, store.patient_of)
+        known = set(store.patient_of.values())
+        if not any(known & (fold.train | fold.val) for fold in folds):
+            self.notes.append(
+                f"{file}: names none of the store's cases, so whom the folds have learned from is not known: "
+                "train_kd.py will ask for --allow_leak"
+            )
+            return None
         if not wish.allow_leak:
             refuse_leak({"split": {**split_of(folds), "sha256": ""}}, store.patients, str(self.folder))
-        known = set(store.patient_of.values())
-        shared = sum(bool(known & (fold.train | fold.val)) for fold in folds)
-        what = "each case is answered by the folds that did not see it" if shared else "none of their cases is here"
-        self.notes.append(f"folds {listed(names)} of {file}: {what}")
+        self.notes.append(f"folds {listed(names)} of {file}: each case is answered by the folds that did not see it")
         return folds
 
 
