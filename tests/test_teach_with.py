@@ -94,8 +94,11 @@ def test_several_teach_their_mean_and_one_class_of_it(slice_store, tmp_path, cap
 
 
 def test_weights_are_chosen_on_val(slice_store, tmp_path, capsys):
-    runs = [checkpoint_of(slice_store, tmp_path / f"{seed}.ckpt", seed) for seed in range(2)]
+    split = {"train": SPLIT["train"], "val": ["elsewhere"], "test": []}
+    runs = [checkpoint_of(slice_store, tmp_path / f"{seed}.ckpt", seed, split) for seed in range(2)]
     assert teach(slice_store, tmp_path / "maps", "--checkpoint", *runs, "--weights", "val") == 0
+    seen = {"train": SPLIT["train"], "val": [*SPLIT["val"], "elsewhere"]}  # whoever selects has been seen
+    assert read_maps(tmp_path / "maps").patients == {"0": seen, "1": seen}
     weights = [each["settings"]["weight"] for each in made_by(tmp_path / "maps")]
     assert sum(weights) == pytest.approx(1) and weights != [0.5, 0.5]
     assert "weights chosen on the val cases" in capsys.readouterr().out

@@ -56,7 +56,7 @@ class Member:
 
 
 class CheckpointTeacher:
-    """The weighted mean of the probabilities of checkpoints.
+    """The weighted mean of the probabilities of checkpoints; with weights chosen on val cases, these have seen them.
 
     Raises ValueError for those of other slices, of other classes than the first, and for a leak.
     """
@@ -78,6 +78,8 @@ class CheckpointTeacher:
         self.weights = [1 / len(loaded)] * len(loaded)
         if wish.weights == "val" and len(loaded) > 1:
             self.weights = _chosen(self.members, names, read_store(wish.data, ["val"]))
+            for seen in filter(None, self.patients.values()):
+                seen["val"] = sorted({*seen["val"], *store.patients["val"]})
             each = ", ".join(f"{weight:.3f} {path}" for weight, (path, _) in zip(self.weights, loaded, strict=True))
             self.notes.append(f"weights chosen on the val cases: {each}")
         self._places = kept(names, wish.only, wish.paths[0])
