@@ -17,7 +17,13 @@ from utils.training import checkpoints
 
 __all__ = ["tiny"]  # a fixture
 
-FLAGS = [*TEACHER, '--network={"name": "tiny", "dropout": 0.2}', "--loss_type=hinton", "--training.share_every=3"]
+FLAGS = [
+    *TEACHER,
+    '--network={"name": "tiny", "dropout": 0.2}',
+    "--loss_type=hinton",
+    "--training.share_every=3",
+    "--training.epochs=1",
+]
 SEEN = {"train": ["case_00000", "case_00001"], "val": ["case_00002"]}
 
 
@@ -55,20 +61,14 @@ def test_a_student_learns_from_maps_and_its_checkpoint_knows_them(slice_store, m
         (tmp_path / "run/config.yaml").read_text()
     )
     other = write_maps(tmp_path / "other", slice_store, soft(slice_store, 0.6), ["kidney", "tumor"], SEEN)
-    assert run(slice_store, other, tmp_path / "unsure", "--training.workers=1") == 0
+    assert run(slice_store, other, tmp_path / "unsure") == 0
     assert checkpoints.load(tmp_path / "unsure")["teacher_sha256"] != checkpoint["teacher_sha256"]
     ours, theirs = weights(tmp_path / "run"), weights(tmp_path / "unsure")
     assert not all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_parts_shares_and_workers_read_the_answers_of_their_images(slice_store, maps, tmp_path):
-    flags = (
-        "--training.accumulate=2",
-        "--training.share_every=1",
-        "--distillation_share=2",
-        "--data.labeled=0.6",
-        "--training.epochs=1",
-    )
+    flags = ("--training.accumulate=2", "--training.share_every=1", "--distillation_share=2", "--data.labeled=0.6")
     assert run(slice_store, maps, tmp_path / "here", *flags) == 0
     assert run(slice_store, maps, tmp_path / "there", *flags, "--training.workers=2", "--data.cache=false") == 0
     assert_same_weights(tmp_path / "here", tmp_path / "there")
@@ -78,7 +78,7 @@ def test_parts_shares_and_workers_read_the_answers_of_their_images(slice_store, 
 
 def test_a_run_goes_on_with_the_same_maps_only(slice_store, maps, tmp_path, capsys):
     assert run(slice_store, maps, tmp_path / "whole", "--training.epochs=2", "--training.schedule=constant") == 0
-    assert run(slice_store, maps, tmp_path / "run", "--training.epochs=1", "--training.schedule=constant") == 0
+    assert run(slice_store, maps, tmp_path / "run", "--training.schedule=constant") == 0
     moved = shutil.copytree(maps, tmp_path / "moved")
     again = ("--training.epochs=2", "--training.schedule=constant", "--resume")
     shutil.copytree(tmp_path / "run", tmp_path / "second")
@@ -110,7 +110,7 @@ def test_who_saw_the_students_patients_may_not_teach(slice_store, maps, tmp_path
     (maps / "maps.json").write_text(json.dumps(content | {"patients": {"0": None}}))
     assert run(slice_store, maps, tmp_path / "run") == 1
     assert "whom its teacher 0 was trained on is not known; give --allow_leak" in refused(capsys)
-    assert run(slice_store, maps, tmp_path / "run", "--allow_leak", "--training.epochs=1") == 0
+    assert run(slice_store, maps, tmp_path / "run", "--allow_leak") == 0
 
 
 def test_what_maps_cannot_do_is_refused_before_any_work(slice_store, maps, tmp_path, capsys):

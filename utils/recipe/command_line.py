@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -170,12 +171,11 @@ class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
     """Keeps the lines of the examples as they are written."""
 
 
-def parse(recipe_class: type[Recipe], description: str, arguments: Sequence[str] | None = None) -> Recipe:
-    """Reads a recipe from YAML files and flags; flags win, a later file wins over an earlier one.
-
-    Exits with status 2 and one line on a wrong key or value, as argparse does.
-    """
+@lru_cache(maxsize=8)
+def _parser(recipe_class: type[Recipe], description: str, program: str) -> ArgumentParser:
+    """The flags of a recipe; a parser takes longer to make than to use."""
     parser = ArgumentParser(
+        prog=program,
         usage="%(prog)s [--config FILE ...] [--loss_type METHOD] [--KEY VALUE ...]",
         description=description,
         formatter_class=_HelpFormatter,
@@ -188,6 +188,15 @@ def parse(recipe_class: type[Recipe], description: str, arguments: Sequence[str]
     )
     parser.add_argument("--config", action="config", help="recipe file; may be given more than once")
     parser.add_class_arguments(recipe_class)
+    return parser
+
+
+def parse(recipe_class: type[Recipe], description: str, arguments: Sequence[str] | None = None) -> Recipe:
+    """Reads a recipe from YAML files and flags; flags win, a later file wins over an earlier one.
+
+    Exits with status 2 and one line on a wrong key or value, as argparse does.
+    """
+    parser = _parser(recipe_class, description, Path(sys.argv[0]).name)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _refuse_other_encodings(arguments)
