@@ -176,10 +176,16 @@ def test_any_teacher_teaches_and_what_is_done_is_not_done_again(teachers, kind, 
     assert "student.yaml: is of other flags" in capsys.readouterr().err
 
 
-def test_what_cannot_go_through_is_refused_before_anything_is_made(teachers, onnx, scans, tmp_path, capsys):
+def test_what_cannot_go_through_is_refused_before_anything_is_made(
+    teachers, onnx, scans, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    (tmp_path / "wrong.yaml").write_text("classes: 3")
     words, (teacher, *_) = words_of(scans, tmp_path / "out"), teachers["checkpoint"][1:]
     for given, said in (
         (["--nnunet", tmp_path / "none"], "none: no such file or folder"),
+        (teachers["nnunet"][:2], "no splits_final.json is found for it"),
+        ([*onnx[:3], tmp_path / "wrong.yaml", *onnx[4:]], "wrong.yaml: "),
         (onnx[:2], "net.onnx: give --sidecar YAML"),
         (onnx[:4], "net.onnx: whom it has learned from is not known: name them with --seen"),
         (teachers["maps"][:4], "left: whom it has learned from is not known"),

@@ -21,6 +21,9 @@ from utils.planning.stages import Stage, run_stages
 from utils.planning.unlabeled import recipe_without_labels, spacing_of_scans
 from utils.recipe.registry import check
 from utils.teaching.flags import check_teacher, refuse_unknown_patients, teacher_words
+from utils.teaching.folds import known_splits
+from utils.teaching.nnunet import read_model_folder
+from utils.teaching.sidecar import read_sidecar
 from utils.training import checkpoints
 
 STORE = "dataset.json"  # what SliceMaker.py writes last
@@ -33,8 +36,7 @@ def distill(args: argparse.Namespace, scripts: Mapping[str, str]) -> int:
     made, for a student that is not known and a teacher that cannot teach.
     """
     check(SEGMENTATION, {"name": args.student}, "--student")
-    check_teacher(args)
-    refuse_unknown_patients(args)
+    refuse_useless(args)
     preprocessing = checkpoints.load(args.checkpoint[0])["preprocessing"] if args.checkpoint else None
     if preprocessing is not None and args.modality not in (None, preprocessing["modality"]):
         raise ValueError(f"--modality {args.modality}: {args.checkpoint[0]} was trained on {preprocessing['modality']}")
@@ -44,6 +46,17 @@ def distill(args: argparse.Namespace, scripts: Mapping[str, str]) -> int:
     for line in summary(args.output, args.student):
         print(line)
     return 0
+
+
+def refuse_useless(args: argparse.Namespace) -> None:
+    """Raises ValueError for a teacher that cannot, or must not, answer the scans once they are sliced."""
+    check_teacher(args)
+    refuse_unknown_patients(args)
+    if args.onnx:
+        read_sidecar(args.sidecar)
+    if args.nnunet:
+        plans, _ = read_model_folder(folder := args.nnunet[0].absolute())
+        known_splits(folder, plans.get("dataset_name", ""), args.splits_final, args.allow_leak)
 
 
 def stages_of(

@@ -42,6 +42,17 @@ def find_splits(folder: Path, dataset: str, given: Path | None) -> Path | None:
     return next((place / SPLITS_FINAL for place in places if (place / SPLITS_FINAL).is_file()), None)
 
 
+def known_splits(folder: Path, dataset: str, given: Path | None, allow_leak: bool) -> Path | None:
+    """What `find_splits` finds. Raises ValueError where that is nothing, unless `allow_leak`."""
+    if (file := find_splits(folder, dataset, given)) is None and not allow_leak:
+        raise ValueError(
+            f"{folder}: no {SPLITS_FINAL} is found for it, so whom its folds have learned from is not known: give "
+            f"--splits_final {PREPROCESSED}/{dataset or 'DATASET'}/{SPLITS_FINAL}, or --allow_leak to go on without "
+            "knowing of a leak"
+        )
+    return file
+
+
 def read_folds(file: Path, names: Sequence[str], patient_of: Mapping[str, str]) -> list[Fold]:
     """The folds of these names. patient_of: the patient of each case; names it lacks are patients of their own.
 

@@ -17,7 +17,7 @@ from datasets.findings import listed
 from datasets.json_files import read_json
 from datasets.volumes.geometry import restore, spacing_of
 from utils.experiment.guards import refuse_leak
-from utils.teaching.folds import Fold, find_splits, read_folds, split_of, taught_by
+from utils.teaching.folds import Fold, known_splits, read_folds, split_of, taught_by
 from utils.teaching.grids import on_source, on_store
 from utils.teaching.map_files import class_names
 from utils.teaching.store import Store, StoreCase
@@ -38,7 +38,7 @@ class NnUNetTeacher:
 
     def __init__(self, wish: Wish, store: Store) -> None:
         (self.folder,) = wish.paths
-        plans, found = _read(self.folder)
+        plans, found = read_model_folder(self.folder)
         self._reader = plans.get("image_reader_writer", "SimpleITKIO")
         names = list(wish.folds or found)
         if missing := [name for name in names if name not in found]:
@@ -95,16 +95,10 @@ class NnUNetTeacher:
 
         It is not known either where no name is one of the store's: a patient may go by another one there.
         """
-        file = find_splits(self.folder, dataset, wish.splits_final)
+        file = known_splits(self.folder, dataset, wish.splits_final, wish.allow_leak)
         if file is None:
-            if wish.allow_leak:
-                self.notes.append(f"{self.folder}: whom its folds have learned from is not known")
-                return None
-            raise ValueError(
-                f"{self.folder}: no splits_final.json is found for it, so whom its folds have learned from is not "
-                f"known: give --splits_final nnUNet_preprocessed/{dataset or 'DATASET'}/splits_final.json, or "
-                "--allow_leak to go on without knowing of a leak"
-            )
+            self.notes.append(f"{self.folder}: whom its folds have learned from is not known")
+            return None
         folds = read_folds(file, names, store.patient_of)
         known = set(store.patient_of.values())
         if not any(known & (fold.train | fold.val) for fold in folds):
@@ -119,7 +113,7 @@ class NnUNetTeacher:
         return folds
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], list[str]]:
+def read_model_folder(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """plans.json and the names of the trained folds. Raises ValueError for what is no model of one channel."""
     for name in ("plans.json", "dataset.json"):
         if not (folder / name).is_file():
