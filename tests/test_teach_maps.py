@@ -126,6 +126,18 @@ def test_no_channel_is_taken_for_that_of_nnunets_ignore_label(store, left, tmp_p
     assert "has 2 channels, not background and 2 classes" in capsys.readouterr().out
 
 
+def test_a_file_that_was_replaced_is_read_again(store, left, tmp_path, capsys):
+    for number, case in enumerate(CASES[:2]):
+        saved(left, case, chances(seed=number))
+    assert answered(store, left, tmp_path / "maps", *NAMES) == 0
+    assert answered(store, left, tmp_path / "maps", *NAMES) == 0
+    assert "0 cases made now, 2 kept" in capsys.readouterr().out
+    saved(left, CASES[0], chances(seed=2))
+    assert answered(store, left, tmp_path / "maps", *NAMES) == 0
+    assert "1 cases made now, 1 kept" in capsys.readouterr().out
+    assert close(store, tmp_path / "maps", CASES[0], turned(chances(seed=2)[1:], geometry_of(store, CASES[0])))
+
+
 def test_a_pickle_that_would_run_something_is_not_read(store, left, tmp_path, capsys):
     class Runs:
         def __reduce__(self):

@@ -10,7 +10,7 @@ classes. Needs numpy, not torch.
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,11 +73,13 @@ class CaseMaps:
         digest: Of the stored images that they belong to, see `slice_image_digests`.
         teachers: The numbers in maps.json of the teachers that made them.
         content: The digest of the maps themselves.
+        source: The digest of the files that the teacher's answer was read from; None where that is not known.
     """
 
     digest: str
     teachers: tuple[int, ...]
     content: str
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def read_maps(folder: Path | str) -> Maps:
 def _case(file: Path) -> CaseMaps:
     record = read_json(file)
     try:
-        return CaseMaps(record["digest"], tuple(record["teachers"]), record["content"])
+        return CaseMaps(record["digest"], tuple(record["teachers"]), record["content"], record.get("source"))
     except (TypeError, KeyError):
         raise ValueError(f"{file}: is not of soft maps: remove it and make the maps of {file.stem} again") from None
 
@@ -163,9 +165,10 @@ class MapsWriter:
         license: See `Maps`.
         patients: See `Maps`.
         cases: Those to write; None: all of the store.
+        source_of: The digest of the files that the answer to a case is read from; None where it is read from none.
 
     Attributes:
-        missing: The cases that have no maps yet, or those of slices that have changed, in order.
+        missing: The cases that have no maps yet, or those of slices or of sources that have changed, in order.
         needed: Bytes that the missing maps take.
 
     Raises ValueError where the disk does not hold what is missing, for a folder of another store or teacher, and for
@@ -181,6 +184,7 @@ class MapsWriter:
         license: str | None,
         patients: Mapping[str, Mapping[str, Sequence[str]] | None],
         cases: Iterable[str] | None = None,
+        source_of: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         self.folder, self.root, self.classes = Path(folder), Path(store_root), tuple(classes)
         records, manifest = read_index(self.root), read_manifest(self.root)
@@ -204,7 +208,8 @@ class MapsWriter:
         if there := (self.folder / MANIFEST).exists():
             done = self._begun(json.loads(json.dumps(content)))
         wanted = sorted(self._records if cases is None else set(cases))
-        self.missing = [case for case in wanted if case not in done or done[case].digest != self.digests[case]]
+        self._source_of = source_of
+        self.missing = [case for case in wanted if case not in done or self._has_changed(case, done[case])]
         self.needed = sum(int(np.prod(self.shape(case))) for case in self.missing)
         self._check_disk()
         if not there:
@@ -232,7 +237,11 @@ class MapsWriter:
         with replacing(path) as partial, partial.open("wb") as file:
             np.save(file, codes)
         record = {"digest": self.digests[case], "teachers": list(teachers), "content": digest(codes.tobytes())}
-        write_json(self.folder / f"{case}.json", record)
+        write_json(self.folder / f"{case}.json", record | {"source": self._source_of(case)})
+
+    def _has_changed(self, case: str, done: CaseMaps) -> bool:
+        """Whether the slices of a case, or the files of its answer, are others than those its maps were made of."""
+        return done.digest != self.digests[case] or (done.source is not None and done.source != self._source_of(case))
 
     def _begun(self, content: dict[str, Any]) -> Mapping[str, CaseMaps]:
         """The cases that the folder holds. Raises ValueError where it was begun with something else."""

@@ -84,7 +84,7 @@ class CheckpointTeacher:
             self.notes.append(f"weights chosen on the val cases: {each}")
         self._places = kept(names, wish.only, wish.paths[0])
         self.classes = [names[place] for place in self._places]
-        self.cases = [case.name for case in store.cases]
+        self.cases, self.sources = [case.name for case in store.cases], {}
         self.teachers = [
             {
                 "kind": "checkpoint",

@@ -9,7 +9,7 @@ import numpy as np
 from datasets.splits import read_split
 from utils.experiment.guards import refuse_leak
 from utils.teaching.grids import on_source, on_store
-from utils.teaching.map_files import class_names, find_map_files
+from utils.teaching.map_files import class_names, files_of, find_map_files
 from utils.teaching.map_reading import read_maps_file
 from utils.teaching.masks import read_masks
 from utils.teaching.store import Store, StoreCase
@@ -31,6 +31,7 @@ class LeftMaps:
         self._places = kept(names, wish.only, folder)
         self.classes = [names[place] for place in self._places]
         self.cases = list(found.files)
+        self.sources = {case: files_of(path, self.classes) for case, path in found.files.items()}
         self.license = wish.license
         self.teachers = [{"kind": "maps", "path": str(folder), "sha256": None, "license": wish.license}]
         seen, self.notes = seen_by(wish, store, folder)

@@ -101,6 +101,14 @@ def _meant(file: Path) -> tuple[str, int]:
     return case_name(file), PLAIN
 
 
+def files_of(path: Path, classes: Collection[str]) -> list[Path]:
+    """All files that are read of a case whose file, or folder of masks, this is."""
+    if path.is_dir():
+        return [file for name, file in classes_of_masks(path).items() if name in classes]
+    beside = path.with_suffix(".pkl")
+    return [path, beside] if ending(path) == ".npz" and beside.is_file() else [path]
+
+
 def class_names(folder: Path) -> dict[int, str]:
     """The class of each channel or label value above 0, by a dataset.json or a predictions.json.
 

@@ -49,7 +49,7 @@ class NnUNetTeacher:
         classes = [named[value] for value in sorted(named)]
         self._places = kept(classes, wish.only, self.folder)
         self.classes = [classes[place] for place in self._places]
-        self.cases = [case.name for case in store.cases]
+        self.cases, self.sources = [case.name for case in store.cases], {}
         self.license, self.notes = wish.license, []
         folds = self._folds(wish, store, plans.get("dataset_name", ""), names)
         self.patients = {

@@ -40,7 +40,7 @@ class OnnxTeacher:
         names = self.sidecar.classes
         self._places = kept(names, wish.only, wish.sidecar)
         self.classes = [names[place] for place in self._places]
-        self.cases = [case.name for case in store.cases]
+        self.cases, self.sources = [case.name for case in store.cases], {}
         self.license = wish.license or self.sidecar.license
         self.teachers = [
             {

@@ -9,15 +9,18 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 
 from datasets.files import alone_in, describe, keep_apart
 from datasets.findings import listed
+from datasets.fingerprints import digest
 from datasets.slices.shards import hold_store, read_shard
 from datasets.slices.soft_maps import MapsWriter
 from utils.command import say, with_bar
 from utils.teaching.store import Store, StoreCase, read_store
 from utils.teaching.teacher import Teacher, Wish
+from utils.training.checkpoints import sha256
 from utils.workers import explain, run
 
 VERSION = 1  # of what fills the maps
@@ -62,20 +65,32 @@ def open_teacher(wish: Wish, store: Store) -> Teacher:
 
 
 @lru_cache(maxsize=1)
-def _open(wish: Wish, output: Path, command: str) -> tuple[Teacher, MapsWriter, dict[str, StoreCase]]:
-    """The teacher and the writer of this process."""
+def _open(wish: Wish) -> tuple[Teacher, Store]:
+    """The teacher of this process, and its cases."""
     store = read_store(wish.data, wish.splits)
-    teacher = open_teacher(wish, store)
+    return open_teacher(wish, store), store
+
+
+@lru_cache(maxsize=1)
+def _writing(wish: Wish, output: Path, command: str) -> tuple[Teacher, MapsWriter, dict[str, StoreCase]]:
+    """The teacher of this process, what writes its answers without looking for what is missing, the cases by name."""
+    teacher, store = _open(wish)
+    return teacher, _writer(teacher, store, output, command, []), {case.name: case for case in store.cases}
+
+
+def _writer(teacher: Teacher, store: Store, output: Path, command: str, cases: Sequence[str]) -> MapsWriter:
     made_by = {"command": command, "version": VERSION, "teachers": list(teacher.teachers)}
-    writer = MapsWriter(
-        output, store.root, teacher.classes, made_by, teacher.license, teacher.patients, list(teacher.cases)
-    )
-    return teacher, writer, {case.name: case for case in store.cases}
+
+    def source_of(case: str) -> str | None:
+        files = teacher.sources.get(case)
+        return digest(*map(sha256, files)) if files else None
+
+    return MapsWriter(output, store.root, teacher.classes, made_by, teacher.license, teacher.patients, cases, source_of)
 
 
 def make_maps(task: Task) -> Outcome:
     """Answer a case and write its maps; what is wrong with it comes back as its problem."""
-    teacher, writer, cases = _open(task.wish, task.output, task.command)
+    teacher, writer, cases = _writing(task.wish, task.output, task.command)
     try:
         probabilities, teachers = teacher.answer(cases[task.case])
         if (most := probabilities.sum(1).max()) > MOST:
@@ -98,11 +113,13 @@ def teach(wish: Wish, output: Path, shard: str, jobs: int, scheduler: str | None
     command = shlex.join(["python", *sys.argv])
     with _held(output, index, count):
         _open.cache_clear()
-        teacher, writer, cases = _open(wish, output.absolute(), command)
+        _writing.cache_clear()
+        teacher, store = _open(wish)
+        writer = _writer(teacher, store, output.absolute(), command, teacher.cases)
         for note in teacher.notes:
             print(note)
-        names = [name for name in teacher.cases if name in cases]
-        mine = [name for name in names[index::count] if name in set(writer.missing)]
+        names, missing = list(teacher.cases), set(writer.missing)
+        mine = [name for name in names[index::count] if name in missing]
         _announce(teacher, writer, names, mine, output)
         tasks = [Task(wish, output.absolute(), name, command) for name in mine]
         outcomes = run(make_maps, tasks, _failed, min(jobs, max(1, len(mine))), scheduler)
@@ -122,17 +139,10 @@ def _held(output: Path, index: int, count: int) -> AbstractContextManager[None]:
 
 
 def _announce(teacher: Teacher, writer: MapsWriter, names: Sequence[str], mine: Sequence[str], output: Path) -> None:
-    """What is about to happen: who teaches which classes, how many cases, and the room that their maps take."""
-    size = sum(_size(writer.shape(name)) for name in mine)
+    """What is about to happen: which classes are taught, to how many cases, and the room that their maps take."""
+    size = sum(prod(writer.shape(name)) for name in mine)
     print(f"classes: {listed(teacher.classes, 12)}")
     print(f"{len(mine)} of {len(names)} cases to make, {size / 1e6:.1f} MB in {output}", flush=True)
-
-
-def _size(shape: Sequence[int]) -> int:
-    total = 1
-    for length in shape:
-        total *= length
-    return total
 
 
 def _failed(task: Task, error: Exception) -> Outcome:

@@ -43,7 +43,8 @@ class Teacher(Protocol):
 
     classes: foreground, in the order of the answers. teachers: `kind`, `path`, `sha256`, `license` and `settings` of
     each network behind it. patients: those that each of these, by its number as text, was trained on and chosen by.
-    cases: the names of those that it can answer. notes: lines to print before it starts.
+    cases: the names of those that it can answer. sources: the files that the answer to a case is read from, where it
+    is. notes: lines to print before it starts.
     """
 
     classes: Sequence[str]
@@ -51,6 +52,7 @@ class Teacher(Protocol):
     license: str | None
     patients: Mapping[str, Mapping[str, Sequence[str]] | None]
     cases: Sequence[str]
+    sources: Mapping[str, Sequence[Path]]
     notes: Sequence[str]
 
     def answer(self, case: StoreCase) -> tuple[np.ndarray, Sequence[int]]:
