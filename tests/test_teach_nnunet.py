@@ -9,7 +9,8 @@ import pytest
 
 from datasets.slices.soft_maps import decode, read_maps
 from tests.raw_cases import hounsfield, kits_case, label_of, make
-from tests.teachers import made_by, teach
+from tests.teachers import checkpoint_of, made_by, teach
+from utils.teaching.checkpoint import CheckpointTeacher
 from utils.teaching.folds import Fold, find_splits, read_folds, split_of, taught_by
 from utils.teaching.nnunet import NnUNetTeacher
 from utils.teaching.store import read_store
@@ -34,7 +35,7 @@ def test_a_case_is_taught_by_the_folds_that_did_not_see_its_patient(tmp_path):
     assert folds[0] == Fold("0", frozenset({"a", "x"}), frozenset({"b"}))
     # the other scan of a patient counts as seen, a patient that nnU-Net does not know is taught by all
     expected = {"a_1": (1,), "a_2": (1,), "b_1": (0,), "c_1": (0, 1)}
-    assert taught_by(PATIENTS, folds, False, tmp_path) == expected
+    assert taught_by(PATIENTS, folds) == expected
     assert split_of(folds) == {"train": ["a", "b", "x"], "val": []}
 
 
@@ -44,13 +45,11 @@ def test_a_case_that_is_named_by_its_image_is_known(tmp_path):
     assert fold == Fold("0", frozenset({"a_0000", "b_0000"}), frozenset({"patient"}))
 
 
-def test_a_case_that_every_fold_saw_is_refused(tmp_path):
-    folds = read_folds(written(tmp_path, (["a_1"], ["b_1"])), ["0"], PATIENTS)
-    with pytest.raises(ValueError, match=r"fold 0: 2 cases \(a_1, a_2\) were learned from by every one"):
-        taught_by(PATIENTS, folds, False, tmp_path)
-    assert taught_by(PATIENTS, folds, True, tmp_path)["a_1"] == (0,)
-    whole = read_folds(tmp_path / "splits_final.json", ["all"], PATIENTS)
-    assert whole == [Fold("all", frozenset({"a", "b"}), frozenset())]
+def test_a_case_that_every_fold_saw_is_taught_by_all(tmp_path):
+    folds = read_folds(written(tmp_path, (["a_1"], ["b_1"]), (["a_1", "b_1"], [])), ["0", "1"], PATIENTS)
+    assert taught_by(PATIENTS, folds) == {"a_1": (0, 1), "a_2": (0, 1), "b_1": (0,), "c_1": (0, 1)}
+    (whole,) = read_folds(tmp_path / "splits_final.json", ["all"], PATIENTS)
+    assert whole == Fold("all", frozenset({"a", "b"}), frozenset())
 
 
 def test_a_patient_of_train_and_val_was_learned_from(tmp_path):
@@ -124,9 +123,8 @@ def test_folders_that_cannot_or_must_not_teach_are_refused(store, tmp_path, caps
     flags = ("--splits_final", file)
     assert "train patients include 1 of the student's test patients" in refused(model_folder(tmp_path), *flags)
     written(tmp_path / "splits", (["case_00000"], ["case_00001"]), (["case_00001"], ["case_00000"]))
-    assert "1 cases (case_00000) were learned from by every one" in refused(
-        model_folder(tmp_path), *flags, "--folds", "0"
-    )
+    second = {"2d": {"inherits_from": "cascade"}, "cascade": {"previous_stage": "3d_lowres"}}
+    assert "needs what 3d_lowres predicts" in refused(model_folder(tmp_path, configurations=second), *flags)
     if find_spec("nnunetv2") is None:
         assert "pip install 'nnunetv2>=2.5,<3'" in refused(model_folder(tmp_path), *flags)
 
@@ -173,6 +171,19 @@ def test_folds_that_name_no_case_of_the_store_are_not_known(store, tmp_path, mon
     teacher = NnUNetTeacher(wish, read_store(store, ("train",)))
     assert teacher.patients == {"0": None} and set(teacher.taught_by.values()) == {(0,)}
     assert "names none of the store's cases" in teacher.notes[0] and "--allow_leak" in teacher.notes[0]
+
+
+def test_folds_and_checkpoints_teach_what_they_learned_from_and_say_so(store, tmp_path, monkeypatch):
+    """As by our own checkpoints: only val and test are guarded."""
+    monkeypatch.setattr("utils.teaching.nnunet._predictor", lambda *arguments: Stub())
+    file = written(tmp_path, (["case_00000", "case_00001"], []))
+    wish = Wish("nnunet", (model_folder(tmp_path),), store, ("train",), splits_final=file, folds=("0",))
+    teacher = NnUNetTeacher(wish, cases := read_store(store, ("train",)))
+    assert teacher.notes[-1].startswith("2 cases (case_00000, case_00001) are answered by what learned from them")
+    split = {"train": ["case_00000"], "val": ["case_00002"], "test": []}
+    run = checkpoint_of(store, tmp_path / "run.ckpt", split=split)
+    teacher = CheckpointTeacher(Wish("checkpoint", (run,), store, ("train",)), cases)
+    assert teacher.notes[-1].startswith("1 cases (case_00000) are answered")
 
 
 @needs_nnunet

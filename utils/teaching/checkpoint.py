@@ -22,7 +22,7 @@ from utils.experiment.guards import refuse_leak, refuse_other_content, refuse_ot
 from utils.prediction.channels import channels, stacked
 from utils.teaching.mixture import drawn_pixels, mixture_weights
 from utils.teaching.store import Store, StoreCase, read_store
-from utils.teaching.teacher import Wish, kept
+from utils.teaching.teacher import Wish, kept, note_of_learned
 from utils.training import checkpoints
 from utils.training.device import choose_device
 
@@ -75,6 +75,9 @@ class CheckpointTeacher:
                 )
             self.members.append(Member(path, checkpoint, wish))
             self.patients[str(number)] = _patients(checkpoint["split"])
+        self.notes += note_of_learned(
+            store.cases, [(seen or {"train": []})["train"] for seen in self.patients.values()]
+        )
         self.weights = [1 / len(loaded)] * len(loaded)
         if wish.weights == "val" and len(loaded) > 1:
             self.weights = _chosen(self.members, names, read_store(wish.data, ["val"]))

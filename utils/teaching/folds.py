@@ -1,4 +1,4 @@
-"""Which folds of an nnU-Net may teach which case: those that have not learned from its patient."""
+"""Which folds of an nnU-Net teach which case: those that have not learned from its patient, where there are any."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.files import NIFTI_ENDINGS, ending, stem
-from datasets.findings import listed
 from datasets.json_files import read_json
 
 SPLITS_FINAL = "splits_final.json"
@@ -86,25 +85,15 @@ def read_folds(file: Path, names: Sequence[str], patient_of: Mapping[str, str]) 
     return folds
 
 
-def taught_by(
-    patients: Mapping[str, str], folds: Sequence[Fold], allow_leak: bool, where: Path
-) -> dict[str, tuple[int, ...]]:
-    """The places among `folds` of those that may teach each case. patients: that of each case.
+def taught_by(patients: Mapping[str, str], folds: Sequence[Fold]) -> dict[str, tuple[int, ...]]:
+    """The places among `folds` of those that teach each case: those that have not learned from its patient, or all.
 
-    With `allow_leak` all folds teach a case that each of them has learned from. Raises ValueError where there is such a
-    case without it.
+    patients: that of each case.
     """
     unseen = {
         case: tuple(number for number, fold in enumerate(folds) if patient not in fold.train)
         for case, patient in patients.items()
     }
-    if (seen := [case for case, numbers in unseen.items() if not numbers]) and not allow_leak:
-        names = ", ".join(fold.name for fold in folds)
-        raise ValueError(
-            f"{where}: fold {names}: {len(seen)} cases ({listed(seen)}) were learned from by every one, so what they "
-            "say of them is better than of new ones: train the fold that did not see them too, leave these cases out "
-            "with --splits, or --allow_leak to go on"
-        )
     return {case: numbers or tuple(range(len(folds))) for case, numbers in unseen.items()}
 
 

@@ -5,6 +5,7 @@ Needs the package nnunetv2, whose checkpoints are pickles: give a model folder t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -21,7 +22,7 @@ from utils.teaching.folds import Fold, known_splits, read_folds, split_of, taugh
 from utils.teaching.grids import on_source, on_store
 from utils.teaching.map_files import class_names
 from utils.teaching.store import Store, StoreCase
-from utils.teaching.teacher import Wish, kept
+from utils.teaching.teacher import Wish, kept, note_of_learned
 from utils.training import checkpoints
 from utils.training.device import choose_device
 
@@ -58,7 +59,8 @@ class NnUNetTeacher:
         }
         patients = {case.name: case.patient for case in store.cases}
         every = dict.fromkeys(patients, tuple(range(len(names))))
-        self.taught_by = taught_by(patients, folds, wish.allow_leak, self.folder) if folds else every
+        self.taught_by = taught_by(patients, folds) if folds else every
+        self.notes += note_of_learned(store.cases, [fold.train for fold in folds or []])
         self.teachers = [
             {
                 "kind": "nnunet",
@@ -135,7 +137,21 @@ def read_model_folder(folder: Path) -> tuple[dict[str, Any], list[str]]:
         raise ValueError(
             f"{folder}: reads images with {reader}, whose axes are not known: use --maps with what it left"
         )
+    if stage := _stage_before(plans, folder.name.rsplit("__", 1)[-1]):
+        raise ValueError(
+            f"{folder}: is the second stage of a cascade, which needs what {stage} predicts: use --maps with what the "
+            "cascade left, or another configuration"
+        )
     return plans, found
+
+
+def _stage_before(plans: Mapping[str, Any], name: str) -> str | None:
+    """The configuration whose prediction is an input of the one of this name, as it or its parents say."""
+    known = plans.get("configurations", {})
+    configuration = known.get(name, {})
+    while "previous_stage" not in configuration and configuration.get("inherits_from") in known:
+        configuration = known[configuration["inherits_from"]]
+    return configuration.get("previous_stage")
 
 
 def _predictor(folder: Path, names: list[str], wish: Wish) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,7 +72,9 @@ def kept(classes: Sequence[str], only: Sequence[str], where: Path) -> list[int]:
     return [place for place, name in enumerate(classes) if not only or name in only]
 
 
-def softmax_of(scores: np.ndarray, places: Sequence[int]) -> np.ndarray:
-    """Of logits (K + 1, ...), background first, the probabilities of the foreground classes at these places."""
-    powers = np.exp(scores - scores.max(0, keepdims=True))
-    return powers[[place + 1 for place in places]] / powers.sum(0)
+def note_of_learned(cases: Sequence[StoreCase], train: Sequence[Collection[str]]) -> list[str]:
+    """A note where all who teach have learned from a case. train: the patients that each has learned from."""
+    learned = [case.name for case in cases if train and all(case.patient in each for each in train)]
+    if not learned:
+        return []
+    return [f"{len(learned)} cases ({listed(learned)}) are answered by what learned from them, so better than new ones"]
