@@ -10,8 +10,9 @@ overwritten unasked, and a second run continues where the first stopped.
   python scripts/predict.py --checkpoint runs/student --input DICOM_FOLDER --output predictions --mha
 
 In:  one .nii or .nii.gz; a folder of them, without labels such as a_seg.nii.gz beside a.nii.gz (of all folders below:
-     DICOM series, imaging.nii.gz as in KiTS, volume-N.nii as in LiTS); a CSV with the columns case and image (a path
-     from the CSV's folder). For a checkpoint that classifies: an image or a folder of images.
+     DICOM series, imaging.nii.gz as in KiTS, ct.nii.gz or mri.nii.gz as TotalSegmentator's data, volume-N.nii as in
+     LiTS); a CSV with the columns case and image (a path from the CSV's folder). For a checkpoint that classifies: an
+     image or a folder of images.
 Out: <case>.nii.gz, uint8 with the checkpoint's class numbers (1 is the first of its class names; task tumor: 1 tumor);
      shape, affine, sform and qform with their codes and units are those of the source. predictions.json says for each
      case what made it, the volume of each class in ml, and the seconds of each stage. Images: predictions.csv.

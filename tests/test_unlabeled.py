@@ -9,8 +9,10 @@ from raw_cases import cases_of, contents, hounsfield, kits_case, make, save, vol
 from test_dicom import hounsfield as series_values
 from test_dicom import write_series
 
+from datasets.scan import scan
 from datasets.slices.store import read_index, read_manifest
 from datasets.splits import read_split
+from datasets.volumes.scans import cases_of as found_in
 
 
 @pytest.fixture
@@ -79,6 +81,19 @@ def test_labels_beside_the_scans_are_not_taken_for_scans(tmp_path):
     shutil.copy(tmp_path / "raw/case_00000/segmentation.nii.gz", tmp_path / "raw/a_seg.nii.gz")
     assert make(tmp_path / "raw", tmp_path / "out", dataset="unlabeled") == 1  # the same scan twice
     assert cases_of(tmp_path / "out") == ["a", "case_00001"]
+
+
+def test_a_ct_or_mri_in_a_folder_of_its_own_goes_by_the_folder(tmp_path):
+    """As in the data of TotalSegmentator; beside other scans it is one of them."""
+    for name in ("s0000/ct", "s0000/segmentations/liver", "s0001/mri", "s0001/body", "ct", "pet"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.nii.gz").touch()
+    found = {case.name: case.path for case in found_in(scan(tmp_path))}
+    files = {name: f"{name}.nii.gz" for name in ("ct", "pet")} | {
+        "s0000": "s0000/ct.nii.gz",
+        "s0001": "s0001/mri.nii.gz",
+    }
+    assert found == {name: tmp_path / file for name, file in files.items()}
 
 
 def test_the_modality_is_the_series_or_the_flags(scans, tmp_path, capsys):

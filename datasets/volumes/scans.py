@@ -14,6 +14,7 @@ from datasets.volumes.dicom_files import SeriesFiles, group_series
 
 RECORD = "predictions.json"  # lies beside predicted labels
 IMAGING = "imaging"  # KiTS has one in the folder of each case
+IN_CASE_FOLDER = ("ct", "mri")  # TotalSegmentator's data sets have one there, which may be other files elsewhere
 LITS = re.compile(r"volume-\d+")  # LiTS has them in folders of batches
 LABEL_WORDS = "gt|seg|segs|segmentation|segmentations|label|labels|labelmap|mask|masks"
 LABEL_OF = re.compile(rf"(.+)[_.-](?:{LABEL_WORDS})")
@@ -35,7 +36,8 @@ class Case:
 
 def cases_of(found: Scan) -> list[Case]:
     """The volumes of a scanned folder: its NIfTI files without the labels that lie beside their images, and of all
-    folders below it the DICOM series, KiTS's imaging.nii.gz and LiTS's volume-N.nii.
+    folders below it the DICOM series, KiTS's imaging.nii.gz, TotalSegmentator's ct.nii.gz or mri.nii.gz, and LiTS's
+    volume-N.nii.
 
     Findings and what was passed over are added to the scan. Raises ValueError where a NIfTI file lies among the slices
     of a series.
@@ -56,7 +58,7 @@ def cases_of(found: Scan) -> list[Case]:
 def _images(found: Scan) -> list[Path]:
     """The NIfTI files of a scan that are images to predict; what is a volume by name and none becomes a finding."""
     volumes = [file for file in found.files if ending(file) in NIFTI_ENDINGS]
-    kits = {file.parent for file in volumes if _is_imaging(file)}
+    kits = {file.parent for file in volumes if _is_imaging(file, found.root)}
     made = {file.parent for file in found.files if file.name == RECORD and file.parent != found.root}
     here = {stem(file).lower() for file in volumes if file.parent == found.root}
     images = []
@@ -64,12 +66,12 @@ def _images(found: Scan) -> list[Path]:
         if file.parent in made:
             found.pass_over(file, f"place (predictions, beside {RECORD})")
         elif file.parent in kits:
-            if _is_imaging(file):
+            if _is_imaging(file, found.root):
                 images.append(file)
             else:
-                found.pass_over(file, f"name (beside {IMAGING}.nii.gz)")
+                found.pass_over(file, "name (beside the image of a case's folder)")
         elif file.parent != found.root and not LITS.fullmatch(stem(file).lower()):
-            found.pass_over(file, "place (in a subfolder only imaging.nii.gz, volume-N.nii and DICOM count)")
+            found.pass_over(file, "place (in a subfolder only imaging, ct, mri, volume-N and DICOM count)")
         elif _is_label(stem(file).lower(), here):
             found.pass_over(file, "name (labels of an image beside them)")
         else:
@@ -117,16 +119,17 @@ def _numbered_from_0(files: list[Path]) -> bool:
     return len(files) > 1 and numbers == list(range(len(files)))
 
 
-def _is_imaging(file: Path) -> bool:
-    return stem(file).lower() == IMAGING
+def _is_imaging(file: Path, root: Path) -> bool:
+    name = stem(file).lower()
+    return name == IMAGING or (name in IN_CASE_FOLDER and file.parent != root)
 
 
 def _names(root: Path, volumes: list[Path]) -> list[str]:
-    """Files go by their own name, KiTS's by that of their folder, and by its whole way where two have one name."""
-    folders = Counter(file.parent.name for file in volumes if _is_imaging(file))
+    """Files go by their own name, that of a case's folder by the folder's, or its whole way where two have one name."""
+    folders = Counter(file.parent.name for file in volumes if _is_imaging(file, root))
     names = []
     for file in volumes:
-        if not _is_imaging(file):
+        if not _is_imaging(file, root):
             names.append(stem(file) or file.name)
         elif file.parent == root or folders[file.parent.name] > 1:
             names.append(_way(root, file.parent))

@@ -31,8 +31,7 @@ class Found:
 def find_volumes(path: Path) -> Found:
     """Find the volumes of a NIfTI file, a CSV with the columns case and image, or a folder.
 
-    A folder gives its NIfTI files without the labels that lie beside their images, and of all folders below it the
-    DICOM series, KiTS's imaging.nii.gz and LiTS's volume-N.nii. Raises ValueError where there is nothing, where two
+    A folder gives what `cases_of` finds in it. Raises ValueError where there is nothing, where two
     cases have one name, and for a list that cannot be meant; OSError where `path` cannot be read.
     """
     if path.is_dir():

@@ -12,12 +12,12 @@ from datasets.volumes.checks import AFFINE_TOLERANCE
 from datasets.volumes.geometry import largest_shift
 from datasets.volumes.nifti import read_header
 from datasets.volumes.reading import read_label
-from datasets.volumes.scans import IMAGING
+from datasets.volumes.scans import IMAGING, IN_CASE_FOLDER
 
 
 def is_mask(file: Path) -> bool:
-    """Whether a file of a case's folder can be a mask: KiTS has the image there as well."""
-    return ending(file) in NIFTI_ENDINGS and stem(file) != IMAGING
+    """Whether a file of a case's folder can be a mask: the image may lie there as well."""
+    return ending(file) in NIFTI_ENDINGS and stem(file) not in (IMAGING, *IN_CASE_FOLDER)
 
 
 def classes_of_masks(folder: Path) -> dict[str, Path]:
