@@ -1,5 +1,8 @@
 """The device of a prediction, which is Fabric's in all that a forward pass needs."""
 
+import platform
+import resource
+
 import pytest
 import torch
 from lightning_fabric import Fabric
@@ -26,3 +29,15 @@ def test_a_forward_pass_is_that_of_fabric(precision):
 def test_what_is_not_there_is_refused(accelerator, precision, error):
     with pytest.raises(ValueError, match=error):
         choose_device(accelerator, precision)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc" or torch.cuda.is_available(), reason="glibc gives blocks back")
+def test_the_memory_of_one_layer_serves_the_next():
+    choose_device("cpu", "32-true")
+
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.zeros(2**24)  # 64 MB, 16384 pages: more than glibc keeps by itself
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    assert min(faults() for _ in range(5)) < 1000
