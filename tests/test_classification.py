@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import pytest
 import torch
-from image_stores import write_image_folder, write_medmnist
+from image_stores import write_medmnist
 from loss_features import make
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -149,17 +149,6 @@ def test_hdkd_runs_each_network_once_a_step():
     assert {int(value) for value in counters.values()} == {1}
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     assert all(parameter.grad is not None for parameter in student.parameters())
-
-
-def test_hdkd_trains_from_image_folders_as_published(tmp_path):
-    folder = write_image_folder(tmp_path / "images")
-    small = ("--data.image_size=32", "--batch-size=8", "--epochs=1", "--data-path", str(folder))
-    teacher = [*small, "--model=teacher_model", f"--output={tmp_path / 'teacher'}"]
-    assert main(parse(Recipe, "test", teacher)) == 0
-    path = str(tmp_path / "teacher" / "best.ckpt")
-    student = [*small, "--model", "HDKD", "--teacher-path", path, f"--output={tmp_path / 'student'}"]
-    assert main(parse(DistillationRecipe, "test", student)) == 0
-    assert checkpoints.load(tmp_path / "student" / "best.ckpt")["network"]["name"] == "HDKD"
 
 
 def test_every_distillation_loss_serves_both_tasks_or_says_why_not():

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from leaderboard_plans import plan_of
+from tiny_runs import tiny
 
 from datasets.slices.store import read_index
 from scripts import leaderboard
@@ -24,6 +25,8 @@ from utils.leaderboard.plan import (
 )
 from utils.recipe.command_line import parse
 from utils.recipe.schema import ROOT, DistillationRecipe, Recipe
+
+__all__ = ["tiny"]  # a fixture
 
 
 def test_runs_of_a_seed_differ_in_the_method_alone(tmp_path):
@@ -194,10 +197,11 @@ def test_from_a_plan_to_a_table_and_a_second_call_runs_nothing(slice_store, tmp_
     monkeypatch.setattr("utils.leaderboard.execution.POLL_S", 0)
     shared = ["--training.epochs=1", "--training.batch_size=6", "--training.precision=32-true", "--data.crop=32"]
     flags = [f"--data.root={slice_store}", *shared]
-    small = '--network={"name": "unet", "widths": [4, 4, 6, 6, 8]}'
-    teacher = [f"--config={ROOT / 'configs/kits19_teacher.yaml'}", small, *flags, f"--output={tmp_path / 'teacher'}"]
+    network = '--network={"name": "tiny"}'
+    teacher = [f"--config={ROOT / 'configs/kits19_teacher.yaml'}", network, *flags, f"--output={tmp_path / 'teacher'}"]
     assert main(parse(Recipe, "test", [*teacher, "--mode=both"])) == 0
-    plan = plan_of(tmp_path, methods=["hinton"], seeds=[0], flags=flags, teacher_cache_gb=0.1)
+    students = {"small": {"name": "tiny"}}
+    plan = plan_of(tmp_path, students=students, methods=["hinton"], seeds=[0], flags=flags, teacher_cache_gb=0.1)
     values = {key: value for key, value in vars(plan).items() if key != "calibration" and value not in ("", [])}
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(values | {"calibration": {"shares": [1.0]}}))
     assert leaderboard.main([str(tmp_path / "plan.yaml")]) == 0

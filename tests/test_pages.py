@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from image_stores import write_image_folder, write_isic, write_medmnist
 from PIL import Image
+from tiny_runs import Tiny
 
 from networks import NETWORKS
 from utils.leaderboard.plan import read_plan
@@ -26,7 +27,7 @@ OTHER_TEACHERS = "docs/your-own-teacher.md"  # nnU-Net, TotalSegmentator and ONN
 CLASSIFICATION = ["MedMNIST", "Image folders", "ISIC 2024", "Before and after training"]  # sections of its page
 TRAIN = ("train.py", "train_kd.py")
 SMALL = ["--training.epochs=1", "--training.batch_size=8", "--training.precision=32-true", "--training.share_every=0"]
-SMALL_VOLUMES = ["--data.crop=32", '--network={"name": "unet", "widths": [4, 4, 4, 4, 4]}', *SMALL]
+SMALL_VOLUMES = ["--data.crop=32", '--network={"name": "tiny"}', *SMALL]
 SMALL_IMAGES = ["--data.image_size=32", *SMALL]
 SMALL_SWIN = '--network={"name": "swinv2", "dim": 12, "depths": [1, 1, 1, 1], "heads": [1, 1, 1, 1]}'
 TINY = {  # what is added to the commands of a page
@@ -110,7 +111,8 @@ def check(words: list[str]) -> None:
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
-    """An empty folder with the repository's recipes."""
+    """An empty folder with the repository's recipes, and a network of which a run is short."""
+    monkeypatch.setitem(NETWORKS, "tiny", Tiny)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -11,9 +11,11 @@ import yaml
 from conftest import store_of, write_store
 from plan_stores import add_geometry, linear
 from raw_cases import kits_case, make
+from tiny_runs import Tiny
 
 import train
 import train_kd
+from networks import NETWORKS, SEGMENTATION
 from utils.distillation import balance
 from utils.planning import memory
 from utils.planning.choices import (
@@ -171,7 +173,9 @@ def run(*words) -> int:
 def test_the_recipes_of_a_store_train_as_they_are(slice_store, untimed, monkeypatch, capsys):
     """Nothing but the number of epochs is changed; terms are weighed after a step instead of 32."""
     monkeypatch.setattr(balance, "WARM_UP", 1)
-    assert run("--data", slice_store, "--task", "all", "--teacher", "espnet", "--student", "espnet") == 0
+    monkeypatch.setitem(SEGMENTATION, "tiny", Tiny)
+    monkeypatch.setitem(NETWORKS, "tiny", Tiny)
+    assert run("--data", slice_store, "--task", "all", "--teacher", "tiny", "--student", "tiny") == 0
     folder = Path("plans/kits")
     assert f"python train_kd.py --config {folder}/student.yaml" in capsys.readouterr().out
     recipe = yaml.safe_load((folder / "student.yaml").read_text())
