@@ -210,6 +210,8 @@ def test_from_a_plan_to_a_table_and_a_second_call_runs_nothing(slice_store, tmp_
     assert float(table["hinton"]["dice"]) >= 0 and table["hinton"]["share"] == "1"
     assert list((tmp_path / "board/teacher_cache").rglob("*.safetensors"))
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "board").rglob("best.ckpt")}
+    again = "utils.leaderboard.execution.subprocess.Popen"
+    monkeypatch.setattr(again, lambda *_, **__: pytest.fail("a run that is done ran again"))
     assert len(before) == 3 and leaderboard.main([str(tmp_path / "plan.yaml")]) == 0
     assert before == {file: file.stat().st_mtime_ns for file in before}
     (run,) = plain_runs(plan)
