@@ -16,12 +16,13 @@ LENGTH = 16  # hexadecimal digits of a case's digest
 Digests = dict[str, list[str]]  # case -> the digest of its images and that of its targets
 
 
-def digest(*parts: bytes | str) -> str:
-    """A short hash of parts in their order."""
+def digest(*parts: bytes | memoryview | str) -> str:
+    """A short hash of parts in their order, each text or bytes."""
     hashed = hashlib.sha256()
     for part in parts:
         part = part.encode() if isinstance(part, str) else part
-        hashed.update(len(part).to_bytes(8, "little") + part)
+        hashed.update(len(part).to_bytes(8, "little"))
+        hashed.update(part)
     return hashed.hexdigest()[:LENGTH]
 
 

@@ -108,36 +108,6 @@ def test_what_nnunet_saves_lies_where_its_properties_say(store, raw, left, tmp_p
         )
 
 
-def saved(left, case, probabilities):
-    """What nnUNetv2_predict saves of a case: (K + 1, i, j, k)."""
-    np.savez(left / f"{case}.npz", probabilities=probabilities.transpose(0, 3, 2, 1))
-    (left / f"{case}.pkl").write_bytes(pickle.dumps({"nibabel_stuff": {"original_affine": KITS}}))
-
-
-def test_no_channel_is_taken_for_that_of_nnunets_ignore_label(store, left, tmp_path, capsys):
-    saved(left, CASES[0], chances())
-    labels = {"background": 0, "kidney": 1, "tumor": 2, "ignore": 3}
-    (left / "dataset.json").write_text(json.dumps({"labels": labels}))
-    assert answered(store, left, tmp_path / "maps") == 0
-    assert read_maps(tmp_path / "maps").classes == ("kidney", "tumor")
-    assert close(store, tmp_path / "maps", CASES[0], turned(chances()[1:], geometry_of(store, CASES[0])))
-    saved(left, CASES[0], chances(classes=2))  # never without background
-    assert answered(store, left, tmp_path / "others", *NAMES) == 1
-    assert "has 2 channels, not background and 2 classes" in capsys.readouterr().out
-
-
-def test_a_file_that_was_replaced_is_read_again(store, left, tmp_path, capsys):
-    for number, case in enumerate(CASES[:2]):
-        saved(left, case, chances(seed=number))
-    assert answered(store, left, tmp_path / "maps", *NAMES) == 0
-    assert answered(store, left, tmp_path / "maps", *NAMES) == 0
-    assert "0 cases made now, 2 kept" in capsys.readouterr().out
-    saved(left, CASES[0], chances(seed=2))
-    assert answered(store, left, tmp_path / "maps", *NAMES) == 0
-    assert "1 cases made now, 1 kept" in capsys.readouterr().out
-    assert close(store, tmp_path / "maps", CASES[0], turned(chances(seed=2)[1:], geometry_of(store, CASES[0])))
-
-
 def test_a_pickle_that_would_run_something_is_not_read(store, left, tmp_path, capsys):
     class Runs:
         def __reduce__(self):
@@ -268,8 +238,6 @@ def test_what_cannot_be_maps_is_one_line(store, left, tmp_path, capsys):
     for case, what in zip(CASES, ("have no place in common", "sum up to 1.4", "holds label value 3"), strict=True):
         assert sum(line.startswith(case) and what in line for line in lines) == 1, what
     assert not read_maps(tmp_path / "maps").cases
-    (left / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "whole": [1, 2], "core": [2]}}))
-    assert answered(store, left, tmp_path / "regions") == 2 and "regions overlap" in capsys.readouterr().err
 
 
 def test_a_teacher_of_others_that_is_known_to_leak_is_refused(store, left, tmp_path, capsys):

@@ -18,9 +18,10 @@ from tests.raw_cases import KITS, hounsfield, kits_case, label_of, make
 from tests.teachers import made_by, teach
 from tests.test_dicom import write_series
 from utils.teaching.grids import slices_affine
-from utils.teaching.onnx_teacher import scaled, wanted_grid
+from utils.teaching.onnx_teacher import OnnxTeacher, scaled, wanted_grid
 from utils.teaching.sidecar import Sidecar, read_sidecar
 from utils.teaching.store import read_store
+from utils.teaching.teacher import Wish
 
 SHAPE = (14, 24, 28)  # slices, rows, columns of 2.5 x 0.8 x 0.8 mm
 ASKED = {
@@ -161,7 +162,7 @@ def test_intensities_without_numbers_are_those_of_the_volume():
         ("deviation", 0.0, "give a number above 0"),
         ("overlap", 1.0, "from 0 to below 1"),
         ("classes", ["a", "a"], "name each foreground class, once"),
-        ("activation", "sigmoid", "activation"),
+        ("activation", "tanh", "activation"),
         ("patches", 3, "patches"),
     ],
 )
@@ -177,13 +178,28 @@ def test_a_network_that_is_not_of_its_sidecar_is_refused(store, tmp_path, capsys
     assert teach(store, tmp_path / "maps", "--onnx", file, "--sidecar", beside) == 2
     assert "takes [[None, 1, 8, 16, 16]], not one float32 image" in capsys.readouterr().err
     beside = sidecar(tmp_path / "net.yaml", classes=["kidney"])
-    assert teach(store, tmp_path / "maps", "--onnx", file, "--sidecar", beside) == 1
-    assert "not 2 channels of the same size" in capsys.readouterr().out
+    assert teach(store, tmp_path / "maps", "--onnx", file, "--sidecar", beside) == 2  # before any case
+    assert "not 2 channels of the same size" in capsys.readouterr().err and not (tmp_path / "maps").exists()
     assert teach(store, tmp_path / "other", "--onnx", file) == 2
     assert "give --sidecar YAML" in capsys.readouterr().err
     file.write_bytes(b"no network")
     assert teach(store, tmp_path / "other", "--onnx", file, "--sidecar", beside) == 2
     assert "cannot load it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_channel_for_each_class_is_read_with_background_or_without(store, tmp_path, background):
+    """The commonest file of all: one class, one channel, a sigmoid."""
+    random = np.random.default_rng(1)
+    weight = random.normal(0, 0.4, (1 + background, 1, 1, 1)).astype(np.float32)
+    bias = np.zeros(1 + background, np.float32)
+    file, _, _ = network(tmp_path / "net.onnx", [16, 16], weight=weight, bias=bias)
+    beside = sidecar(tmp_path / "net.yaml", classes=["kidney"], patch=[16, 16], activation="sigmoid")
+    cases = read_store(store, ("train",))
+    teacher = OnnxTeacher(Wish("onnx", (file,), store, ("train",), sidecar=beside), cases)
+    (found,), _ = teacher.answer(cases.cases[0])
+    image = (np.clip(cases.cases[0].stored_image().astype(np.float32), -200, 300) - 50) / 250
+    assert np.abs(found - 1 / (1 + np.exp(-image * weight[-1].item()))).max() < 1e-5 and found.std() > 0.01
 
 
 def test_a_resampled_store_is_taught_from_its_sources(tmp_path, capsys):

@@ -222,21 +222,35 @@ class MapsWriter:
         return (len(files), len(self.classes), *read_slice(files[0])[0].shape)
 
     def write(self, case: str, probabilities: np.ndarray, teachers: Sequence[int]) -> None:
-        """Write the maps of a case: probabilities (S, K, H, W) of the foreground classes, by teachers of these numbers.
+        """Write the maps of a case: probabilities (S, K, H, W) of the foreground classes, see `write_classes`."""
+        self.write_classes(case, probabilities.swapaxes(0, 1), teachers)
+
+    def write_classes(self, case: str, classes: Iterable[np.ndarray], teachers: Sequence[int]) -> None:
+        """Write the maps of a case: probabilities (S, H, W) of one class after another, by teachers of these numbers.
 
         Raises ValueError for another shape and for what is not a probability; an OSError has the path.
         """
-        path = self.folder / f"{case}.npy"
-        if probabilities.shape != (shape := self.shape(case)):
-            raise ValueError(f"{path}: maps of shape {probabilities.shape} do not lie on the slices of {case}, {shape}")
-        try:
-            codes = np.stack([encode(each) for each in probabilities])
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}: the teacher must answer {case} with numbers from 0 to 1") from None
+        path, shape = self.folder / f"{case}.npy", self.shape(case)
+        codes, lie = np.empty(shape, np.uint8), f"lie on the slices of {case}, {shape}"
+        number = 0
+        for number, each in enumerate(classes, start=1):
+            if each.shape != (shape[0], *shape[2:]) or number > shape[1]:
+                raise ValueError(f"{path}: {number} maps of shape {each.shape} do not {lie}")
+            try:
+                for place, values in enumerate(each):
+                    codes[place, number - 1] = encode(values)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}: the teacher must answer {case} with numbers from 0 to 1") from None
+        if number < shape[1]:
+            raise ValueError(f"{path}: {number} maps do not {lie}")
         (self.folder / f"{case}.json").unlink(missing_ok=True)  # of earlier slices
         with replacing(path) as partial, partial.open("wb") as file:
             np.save(file, codes)
-        record = {"digest": self.digests[case], "teachers": list(teachers), "content": digest(codes.tobytes())}
+        record = {
+            "digest": self.digests[case],
+            "teachers": list(teachers),
+            "content": digest(memoryview(codes).cast("B")),
+        }
         write_json(self.folder / f"{case}.json", record | {"source": self._source_of(case)})
 
     def _has_changed(self, case: str, done: CaseMaps) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -99,13 +99,13 @@ class CheckpointTeacher:
             for weight, (path, _) in zip(self.weights, loaded, strict=True)
         ]
 
-    def answer(self, case: StoreCase) -> tuple[np.ndarray, list[int]]:
+    def answer(self, case: StoreCase) -> tuple[Iterable[np.ndarray], list[int]]:
         """See `Teacher.answer`."""
         places = [place + 1 for place in self._places]
         total: np.ndarray | float = 0.0
         for weight, member in zip(self.weights, self.members, strict=True):
             total = total + np.float32(weight) * member.probabilities(case)[:, places]
-        return np.minimum(total, 1), list(range(len(self.members)))
+        return np.minimum(total, 1).swapaxes(0, 1), list(range(len(self.members)))
 
 
 def _check(path: Path, checkpoint: Mapping[str, Any], store: Store, allow_leak: bool) -> None:

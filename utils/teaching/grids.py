@@ -34,29 +34,29 @@ def slices_affine(geometry: Mapping[str, Any]) -> np.ndarray:
 
 
 def on_source(values: np.ndarray, affine: np.ndarray, geometry: Mapping[str, Any]) -> np.ndarray:
-    """Values (K, i, j, k) of a file, whose voxels lie where its affine says, on a case's source: (K, s, h, w).
+    """A volume (i, j, k) of a file, whose voxels lie where its affine says, on a case's source: (s, h, w).
 
     What the file does not reach is 0. Raises ValueError where it reaches nothing of the case.
     """
     shape, axes, flips = tuple(geometry["shape"]), geometry["axes"], geometry["flips"]
-    if values.shape[1:] == shape and largest_shift(geometry["affine"], affine, shape) <= AFFINE_TOLERANCE * max(shape):
-        return np.stack([to_slices(each, axes, flips) for each in values])
+    if values.shape == shape and largest_shift(geometry["affine"], affine, shape) <= AFFINE_TOLERANCE * max(shape):
+        return to_slices(values, axes, flips)
     return sampled(values, affine, slices_affine(geometry), [shape[axis] for axis in axes])
 
 
 def sampled(values: np.ndarray, affine: np.ndarray, wanted: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Values (K, ...) float32 at the voxels of another grid: (K, *shape). affine, wanted: voxel -> the same mm.
+    """A volume at the voxels of another grid, float32 of this shape. affine, wanted: voxel -> the same mm.
 
     Linear between the centers of voxels, the nearest beyond the outermost ones, and 0 beyond the field of view.
     Raises ValueError where the two grids have nothing in common.
     """
     relative = np.linalg.inv(affine) @ wanted
-    lengths = np.array(values.shape[1:])
+    lengths = np.array(values.shape)
     scale = 2 / lengths
     rows, columns = np.meshgrid(np.arange(shape[1]), np.arange(shape[2]), indexing="ij")
     plane = relative[:3, 1, None, None] * rows + relative[:3, 2, None, None] * columns + relative[:3, 3, None, None]
-    source = torch.from_numpy(np.ascontiguousarray(values, np.float32))[None]
-    out = np.zeros((len(values), *shape), np.float32)
+    source = torch.from_numpy(np.ascontiguousarray(values, np.float32))[None, None]
+    out = np.zeros(shape, np.float32)
     step, reached = max(1, AT_ONCE // rows.size), False
     for start in range(0, shape[0], step):
         numbers = np.arange(start, min(start + step, shape[0]))
@@ -67,15 +67,15 @@ def sampled(values: np.ndarray, affine: np.ndarray, wanted: np.ndarray, shape: S
             continue
         reached = True
         grid = torch.from_numpy(np.ascontiguousarray(places.transpose(0, 2, 3, 1)[..., ::-1], np.float32))[None]
-        part = grid_sample(source, grid, "bilinear", "border", align_corners=False)[0].numpy()
-        out[:, numbers] = part * inside
+        part = grid_sample(source, grid, "bilinear", "border", align_corners=False)[0, 0].numpy()
+        out[numbers] = part * inside
     if not reached:
         raise ValueError("lies elsewhere: its affine and that of the case have no place in common")
     return out
 
 
 def on_store(values: np.ndarray, grid: Grid) -> np.ndarray:
-    """Values (K, s, h, w) on a source, float32 (S, K, H, W) on the stored grid."""
+    """A volume (s, h, w) on a source, float32 (S, H, W) on the stored grid."""
     if grid.is_resampled:
-        values = np.stack([np.stack(list(resampled(iterate_slices(each), grid))) for each in values])
-    return np.ascontiguousarray(values.swapaxes(0, 1), np.float32)
+        return np.stack(list(resampled(iterate_slices(values), grid)))
+    return np.ascontiguousarray(values, np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import numpy as np
 from datasets.splits import read_split
 from utils.experiment.guards import refuse_leak
 from utils.teaching.grids import on_source, on_store
-from utils.teaching.map_files import class_names, files_of, find_map_files
+from utils.teaching.map_files import files_of, find_map_files
 from utils.teaching.map_reading import read_maps_file
 from utils.teaching.masks import read_masks
+from utils.teaching.meaning import meaning_of, plain
 from utils.teaching.store import Store, StoreCase
 from utils.teaching.teacher import Wish, kept
 
@@ -25,11 +27,10 @@ class LeftMaps:
     def __init__(self, wish: Wish, store: Store) -> None:
         (folder,) = wish.paths
         found = find_map_files(folder, [case.name for case in store.cases])
-        named = dict(enumerate(wish.classes or found.masked, start=1)) or class_names(folder)
-        self._files, self._values = found.files, sorted(named)
-        names = [named[value] for value in self._values]
-        self._places = kept(names, wish.only, folder)
-        self.classes = [names[place] for place in self._places]
+        named = dict(enumerate(wish.classes or found.masked, start=1))
+        self._files, self._meaning = found.files, plain(named) if named else meaning_of(folder)
+        self._places = kept(self._meaning.names, wish.only, folder)
+        self.classes = [self._meaning.names[place] for place in self._places]
         self.cases = list(found.files)
         self.sources = {case: files_of(path, self.classes) for case, path in found.files.items()}
         self.license = wish.license
@@ -38,17 +39,20 @@ class LeftMaps:
         self.patients = {"0": seen}
         self.notes += found.notes
 
-    def answer(self, case: StoreCase) -> tuple[np.ndarray, list[int]]:
+    def answer(self, case: StoreCase) -> tuple[Iterator[np.ndarray], list[int]]:
         """See `Teacher.answer`."""
-        path = self._files[case.name]
+        return self._classes(case, self._files[case.name]), [0]
+
+    def _classes(self, case: StoreCase, path: Path) -> Iterator[np.ndarray]:
         if path.is_dir():
-            values, affine = read_masks(path, self.classes)
+            classes, affine = read_masks(path, self.classes)
         else:
-            values, affine = read_maps_file(path, self._values, self._places)
-        try:
-            return on_store(on_source(values, affine, case.geometry), case.grid), [0]
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            classes, affine = read_maps_file(path, self._meaning, self._places)
+        for each in classes:
+            try:
+                yield on_store(on_source(each, affine, case.geometry), case.grid)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
 
 
 def seen_by(wish: Wish, store: Store, where: Path) -> tuple[dict[str, list[str]] | None, list[str]]:

@@ -18,16 +18,12 @@ from pathlib import Path
 
 from datasets.files import NIFTI_ENDINGS, ending, stem
 from datasets.findings import listed
-from datasets.json_files import read_json
 from datasets.scan import scan
-from datasets.volumes.layouts.datalist import read_datalist
-from datasets.volumes.scans import RECORD
 from utils.evaluation.volumes.label_files import case_name
 from utils.teaching.folds import FIRST_CHANNEL
 from utils.teaching.masks import classes_of_masks, is_mask
 
 PROBABILITIES = "_probabilities"
-IGNORE = "ignore"  # nnU-Net's label of voxels that do not count: no network answers it
 NPZ, NAMED, PLAIN, MASKS = range(4)
 
 
@@ -107,20 +103,3 @@ def files_of(path: Path, classes: Collection[str]) -> list[Path]:
         return [file for name, file in classes_of_masks(path).items() if name in classes]
     beside = path.with_suffix(".pkl")
     return [path, beside] if ending(path) == ".npz" and beside.is_file() else [path]
-
-
-def class_names(folder: Path) -> dict[int, str]:
-    """The class of each channel or label value above 0, by a dataset.json or a predictions.json.
-
-    Raises ValueError where neither says it, and for an nnU-Net of overlapping regions.
-    """
-    if (file := folder / "dataset.json").is_file():
-        labels = read_json(file).get("labels", {})
-        if isinstance(labels, dict) and any(isinstance(value, list) for value in labels.values()):
-            raise ValueError(f"{file}: its regions overlap: maps are of classes of which each pixel has one")
-        return {value: name for value, name in read_datalist(file).labels.items() if name != IGNORE}
-    if (file := folder / RECORD).is_file():
-        for case in read_json(file).get("cases", {}).values():
-            if isinstance(case, dict) and case.get("classes"):
-                return {int(value): name for value, name in case["classes"].items()}
-    raise ValueError(f"{folder}: has no dataset.json that names its classes: give --classes NAME [NAME ...]")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pickle
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import prod
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import IO, Any
+from zipfile import BadZipFile, ZipFile
 
 import nibabel
 import numpy as np
@@ -15,7 +17,9 @@ import numpy as np
 from datasets.files import ending
 from datasets.volumes.nifti import read_header
 from datasets.volumes.reading import read_label
+from utils.teaching.meaning import Meaning
 
+MEMBER = "probabilities.npy"
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 HARMLESS = {  # all that the properties of nnU-Net consist of beside plain values
     *(("numpy", name) for name in ("ndarray", "dtype")),
@@ -37,67 +41,97 @@ class _PlainUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def read_maps_file(path: Path, values: Sequence[int], places: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities float32 (K, i, j, k) in the order of the file, and its affine, voxel -> RAS mm.
+def read_maps_file(path: Path, meaning: Meaning, places: Sequence[int]) -> tuple[Iterator[np.ndarray], np.ndarray]:
+    """The probabilities of the classes at these places, (i, j, k) each in the order of the file, and its affine.
 
-    values: the label value of each class. places: the classes, by their place in `values`, that are wanted.
-    A NIfTI file of probabilities has one volume for each class, with or without that of background before them; an npz
-    has that of background.
-    Raises ValueError naming a file that is not of this kind.
+    The affine is voxel -> RAS mm. A class is read when it is asked for, so that one of many lies in memory. A NIfTI
+    file has one volume for each channel, that of background or none before them; an npz has all channels.
+    Raises ValueError naming a file that is not of this kind, at the class where it is damaged.
     """
     if ending(path) == ".npz":
-        return _read_npz(path, len(values), places)
+        return _read_npz(path, meaning, places)
     header = read_header(path)
-    if len(header.shape) == 4 or (header.dtype.kind == "f" and len(values) == 1):
-        volumes = _volumes(path)
-        return _channels(path, volumes, len(values), places), header.affine
+    if len(header.shape) == 4 or (header.dtype.kind == "f" and len(meaning.names) == 1):
+        return _read_nifti(path, meaning, places), header.affine
     label = read_label(path)
     if label.problem:
         raise ValueError(f"{path}: {label.problem}: {label.remedy}")
-    if strange := set(label.voxels) - {0, *values}:
+    if strange := set(label.voxels) - {0, *meaning.values}:
         raise ValueError(f"{path}: holds label value {min(strange)}, which no class has: name all in --classes")
-    masks = [np.equal(label.array.T, values[place]) for place in places]
-    return np.stack(masks).astype(np.float32), header.affine
+    return (np.equal(label.array.T, meaning.values[place]) for place in places), header.affine
 
 
-def _volumes(path: Path) -> np.ndarray:
-    """The volumes of a NIfTI (K, i, j, k) as they lie there."""
+@contextmanager
+def _whole(path: Path, again: str) -> Iterator[None]:
     try:
-        array = np.asanyarray(nibabel.load(path).dataobj)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise ValueError(f"{path}: is damaged ({' '.join(str(error).split())}): write it again") from None
-    array = array.reshape(*array.shape[:3], -1)  # one class, or channels behind a time of 1
-    return np.moveaxis(array, -1, 0)
-
-
-def _channels(path: Path, volumes: np.ndarray, classes: int, places: Sequence[int]) -> np.ndarray:
-    """The wanted ones of the volumes of all classes, with or without background."""
-    if len(volumes) not in (classes, classes + 1):
-        raise ValueError(
-            f"{path}: has {len(volumes)} volumes of probabilities, and {classes} classes are named: give each class "
-            "one, and background one before them or none"
-        )
-    first = len(volumes) - classes
-    return np.stack([np.asarray(volumes[place + first], np.float32) for place in places])
-
-
-def _read_npz(path: Path, classes: int, places: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """What nnU-Net writes: `probabilities` (K, z, y, x) on the whole grid of the image, which the pkl beside names."""
-    try:
-        with np.load(path) as content:
-            volumes = content["probabilities"]
-    except KeyError:
-        raise ValueError(f"{path}: holds no `probabilities`: write it with --save_probabilities") from None
+        yield
     except (BadZipFile, OSError, ValueError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: is damaged ({' '.join(str(error).split())}): predict it again") from None
-    if volumes.ndim != 4:
-        raise ValueError(f"{path}: its probabilities have the shape {volumes.shape}, not (classes, z, y, x)")
-    if len(volumes) != classes + 1:
+        raise ValueError(f"{path}: is damaged ({' '.join(str(error).split())}): {again}") from None
+
+
+def _read_nifti(path: Path, meaning: Meaning, places: Sequence[int]) -> Iterator[np.ndarray]:
+    """Of one class, or of channels along the fourth axis, or behind a time of 1."""
+    again = "write it again"
+    with _whole(path, again):
+        content = nibabel.load(path, keep_file_open=True).dataobj  # a compressed file is read once, not once a class
+    shape = content.shape[3:]
+    without = prod(shape) - meaning.count
+    if without != 0 and (without != -1 or meaning.by_regions):
+        what = "regions" if meaning.by_regions else "classes"
         raise ValueError(
-            f"{path}: has {len(volumes)} channels, not background and {classes} classes: name all classes of its "
-            "network, in order, with --classes"
+            f"{path}: has {prod(shape)} volumes of probabilities, and {len(meaning.names)} {what} are named: give each "
+            "one, and background one before classes or none"
         )
-    return _channels(path, volumes.transpose(0, 3, 2, 1), classes, places), _affine_of(path.with_suffix(".pkl"))
+
+    def read(channels: Sequence[int]) -> Iterator[np.ndarray]:
+        for channel in channels:
+            with _whole(path, again):
+                volume = np.asarray(content[(..., *np.unravel_index(channel + without, shape))])
+            yield volume
+
+    return meaning.classes(places, read)
+
+
+def _read_npz(path: Path, meaning: Meaning, places: Sequence[int]) -> tuple[Iterator[np.ndarray], np.ndarray]:
+    """What nnU-Net writes: `probabilities` (K, z, y, x) on the whole grid of the image, which the pkl beside names."""
+    again, header = "predict it again", None
+    with _whole(path, again), ZipFile(path) as archive:
+        if MEMBER in archive.namelist():
+            with archive.open(MEMBER) as file:
+                header = _npy_header(file)
+    if header is None:
+        raise ValueError(f"{path}: holds no `probabilities`: write it with --save_probabilities")
+    shape, is_fortran, dtype = header
+    if len(shape) != 4 or dtype.kind != "f":
+        raise ValueError(f"{path}: its probabilities are {dtype} of the shape {shape}, not floats (classes, z, y, x)")
+    if shape[0] != meaning.count:
+        what = "a region each" if meaning.by_regions else f"background and {len(meaning.names)} classes"
+        raise ValueError(
+            f"{path}: has {shape[0]} channels, not {what}: name all classes of its network, in order, with --classes"
+        )
+
+    def read(channels: Sequence[int]) -> Iterator[np.ndarray]:
+        with _whole(path, again), ZipFile(path) as archive, archive.open(MEMBER) as file:
+            _npy_header(file)
+            start, size = file.tell(), prod(shape[1:]) * dtype.itemsize
+            for channel in channels:
+                file.seek(start + channel * size)
+                yield np.frombuffer(file.read(size), dtype).reshape(shape[1:]).T
+            while file.read(1 << 20):  # to the checksum at its end
+                pass
+
+    def read_at_once(channels: Sequence[int]) -> Iterator[np.ndarray]:
+        with _whole(path, again), np.load(path) as content:
+            volumes = content["probabilities"]
+        return (volumes[channel].T for channel in channels)
+
+    return meaning.classes(places, read_at_once if is_fortran else read), _affine_of(path.with_suffix(".pkl"))
+
+
+def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """The shape of an array in a file, whether its first axis changes fastest, and its type."""
+    known = np.lib.format
+    return (known.read_array_header_1_0 if known.read_magic(file) == (1, 0) else known.read_array_header_2_0)(file)
 
 
 def _affine_of(path: Path) -> np.ndarray:

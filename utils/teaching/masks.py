@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from datasets.files import NIFTI_ENDINGS, ending, stem
 from datasets.volumes.checks import AFFINE_TOLERANCE
 from datasets.volumes.geometry import largest_shift
-from datasets.volumes.nifti import read_header
+from datasets.volumes.nifti import Header, read_header
 from datasets.volumes.reading import read_label
 from datasets.volumes.scans import IMAGING, IN_CASE_FOLDER
 
@@ -25,33 +25,37 @@ def classes_of_masks(folder: Path) -> dict[str, Path]:
     return {stem(file): file for file in sorted(folder.iterdir()) if is_mask(file)}
 
 
-def read_masks(folder: Path, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """1 within each of these classes, float32 (K, i, j, k) in the order of their files, and the affine of all.
+def read_masks(folder: Path, names: Sequence[str]) -> tuple[Iterator[np.ndarray], np.ndarray]:
+    """Which voxels are of each of these classes, bool (i, j, k) one after another, and the affine of all files.
 
     Raises ValueError for a class without a file, a file of several labels or on another grid, and where two overlap.
     """
-    files, masks = classes_of_masks(folder), []
-    first, taken = None, None
-    for number, name in enumerate(names, start=1):
-        if (path := files.get(name)) is None:
-            raise ValueError(f"{folder}: has no {name}.nii.gz, as other cases have: make it, or leave it out of --only")
+    files = classes_of_masks(folder)
+    if missing := [name for name in names if name not in files]:
+        raise ValueError(
+            f"{folder}: has no {missing[0]}.nii.gz, as other cases have: make it, or leave it out of --only"
+        )
+    first = read_header(files[names[0]])
+    return _masks([files[name] for name in names], first), first.affine
+
+
+def _masks(files: Sequence[Path], first: Header) -> Iterator[np.ndarray]:
+    shape, taken = first.shape[:3], np.zeros(first.shape[:3], np.uint16)
+    for number, path in enumerate(files, start=1):
         header, label = read_header(path), read_label(path)
         if label.problem:
             raise ValueError(f"{path}: {label.problem}: {label.remedy}")
         if len(values := label.voxels.keys() - {0}) > 1:
             raise ValueError(f"{path}: holds label values {min(values)} to {max(values)}: a mask of one class has one")
-        first, mask = first or header, label.array.T > 0
-        shape = first.shape[:3]
         if header.shape[:3] != shape or largest_shift(first.affine, header.affine, shape) > AFFINE_TOLERANCE * max(
             shape
         ):
-            raise ValueError(f"{path}: lies on another grid than {files[names[0]].name}: make all masks of one image")
-        taken = np.zeros(shape, np.uint16) if taken is None else taken
+            raise ValueError(f"{path}: lies on another grid than {files[0].name}: make all masks of one image")
+        mask = label.array.T > 0
         if (both := taken[mask]).any():
-            other = files[names[both.max() - 1]].name
             raise ValueError(
-                f"{path}: overlaps with {other} in {np.count_nonzero(both)} voxels: keep one of them with --only"
+                f"{path}: overlaps with {files[both.max() - 1].name} in {np.count_nonzero(both)} voxels: keep one of "
+                "them with --only"
             )
         taken[mask] = number
-        masks.append(mask)
-    return np.stack(masks).astype(np.float32), first.affine
+        yield mask

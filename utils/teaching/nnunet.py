@@ -5,7 +5,7 @@ Needs the package nnunetv2, whose checkpoints are pickles: give a model folder t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -20,7 +20,7 @@ from datasets.volumes.geometry import restore, spacing_of
 from utils.experiment.guards import refuse_leak
 from utils.teaching.folds import Fold, known_splits, read_folds, split_of, taught_by
 from utils.teaching.grids import on_source, on_store
-from utils.teaching.map_files import class_names
+from utils.teaching.meaning import meaning_of
 from utils.teaching.store import Store, StoreCase
 from utils.teaching.teacher import Wish, kept, note_of_learned
 from utils.training import checkpoints
@@ -44,12 +44,11 @@ class NnUNetTeacher:
         names = list(wish.folds or found)
         if missing := [name for name in names if name not in found]:
             raise ValueError(f"{self.folder}: has no fold_{missing[0]}/{CHECKPOINT}, only fold {listed(found)}")
-        named = class_names(self.folder)
-        if sorted(named) != list(range(1, len(named) + 1)):
-            raise ValueError(f"{self.folder}/dataset.json: its labels are {sorted(named)}, not 1, 2, ... in order")
-        classes = [named[value] for value in sorted(named)]
-        self._places = kept(classes, wish.only, self.folder)
-        self.classes = [classes[place] for place in self._places]
+        self._meaning = meaning = meaning_of(self.folder)
+        if meaning.values != tuple(range(1, len(meaning.values) + 1)):
+            raise ValueError(f"{self.folder}/dataset.json: its labels are {meaning.values}, not 1, 2, ... in order")
+        self._places = kept(meaning.names, wish.only, self.folder)
+        self.classes = [meaning.names[place] for place in self._places]
         self.cases, self.sources = [case.name for case in store.cases], {}
         self.license, self.notes = wish.license, []
         folds = self._folds(wish, store, plans.get("dataset_name", ""), names)
@@ -74,7 +73,7 @@ class NnUNetTeacher:
         self._predictor = _predictor(self.folder, names, wish)
         self._weights = list(self._predictor.list_of_parameters)
 
-    def answer(self, case: StoreCase) -> tuple[np.ndarray, list[int]]:
+    def answer(self, case: StoreCase) -> tuple[Iterable[np.ndarray], list[int]]:
         """See `Teacher.answer`."""
         numbers = self.taught_by[case.name]
         image = restore(np.asarray(case.source_image(), np.float32), case.geometry)
@@ -89,8 +88,13 @@ class NnUNetTeacher:
             _, answer = self._predictor.predict_single_npy_array(
                 np.ascontiguousarray(image.T)[None], properties, None, None, save_or_return_probabilities=True
             )
-        values = np.asarray(answer, np.float32)[[place + 1 for place in self._places]].transpose(0, 3, 2, 1)
-        return on_store(on_source(values, affine, case.geometry), case.grid), list(numbers)
+        volumes = np.asarray(answer)
+        if len(volumes) != self._meaning.count:
+            raise ValueError(
+                f"{self.folder}: answers {len(volumes)} channels, its dataset.json has {self._meaning.count}"
+            )
+        classes = self._meaning.classes(self._places, lambda wanted: (volumes[number].T for number in wanted))
+        return (on_store(on_source(each, affine, case.geometry), case.grid) for each in classes), list(numbers)
 
     def _folds(self, wish: Wish, store: Store, dataset: str, names: list[str]) -> list[Fold] | None:
         """The folds and whom they have seen, once that is nobody whom they must not; None where it is not known.

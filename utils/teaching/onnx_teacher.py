@@ -6,7 +6,7 @@ back to the voxels of the source in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
@@ -35,6 +35,7 @@ class OnnxTeacher:
         self.path, self.sidecar = path, read_sidecar(wish.sidecar)
         self._device = choose_device(wish.device, "32-true").device
         self._session = _opened(path, self.sidecar, self._device.type)
+        self._try()
         batch = self._session.inputs[0][0]
         self._batch_size = batch if batch is not None else wish.batch_size or 1
         names = self.sidecar.classes
@@ -54,18 +55,19 @@ class OnnxTeacher:
         seen, self.notes = seen_by(wish, store, path)
         self.patients = {"0": seen}
 
-    def answer(self, case: StoreCase) -> tuple[np.ndarray, list[int]]:
+    def answer(self, case: StoreCase) -> tuple[Iterator[np.ndarray], list[int]]:
         """See `Teacher.answer`."""
         image = np.asarray(case.source_image(), np.float32)
         ours = slices_affine(case.geometry)
         theirs, shape = wanted_grid(ours, image.shape, self.sidecar.orientation, self.sidecar.spacing)
-        scores = self.probabilities(scaled(sampled(image[None], ours, theirs, shape)[0], self.sidecar))
-        values = scores[[place + 1 for place in self._places]]
-        return on_store(np.clip(sampled(values, theirs, ours, image.shape), 0, 1), case.grid), [0]
+        scores = self.probabilities(scaled(sampled(image, ours, theirs, shape), self.sidecar))
+        first = len(scores) - len(self.sidecar.classes)  # 1 behind background
+        volumes = (sampled(scores[place + first], theirs, ours, image.shape) for place in self._places)
+        return (on_store(np.clip(volume, 0, 1), case.grid) for volume in volumes), [0]
 
     @torch.inference_mode()
     def probabilities(self, image: np.ndarray) -> np.ndarray:
-        """Of every class, background first, (K + 1, D, H, W) for an image (D, H, W) as the network takes it."""
+        """Of each channel, (K + 1, D, H, W), or (K, D, H, W) without background. image: (D, H, W) as it takes them."""
         from monai.inferers import sliding_window_inference  # it takes a second
 
         flat = len(self.sidecar.patch) == 2
@@ -77,22 +79,36 @@ class OnnxTeacher:
             overlap=(0, *[self.sidecar.overlap] * 2) if flat else self.sidecar.overlap,
             mode="gaussian",
         )[0]
-        return (logits.softmax(0) if self.sidecar.activation == "softmax" else logits).numpy()
+        if self.sidecar.activation == "softmax":
+            logits = logits.softmax(0)
+        elif self.sidecar.activation == "sigmoid":
+            logits = logits.sigmoid()
+        return logits.numpy()
 
     def _ask(self, patches: Tensor) -> Tensor:
-        """The answer (B, K + 1, D, H, W) to patches (B, 1, D, H, W); slices of one voxel for a network of slices."""
+        """The answer (B, channels, D, H, W) to patches (B, 1, D, H, W); slices of one voxel for a network of slices."""
         flat, count = len(self.sidecar.patch) == 2, len(patches)
         values = (patches[:, :, 0] if flat else patches).contiguous().numpy()
         if (fixed := self._session.inputs[0][0]) is not None:  # the last batch may be shorter
             values = np.concatenate([values, np.zeros((fixed - count, *values.shape[1:]), np.float32)])
         answer = torch.from_numpy(self._session.run(values))[:count]
-        classes = len(self.sidecar.classes) + 1
-        if answer.shape[1] != classes or answer.shape[2:] != values.shape[2:]:
-            raise ValueError(
-                f"{self.path}: answers {tuple(answer.shape)} to {values.shape}, not {classes} channels of the same "
-                "size: name all classes in the sidecar's `classes`, without background"
-            )
         return answer[:, :, None] if flat else answer
+
+    def _try(self) -> None:
+        """Ask about one empty patch. Raises ValueError where the answer is not what the sidecar says."""
+        patch = (1,) * (3 - len(self.sidecar.patch)) + tuple(self.sidecar.patch)
+        try:
+            found = tuple(self._ask(torch.zeros(1, 1, *patch)).shape[1:])
+        except Exception as error:  # the engine has exceptions of its own
+            what = " ".join(str(error).split())[:200]
+            raise ValueError(f"{self.path}: cannot answer a patch of {self.sidecar.patch} ({what})") from None
+        classes, softmax = len(self.sidecar.classes), self.sidecar.activation == "softmax"
+        if found[1:] != patch or found[0] not in ((classes + 1,) if softmax else (classes, classes + 1)):
+            several = f"{classes + 1} channels" if softmax else f"{classes} channels, or {classes + 1} with background,"
+            raise ValueError(
+                f"{self.path}: answers {found} to a patch {patch}, not {several} of the same size: name all classes in "
+                "the sidecar's `classes`, without background, and `activation: sigmoid` where each channel is a class"
+            )
 
 
 def wanted_grid(

@@ -16,7 +16,8 @@ class Sidecar:
     """A network of volumes (1, 1, D, H, W), or of slices (1, 1, H, W) along the first of the three axes.
 
     Args:
-        classes: Names of the foreground classes; channel 0 of the output is background.
+        classes: Names of the foreground classes. Channel 0 of the output is background, unless there is one channel for
+            each class and the activation is not softmax.
         orientation: Where the three axes point as they grow, such as RAS (right, anterior, superior).
         spacing: The mm of a voxel along each of the three axes.
         patch: Voxels of the input, three or (slices) two.
@@ -36,7 +37,7 @@ class Sidecar:
     mean: float | None = None
     deviation: float | None = None
     overlap: float = 0.5
-    activation: Literal["softmax", "none"] = "softmax"
+    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
     license: str | None = None
 
 

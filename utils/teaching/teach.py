@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from pathlib import Path
+
+import numpy as np
 
 from datasets.files import alone_in, describe, keep_apart
 from datasets.findings import listed
@@ -92,17 +94,23 @@ def make_maps(task: Task) -> Outcome:
     """Answer a case and write its maps; what is wrong with it comes back as its problem."""
     teacher, writer, cases = _writing(task.wish, task.output, task.command)
     try:
-        probabilities, teachers = teacher.answer(cases[task.case])
-        if (most := probabilities.sum(1).max()) > MOST:
-            return Outcome(
-                task.case, f"its classes sum up to {most:.2f} at a pixel: of classes that overlap keep --only"
-            )
-        writer.write(task.case, probabilities, teachers)
+        classes, teachers = teacher.answer(cases[task.case])
+        writer.write_classes(task.case, _apart(classes), teachers)
     except ValueError as error:
         return Outcome(task.case, str(error))
     except OSError as error:
         return Outcome(task.case, describe(error, task.output))
     return Outcome(task.case)
+
+
+def _apart(classes: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Probabilities of classes as they come. Raises ValueError behind the last where they overlap."""
+    total: np.ndarray | float = 0.0
+    for each in classes:
+        total = total + each
+        yield each
+    if (most := np.max(total)) > MOST:
+        raise ValueError(f"its classes sum up to {most:.2f} at a pixel: of classes that overlap keep --only")
 
 
 def teach(wish: Wish, output: Path, shard: str, jobs: int, scheduler: str | None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -55,10 +55,11 @@ class Teacher(Protocol):
     sources: Mapping[str, Sequence[Path]]
     notes: Sequence[str]
 
-    def answer(self, case: StoreCase) -> tuple[np.ndarray, Sequence[int]]:
-        """Probabilities float32 (S, K, H, W) of the foreground classes on the stored grid, and who gave them.
+    def answer(self, case: StoreCase) -> tuple[Iterable[np.ndarray], Sequence[int]]:
+        """Probabilities of the foreground classes on the stored grid, float32 (S, H, W) each, and who gave them.
 
-        Raises ValueError naming the file that cannot be used.
+        The classes come one after another: of a hundred not all fit into memory. Raises ValueError naming the file that
+        cannot be used, at the latest at its class.
         """
         ...
 
