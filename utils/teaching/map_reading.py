@@ -107,7 +107,8 @@ def _read_npz(path: Path, meaning: Meaning, places: Sequence[int]) -> tuple[Iter
     if shape[0] != meaning.count:
         what = "a region each" if meaning.by_regions else f"background and {len(meaning.names)} classes"
         raise ValueError(
-            f"{path}: has {shape[0]} channels, not {what}: name all classes of its network, in order, with --classes"
+            f"{path}: has {shape[0]} channels, not {what}: name all classes of its network, in order, with --classes, "
+            "or none where its dataset.json does"
         )
 
     def read(channels: Sequence[int]) -> Iterator[np.ndarray]:
