@@ -113,6 +113,14 @@ def test_who_saw_the_students_patients_may_not_teach(slice_store, maps, tmp_path
     assert run(slice_store, maps, tmp_path / "run", "--allow_leak") == 0
 
 
+def test_a_class_that_neither_teacher_nor_labels_show_is_refused(slice_store, tmp_path, capsys):
+    kidney = {case: answer[:, :1] for case, answer in soft(slice_store).items()}
+    maps = write_maps(tmp_path / "kidney", slice_store, kidney, ["kidney"], SEEN)
+    for flag in ("--data.labeled=0.5", "--task_loss=null"):
+        assert run(slice_store, maps, tmp_path / "run", "--data.task=all", flag) == 1
+        assert "its teacher has no tumor, and" in refused(capsys)
+
+
 def test_what_maps_cannot_do_is_refused_before_any_work(slice_store, maps, tmp_path, capsys):
     for flags, message in (
         (["--loss_type=emkd"], "the term attention_transfer/encoder1 reads the teacher's encoder1, and soft maps hold"),

@@ -23,18 +23,31 @@ from utils.tables import table
 def check_soft_teacher(experiment: Experiment) -> None:
     """Refuses a leak, and prints what becomes of each class, and the scores of the maps on val.
 
-    The content of the training cases was compared when their maps were opened. Raises ValueError.
+    The slices of the training cases were compared when their maps were opened. Raises ValueError.
     """
     recipe, fabric, soft = experiment.recipe, experiment.fabric, experiment.soft
     if not recipe.allow_leak:
         refuse_soft_leak(soft, experiment.train.cases, experiment.split)
     ours = experiment.train.class_names
     matrix = match_classes(soft.class_names, ours, soft.classes)
+    _refuse_untaught([name for name, taught in zip(ours, matrix.any(axis=0), strict=True) if not taught], experiment)
     if recipe.metric.get("against") == "teacher":
         experiment.targets = soft_targets(soft, recipe.data, "val")
     lines = [_origin(soft), table(class_rows(soft.class_names, ours, matrix)), _scored(experiment, matrix.any(axis=0))]
     if fabric.is_global_zero:
         print("\n".join(lines), flush=True)
+
+
+def _refuse_untaught(lacking: Sequence[str], experiment: Experiment) -> None:
+    """Raises ValueError where neither teacher nor labels say where a class is: it would be taught to be nowhere."""
+    train = experiment.train
+    if lacking and train.unlabeled:
+        raise ValueError(
+            f"{experiment.soft.maps[0].folder}: its teacher has no {', '.join(lacking)}, and {len(train.unlabeled)} of "
+            f"{len(train.patients)} training patients have no labels: there it would be taught to be nowhere; take the "
+            "teacher's classes alone (--data.task, or data.class_names of a store without labels), or labeled patients "
+            "alone (no data.pool, --data.labeled 1)"
+        )
 
 
 def refuse_soft_leak(soft: SoftTeacher, cases: Sequence[str], split: Mapping[str, Any]) -> None:
