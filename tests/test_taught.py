@@ -127,7 +127,9 @@ def test_a_class_that_the_teacher_lacks_is_taken_from_labels(slice_store, tmp_pa
 
 
 def test_classes_are_matched_by_name_and_table():
-    matrix = match_classes(["liver", "kidney", "cyst"], ["kidney", "tumor"], {"cyst": "kidney", "liver": "background"})
+    matrix = match_classes(
+        ["liver", "kidney", "cyst"], ["kidney", "tumor"], {"cyst": "kidney", "liver": "background"}, {}
+    )
     assert matrix.tolist() == [[False, False], [True, False], [True, False]]
     rows = class_rows(["liver", "kidney", "cyst"], ["kidney", "tumor"], matrix)
     assert [tuple(row.values()) for row in rows] == [
@@ -142,7 +144,20 @@ def test_classes_are_matched_by_name_and_table():
         ({"kidney": "background"}, "none of the teacher's liver, kidney is one of the student's kidney, tumor"),
     ):
         with pytest.raises(ValueError, match=message):
-            match_classes(["liver", "kidney"], ["kidney", "tumor"], table)
+            match_classes(["liver", "kidney"], ["kidney", "tumor"], table, {})
+    labels, table = {"kidney": "kidney", "tumor": "kidney"}, {"tumor": "background", "liver": "kidney"}
+    assert match_classes(["liver", "kidney", "tumor"], ["kidney"], table, labels)[:, 0].tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("task", "wanted"), [("organ", [1, 1, 0]), ("tumor", [0, 1, 0]), ("all", [[1, 0], [0, 1], [0, 0]])]
+)
+def test_a_teachers_class_is_what_the_label_of_its_name_is_to_the_task(slice_store, tmp_path, task, wanted):
+    classes = ("kidney", "tumor", "liver")
+    maps = {f"case_{number:05d}": np.zeros((6, 3, *((44, 40) if number == 1 else (40, 48)))) for number in range(3)}
+    teacher = SoftTeacher([read_maps(write_maps(tmp_path / "maps", slice_store, maps, classes))])
+    matrix = SliceDataset(slice_store, "train", task=task, crop=32, maps=teacher).taught.matrix
+    assert matrix.tolist() == np.array(wanted, bool).reshape(3, -1).tolist()
 
 
 def test_cases_without_maps_and_cases_that_changed_are_refused(slice_store, tmp_path):

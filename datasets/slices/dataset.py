@@ -136,7 +136,9 @@ class SliceDataset(Dataset):
         needed, self._rows = stored_neighbors(self._all_records, self.records, neighbors, neighbor_mm)
         self.taught: Taught | None = None
         if maps is not None:
-            self.taught = Taught(maps, self._all_records, self.class_names, needed=split == "train")
+            named = {int(value): name for value, name in manifest["labels"].items()}
+            labels = {named[value]: name for value, name in self._meaning.items()}
+            self.taught = Taught(maps, self._all_records, self.class_names, labels, needed=split == "train")
         self._stored = StoredSlices(needed, self.lookup, self.unlabeled, finds, self.taught)
         if split == "train":
             side = crop or next_multiple(max(max(size) for size in self.sizes.values()))

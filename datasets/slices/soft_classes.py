@@ -9,13 +9,17 @@ from utils.recipe.registry import nearest
 BACKGROUND = "background"
 
 
-def match_classes(theirs: Sequence[str], ours: Sequence[str], table: Mapping[str, str]) -> np.ndarray:
+def match_classes(
+    theirs: Sequence[str], ours: Sequence[str], table: Mapping[str, str], labels: Mapping[str, str]
+) -> np.ndarray:
     """Which of our foreground classes each of theirs is, bool (theirs, ours): several may be one, and none is two.
 
     Args:
         theirs, ours: Names of foreground classes.
-        table: Our name for some of theirs, or `background`. Without an entry a class is ours of the same name, or
-            background.
+        table: Our name for some of theirs, or `background`.
+        labels: The class that our task makes of each label name of the store. Without an entry in the table a class of
+            theirs is what the label of its name is: where tumors belong to the organ, a teacher's do. Else it is ours
+            of the same name, or background.
 
     Raises ValueError for a name that neither has, and where no class of theirs is one of ours.
     """
@@ -26,7 +30,8 @@ def match_classes(theirs: Sequence[str], ours: Sequence[str], table: Mapping[str
         if name not in known:
             has = ", ".join(known)
             raise ValueError(f"teacher.classes: {of} has no {name!r}{nearest(str(name), list(known))}; it has {has}")
-    matrix = np.array([[table.get(name, name) == own for own in ours] for name in theirs], bool)
+    names = {**{name: name for name in theirs}, **labels, **table}
+    matrix = np.array([[names[name] == own for own in ours] for name in theirs], bool)
     if not matrix.any():
         raise ValueError(
             f"teacher.classes: none of the teacher's {', '.join(theirs)} is one of the student's {', '.join(ours)}: "

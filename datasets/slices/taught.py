@@ -54,6 +54,7 @@ class Taught:
     Args:
         records: All stored slices of the split, those of a case in their order.
         class_names: The student's foreground classes.
+        labels: The class that each label name of the store is to the student.
         needed: Whether every case must have maps; else `cases` are those that do.
 
     Attributes:
@@ -64,9 +65,14 @@ class Taught:
     """
 
     def __init__(
-        self, teacher: SoftTeacher, records: Sequence[SliceRecord], class_names: Sequence[str], needed: bool
+        self,
+        teacher: SoftTeacher,
+        records: Sequence[SliceRecord],
+        class_names: Sequence[str],
+        labels: Mapping[str, str],
+        needed: bool,
     ) -> None:
-        self.matrix = match_classes(teacher.class_names, class_names, teacher.classes)
+        self.matrix = match_classes(teacher.class_names, class_names, teacher.classes, labels)
         of = {case: teacher.of(case) for case in dict.fromkeys(record.case for record in records)}
         if needed and (missing := [case for case, maps in of.items() if maps is None]):
             raise ValueError(

@@ -11,7 +11,7 @@ from torch import nn
 from datasets import DATASETS
 from datasets.findings import listed
 from datasets.slices.dataset import SliceDataset
-from datasets.slices.soft_classes import class_rows, match_classes
+from datasets.slices.soft_classes import class_rows
 from datasets.slices.taught import SoftTeacher
 from utils.evaluation.agreement import TeachersLabels
 from utils.experiment.guards import refuse_shared
@@ -28,8 +28,8 @@ def check_soft_teacher(experiment: Experiment) -> None:
     recipe, fabric, soft = experiment.recipe, experiment.fabric, experiment.soft
     if not recipe.allow_leak:
         refuse_soft_leak(soft, experiment.train.cases, experiment.split)
-    ours = experiment.train.class_names
-    matrix = match_classes(soft.class_names, ours, soft.classes)
+    assert isinstance(experiment.train, SliceDataset)
+    ours, matrix = experiment.train.class_names, experiment.train.taught.matrix
     _refuse_untaught([name for name, taught in zip(ours, matrix.any(axis=0), strict=True) if not taught], experiment)
     if recipe.metric.get("against") == "teacher":
         experiment.targets = soft_targets(soft, recipe.data, "val")
