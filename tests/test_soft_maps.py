@@ -144,6 +144,13 @@ def test_a_damaged_folder_is_named(slice_store, tmp_path):
     with pytest.raises(ValueError, match=r"case_00000\.json: is not of soft maps"):
         read_maps(tmp_path / "maps")
     manifest = json.loads((tmp_path / "maps/maps.json").read_text())
-    (tmp_path / "maps/maps.json").write_text(json.dumps(manifest | {"format": 2}))
-    with pytest.raises(ValueError, match="is of format 2, this version reads 1"):
-        read_maps(tmp_path / "maps")
+    for damaged, message in (
+        ({"format": 2}, "is of format 2, this version reads 1"),
+        ({"classes": None}, r"maps\.json: its classes is None: it is damaged"),
+        ({"classes": [1]}, r"its classes is \[1\]"),
+        ({"made_by": {}}, r"its made_by is {}"),
+        ({"patients": []}, r"its patients is \[\]"),
+    ):
+        (tmp_path / "maps/maps.json").write_text(json.dumps(manifest | damaged))
+        with pytest.raises(ValueError, match=message):
+            read_maps(tmp_path / "maps")

@@ -160,7 +160,7 @@ def test_a_teachers_class_is_what_the_label_of_its_name_is_to_the_task(slice_sto
     assert matrix.tolist() == np.array(wanted, bool).reshape(3, -1).tolist()
 
 
-def test_cases_without_maps_and_cases_that_changed_are_refused(slice_store, tmp_path):
+def test_cases_without_maps_and_cases_that_changed_or_are_damaged_are_refused(slice_store, tmp_path):
     maps = {
         case: np.zeros((6, 1, 44, 40) if case == "case_00001" else (6, 1, 40, 48))
         for case in ("case_00000", "case_00001")
@@ -176,6 +176,11 @@ def test_cases_without_maps_and_cases_that_changed_are_refused(slice_store, tmp_
     write_maps(tmp_path / "others", slice_store, {"case_00002": np.zeros((6, 1, 40, 48))}, ["kidney"])
     both = SoftTeacher([read_maps(folder), read_maps(tmp_path / "others")])
     assert len(SliceDataset(slice_store, "train", task="all", crop=32, maps=both).taught.cases) == 3
+    codes = np.load(folder / "case_00001.npy")
+    for damaged in (codes + 1, codes[:4], codes[..., :32]):
+        np.save(folder / "case_00001.npy", damaged)
+        with pytest.raises(ValueError, match=r"maps/case_00001\.npy: is not what was written, or damaged: remove"):
+            SliceDataset(slice_store, "train", task="all", crop=32, maps=both)
     image, label = stored(slice_store, "case_00001", 3)
     np.savez(slice_store / "case_00001/0003.npz", image=image + 1, label=label)
     with pytest.raises(ValueError, match=r"case_00001\.json: the slices of case_00001 have changed since"):

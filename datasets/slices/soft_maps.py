@@ -25,7 +25,14 @@ from datasets.slices.store import read_index, read_manifest, read_slice, write_j
 
 FORMAT = 1
 MANIFEST, CODES = "maps.json", 256
-KEYS = {"format", "classes", "store", "made_by", "license", "patients"}
+KEYS: dict[str, Any] = {
+    "format": int,
+    "classes": list,
+    "store": dict,
+    "made_by": dict,
+    "license": str | None,
+    "patients": dict,
+}
 PLAIN, TAIL = 128.0, 10.0  # codes for each unit of probability, and for each unit of its logit
 SPARE = 1e-3  # how far from 0 and 1 what a teacher calls a probability may lie by rounding
 STORE = ("dataset", "split_sha256", "spacing", "slice_spacing")
@@ -117,7 +124,15 @@ class Maps:
                 return codes
         except (OSError, ValueError, EOFError) as error:
             why = " ".join(str(error).split())
-        raise ValueError(f"{path}: is not a map of {len(self.classes)} classes ({why}): make the maps of {case} again")
+        raise ValueError(f"{path}: is not a map of {len(self.classes)} classes ({why}): {self._again(case)}")
+
+    def refuse_damaged(self, case: str) -> None:
+        """Raises ValueError where the maps of a case are not those that were written: reads all of them."""
+        if digest(self.slices(case).tobytes()) != self.cases[case].content:
+            raise ValueError(f"{self.folder / case}.npy: is not what was written, or damaged: {self._again(case)}")
+
+    def _again(self, case: str) -> str:
+        return f"remove {case}.json beside it, and scripts/TeachWith.py makes it again"
 
 
 def read_maps(folder: Path | str) -> Maps:
@@ -130,8 +145,10 @@ def read_maps(folder: Path | str) -> Maps:
     if not path.is_file():
         raise ValueError(f"{path}: not found: {folder} is no folder of soft maps; make one with scripts/TeachWith.py")
     content = read_json(path)
-    if not isinstance(content, dict) or not content.keys() >= KEYS:
+    if not isinstance(content, dict) or not content.keys() >= KEYS.keys():
         raise ValueError(f"{path}: is not of soft maps: make them with scripts/TeachWith.py")
+    if wrong := _wrong(content):
+        raise ValueError(f"{path}: its {wrong} is {content[wrong]!r}: it is damaged, make the maps again")
     if content["format"] != FORMAT:
         raise ValueError(f"{path}: is of format {content['format']}, this version reads {FORMAT}: make the maps again")
     files = sorted(file for file in folder.glob("*.json") if file.name != MANIFEST and not file.name.startswith("."))
@@ -144,6 +161,15 @@ def read_maps(folder: Path | str) -> Maps:
         patients=content["patients"],
         cases={file.stem: _case(file) for file in files},
     )
+
+
+def _wrong(content: Mapping[str, Any]) -> str | None:
+    """The key of maps.json whose value is of another kind than it must be; None where all are right."""
+    if wrong := [key for key, kind in KEYS.items() if not isinstance(content[key], kind)]:
+        return wrong[0]
+    if not all(isinstance(name, str) for name in content["classes"]):
+        return "classes"
+    return None if isinstance(content["made_by"].get("teachers"), list) else "made_by"
 
 
 def _case(file: Path) -> CaseMaps:

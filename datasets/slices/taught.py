@@ -90,6 +90,7 @@ class Taught:
         self.cases = list(held)
         # Opened before threads read: NumPy parses headers with `ast`, which fails at times in several threads.
         self._codes = {case: maps.slices(case) for case, maps in held.items()}
+        self._unread = dict(held)
         self._places: dict[str, int] = {}
         counts: dict[str, int] = {}
         for record in records:
@@ -101,9 +102,14 @@ class Taught:
         self._tables: dict[torch.device, Tensor] = {}
 
     def read(self, record: SliceRecord, size: tuple[int, ...]) -> np.ndarray:
-        """The codes of a slice of this size, uint8 (channels, H, W); 0 where its case has no maps."""
+        """The codes of a slice of this size, uint8 (channels, H, W); 0 where its case has no maps.
+
+        With the first slice of a case all its maps are read. Raises ValueError where they are damaged.
+        """
         if record.case not in self._codes:
             return np.zeros((self.channels, *size), np.uint8)
+        if maps := self._unread.pop(record.case, None):  # by one of several threads
+            maps.refuse_damaged(record.case)
         return self._codes[record.case][self._places[record.file]][self._read]
 
     def probabilities(self, codes: Tensor) -> Tensor:
