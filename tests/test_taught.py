@@ -176,6 +176,8 @@ def test_cases_without_maps_and_cases_that_changed_or_are_damaged_are_refused(sl
     write_maps(tmp_path / "others", slice_store, {"case_00002": np.zeros((6, 1, 40, 48))}, ["kidney"])
     both = SoftTeacher([read_maps(folder), read_maps(tmp_path / "others")])
     assert len(SliceDataset(slice_store, "train", task="all", crop=32, maps=both).taught.cases) == 3
+    with pytest.raises(ValueError, match=r"teacher\.maps: .* both hold case_00000, case_00001: remove"):
+        SoftTeacher([read_maps(folder)] * 2)
     codes = np.load(folder / "case_00001.npy")
     for damaged in (codes + 1, codes[:4], codes[..., :32]):
         np.save(folder / "case_00001.npy", damaged)

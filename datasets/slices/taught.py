@@ -26,10 +26,21 @@ class SoftTeacher:
         maps: Folders of one teacher, or of several with the same classes: those of a store, and of another one beside
             it.
         classes: The student's name for some of the teacher's classes, see `match_classes`.
+
+    Raises ValueError for a case that two folders hold.
     """
 
     maps: Sequence[Maps]
     classes: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for number, maps in enumerate(self.maps):
+            for other in self.maps[:number]:
+                if twice := sorted(maps.cases.keys() & other.cases.keys()):
+                    raise ValueError(
+                        f"teacher.maps: {other.folder} and {maps.folder} both hold {listed(twice)}: remove a case's files "
+                        "from one of them, or give one folder"
+                    )
 
     @property
     def class_names(self) -> tuple[str, ...]:
