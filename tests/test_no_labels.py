@@ -95,7 +95,7 @@ def test_without_a_task_loss_the_labels_of_a_labeled_store_change_nothing(copied
     content = checkpoints.load(teacher)
     del content["data"]  # of labels that have changed since
     checkpoints.save(content, teacher / "best.ckpt")
-    assert run(copied, tmp_path / "other", teacher, "--training.epochs=1") == 0
+    assert run(copied, tmp_path / "other", teacher, "--training.epochs=1", "--data.labeled=0.7") == 0
     assert_same_weights(tmp_path / "one", tmp_path / "other")
     assert checkpoints.load(tmp_path / "one")["recipe"]["data"]["labeled"] == 0
 

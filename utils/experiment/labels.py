@@ -38,8 +38,8 @@ def without_labels(recipe: Recipe) -> Recipe:
     if recipe.data.get("name") != "slices":
         raise ValueError("task_loss: null is for slices of volumes: give a task loss")
     assert isinstance(recipe, DistillationRecipe)
-    held_back = {"labeled": 0.0} if labeled else _classes_of(recipe.teacher)
-    data, metric = held_back | recipe.data, {**recipe.metric, "against": against}
+    data = recipe.data | {"labeled": 0.0} if labeled else _classes_of(recipe.teacher) | recipe.data
+    metric = {**recipe.metric, "against": against}
     return replace(recipe, data=data, metric=metric, distillation_share=None)
 
 
