@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_store
+from soft_map_folders import write_maps
 from tiny_runs import STUDENT, assert_same_weights, copied, refused, run_teacher, taught, tiny
 
 from datasets.slices.dataset import SliceDataset
@@ -107,6 +108,22 @@ def test_what_was_learned_without_labels_is_tested_on_labels_where_there_are_som
     assert "labels: none was seen in training" in printed
     result = json.loads((copy / "test.json").read_text())
     assert "dice/tumor" in result["scores"] and {row["case"] for row in result["rows"]} == {"case_00004", "case_00005"}
+
+
+def test_a_test_by_soft_maps_knows_them_and_is_read_again_with_others(taught, scans, tmp_path, capsys):
+    copy = shutil.copytree(scans.parent / "run", tmp_path / "run")
+    (copy / "test.json").unlink()
+    checkpoint = checkpoints.load(copy)
+    checkpoint["recipe"]["teacher"] = {"maps": str(tmp_path / "maps")}
+    checkpoints.save(checkpoint, copy / "best.ckpt")
+    hashes = []
+    for sure in (0.9, 0.8):
+        shutil.rmtree(tmp_path / "maps", ignore_errors=True)
+        write_maps(tmp_path / "maps", scans, {"scan_3": np.full((6, 1, 40, 48), sure)}, ["tumor"])
+        assert run(scans, copy, taught.parent / "teacher", "--mode=test", "--training.pictures=0") == 0
+        hashes.append(json.loads((copy / "test.json").read_text())["maps_sha256"])
+    assert hashes[0] != hashes[1]
+    assert "read again, since the soft maps that the student is held to have changed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

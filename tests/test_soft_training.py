@@ -10,6 +10,7 @@ from soft_map_folders import write_maps
 from tiny_runs import TEACHER, assert_same_weights, refused, tiny, weights
 
 from datasets.slices.store import read_index, read_slice
+from utils.experiment.prepare import prepare
 from utils.experiment.run import main
 from utils.recipe.command_line import parse
 from utils.recipe.schema import DistillationRecipe
@@ -89,6 +90,19 @@ def test_a_run_goes_on_with_the_same_maps_only(slice_store, maps, tmp_path, caps
     capsys.readouterr()
     assert run(slice_store, moved, tmp_path / "second", *again) == 1
     assert f"its soft maps {maps} has changed since the run began" in refused(capsys)
+
+
+@pytest.mark.parametrize("flags", [(), ("--task_loss=null",)])
+def test_val_maps_are_of_the_teachers_hash_where_they_select(slice_store, maps, tmp_path, flags):
+    def sha256():
+        given = [*FLAGS, f"--data.root={slice_store}", f"--output={tmp_path}/run", f"--teacher.maps={maps}", *flags]
+        return prepare(parse(DistillationRecipe, "test", given)).teacher_sha256
+
+    before = sha256()
+    for suffix in ("npy", "json"):
+        (maps / f"case_00003.{suffix}").unlink()
+    write_maps(maps, slice_store, {"case_00003": np.zeros((6, 2, 40, 48))}, ["kidney", "tumor"], SEEN)
+    assert (sha256() == before) is not bool(flags)
 
 
 def test_who_saw_the_students_patients_may_not_teach(slice_store, maps, tmp_path, capsys):

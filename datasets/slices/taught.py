@@ -38,8 +38,8 @@ class SoftTeacher:
             for other in self.maps[:number]:
                 if twice := sorted(maps.cases.keys() & other.cases.keys()):
                     raise ValueError(
-                        f"teacher.maps: {other.folder} and {maps.folder} both hold {listed(twice)}: remove a case's files "
-                        "from one of them, or give one folder"
+                        f"teacher.maps: {other.folder} and {maps.folder} both hold {listed(twice)}: remove the "
+                        "files of these cases from one of them, or give one folder"
                     )
 
     @property

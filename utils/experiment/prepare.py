@@ -45,7 +45,8 @@ class Experiment:
         train: Its images have more channels than those of `val`, which the network takes, where a teacher takes more.
         network_section: The section of a checkpoint that builds the network again.
         resumed: The content of last.ckpt to go on from.
-        teacher_sha256: The hash of the teacher's file, of several, or of the soft maps of the training cases.
+        teacher_sha256: The hash of the teacher's file, of several, or of the soft maps of the training cases,
+            and of those of val where they select.
         soft: The soft maps that teach, if any do.
         balance: The `distillation_share` and the factor that the terms' weights were multiplied by for it.
         targets: What makes the targets of val where they are a teacher's answers; see `evaluate`.
@@ -168,6 +169,7 @@ def prepare(recipe: Recipe) -> Experiment:
     refuse_misfit(network, task, make_metrics(recipe.metric, train.class_names)[0], sample)
     together = settings.batch_size // settings.accumulate // (1 if settings.sync_batchnorm else fabric.world_size)
     refuse_lonely(network, image, together, len(train))
+    selects = recipe.metric.get("against") == "teacher"
     notes = [refuse_val_without(make_metrics(recipe.metric, val.class_names)[0], val) if val.has_labels else None]
     experiment = Experiment(
         recipe=recipe,
@@ -178,7 +180,7 @@ def prepare(recipe: Recipe) -> Experiment:
         network_section=_rebuilding(recipe.network, given),
         task=task,
         resumed=resumed,
-        teacher_sha256=_taught_by(teachers, soft, train),
+        teacher_sha256=_taught_by(teachers, soft, [*train.cases, *(val.cases if selects else ())]),
         soft=soft,
         balance=None if resumed is None else resumed.get("balance"),
     )
@@ -202,10 +204,10 @@ def _training_data(recipe: Recipe) -> dict[str, Any]:
     return data
 
 
-def _taught_by(teachers: Sequence[Path], soft: SoftTeacher | None, train: Samples) -> str | None:
-    """The hash of what teaches: a file, several, or the soft maps of the training cases."""
+def _taught_by(teachers: Sequence[Path], soft: SoftTeacher | None, cases: Sequence[str]) -> str | None:
+    """The hash of what teaches: a file, several, or the soft maps of these cases."""
     if soft is not None:
-        return soft.sha256(train.cases)
+        return soft.sha256(cases)
     if not teachers or not all(file.is_file() for file in teachers):
         return None
     hashes = [checkpoints.sha256(file) for file in teachers]

@@ -164,5 +164,6 @@ def _remark(experiment: Experiment) -> str | None:
         how = f"{balance['factor']:.6g}: distillation_share {balance['share']:g}"
         remarks.append(f"The weights of the terms were multiplied by {how}")
     if experiment.soft is not None:
-        remarks.append(f"The soft maps of the training cases: SHA-256 {experiment.teacher_sha256}")
+        of = "training cases" if experiment.targets is None else "training and val cases"
+        remarks.append(f"The soft maps of the {of}: SHA-256 {experiment.teacher_sha256}")
     return "\n# ".join(remarks) or None

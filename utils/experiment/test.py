@@ -59,12 +59,14 @@ def test(recipe: Recipe) -> int:
         source = checkpoint | {"recipe": checkpoint["recipe"] | {"data": data, "seed": recipe.seed}}
         dataset = open_split(source, "test", same_split=False, keep_decoded=True, where=best)
         content = fingerprint(dataset.digests, dataset.class_names)
+        soft = None if dataset.has_labels else _soft_teacher(checkpoint)
+        maps = None if soft is None else soft.sha256(dataset.cases)
     except (ValueError, OSError) as error:
         why = " ".join(str(error).split())
-        if known is None or _changed(known, digest, data, None, None):
+        if known is None or _changed(known, digest, data, None, None, None):
             raise
-        dataset = content = None
-    changed = None if known is None else _changed(known, digest, data, dataset, content)
+        dataset = content = maps = None
+    changed = None if known is None else _changed(known, digest, data, dataset, content, maps)
     if known is not None and changed is None:
         print(f"test: stored on {known['tested']}, not read again; {_standing(known, dataset, why)}")
     else:
@@ -80,6 +82,7 @@ def test(recipe: Recipe) -> int:
             "split_sha256": dataset.split_sha256,
             "data_fingerprint": content,
             "target_digests": {case: target for case, (_, target) in dataset.digests.items()},
+            **({"maps_sha256": maps} if maps else {}),
             **_scored(recipe, checkpoint, dataset, fabric, output),
             **({"labels": NONE_SEEN} if saw_no_label(checkpoint["recipe"]) else {}),
         }
@@ -107,14 +110,24 @@ def _stored(file: Path) -> dict[str, Any] | None:
 
 
 def _changed(
-    known: dict[str, Any], digest: str, data: dict[str, Any], dataset: Dataset | None, content: str | None
+    known: dict[str, Any],
+    digest: str,
+    data: dict[str, Any],
+    dataset: Dataset | None,
+    content: str | None,
+    maps: str | None,
 ) -> str | None:
-    """What has changed since a result was stored; None where nothing has, as far as can be seen."""
+    """What has changed since a result was stored; None where nothing has, as far as can be seen.
+
+    maps: the hash of the soft maps that stand for labels.
+    """
     if known["checkpoint_sha256"] != digest:
         return f"best.ckpt has changed since {known['tested']}"
     then, now = ({key: value for key, value in each.items() if key not in PLACES} for each in (known["data"], data))
     if then != now:
         return f"the data section is another than on {known['tested']}"
+    if maps is not None and known.get("maps_sha256", maps) != maps:
+        return f"the soft maps that the student is held to have changed since {known['tested']}"
     if content is None or "data_fingerprint" not in known or known["data_fingerprint"] == content:
         return None
     targets = {case: target for case, (_, target) in dataset.digests.items()}
@@ -179,8 +192,7 @@ def _scored(
 def _targets(checkpoint: dict[str, Any], dataset: Dataset, fabric: Fabric, teacher: nn.Module | None) -> TeachersLabels:
     """What the teacher answers, in the place of labels. Raises ValueError where it is not there any more."""
     path, data = checkpoint["recipe"].get("teacher"), checkpoint["recipe"]["data"] | {"root": str(dataset.root)}
-    if folders := soft_folders(path):
-        soft = SoftTeacher([read_maps(folder) for folder in folders], path.get("classes", {}))
+    if soft := _soft_teacher(checkpoint):
         return soft_targets(soft, data, "test")
     if teacher is None:
         raise ValueError(
@@ -192,6 +204,13 @@ def _targets(checkpoint: dict[str, Any], dataset: Dataset, fabric: Fabric, teach
     if preprocessing.get("in_channels", 1) != dataset.in_channels:
         given = build(DATASETS, seen_by(data, preprocessing), "data", split="test")
     return TeachersLabels(lambda batch: predict(fabric, teacher, batch["image"]), given)
+
+
+def _soft_teacher(checkpoint: dict[str, Any]) -> SoftTeacher | None:
+    """The soft maps that the checkpoint learned from, if any. Raises ValueError where they are not there any more."""
+    teacher = checkpoint["recipe"].get("teacher")
+    folders = soft_folders(teacher)
+    return SoftTeacher([read_maps(folder) for folder in folders], teacher.get("classes", {})) if folders else None
 
 
 def _teacher(checkpoint: dict[str, Any]) -> nn.Module | None:
