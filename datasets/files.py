@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
@@ -193,3 +194,14 @@ def _identities(path: Path) -> list[tuple[int, int]]:
         with suppress(OSError):
             found.append(identity(place))
     return found
+
+
+def refuse_full_disk(folder: Path, needed: int, what: str) -> None:
+    """Raises ValueError where fewer bytes are free in a folder, or where it will be made, than `what` takes."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise ValueError(
+            f"{folder}: {what} take {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free: free some disk space, or "
+            "choose another folder"
+        )

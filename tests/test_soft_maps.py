@@ -1,6 +1,7 @@
 """Soft maps: how exact their codes are; a folder written whole, gone on with, or refused."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from datasets.slices import soft_maps
-from datasets.slices.soft_maps import PROBABILITIES, MapsWriter, decode, encode, read_maps
+from datasets.slices.soft_codes import PROBABILITIES, decode, encode
+from datasets.slices.soft_maps import MapsWriter, read_maps
 from tests.conftest import stored
 
 TEACHER = {"kind": "checkpoint", "path": "runs/big/best.ckpt", "sha256": "ab", "license": None}
@@ -48,7 +50,7 @@ def test_what_is_no_probability_is_refused_and_rounding_is_not():
 
 def test_maps_are_read_as_they_were_written(slice_store, tmp_path):
     one = writer(slice_store, tmp_path / "maps", cases=["case_00001", "case_00003"])
-    assert one.missing == ["case_00001", "case_00003"] and one.needed == 6 * 2 * (44 * 40 + 40 * 48)
+    assert one.missing == ["case_00001", "case_00003"] and one.needed == 6 * 3 * (44 * 40 + 40 * 48)
     answers = {case: drawn(one.shape(case), number) for number, case in enumerate(one.missing)}
     for case, answer in answers.items():
         one.write(case, answer, [0])
@@ -113,7 +115,7 @@ def test_a_folder_of_another_store_or_teacher_is_refused(slice_store, mr_store, 
 
 
 def test_the_disk_is_looked_at_before_anything_is_written(slice_store, tmp_path, monkeypatch):
-    monkeypatch.setattr(soft_maps.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
     with pytest.raises(ValueError, match=r"the maps of 6 cases take 0\.00 GB, and 0\.00 GB are free"):
         writer(slice_store, tmp_path / "deep/maps")
     assert not (tmp_path / "deep").exists()

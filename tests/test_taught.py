@@ -1,17 +1,20 @@
 """Soft maps as part of a batch: they move as the image does, to the last bit, and become a network's answer."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
 import torch
 from soft_map_folders import write_maps
 
+from datasets.fingerprints import digest
 from datasets.slices.augmentation import AUGMENTATIONS
 from datasets.slices.dataset import SliceDataset
 from datasets.slices.soft_classes import class_rows, match_classes
-from datasets.slices.soft_maps import decode, encode, read_maps
-from datasets.slices.taught import LEAST, SoftTeacher
+from datasets.slices.soft_codes import decode, encode
+from datasets.slices.soft_maps import read_maps
+from datasets.slices.taught import SoftTeacher, least
 from tests.conftest import SLICES, stored, write_store
 
 SIZES = [(70, 90), (100, 64), (40, 48)]  # larger than the crop, larger in one dimension, smaller
@@ -20,18 +23,20 @@ NAMES = {1: "kidney", 2: "tumor"}
 
 @pytest.fixture(scope="module")
 def mapped(tmp_path_factory):
-    """Two stores whose images are the probabilities of two classes, as codes give them, and the maps of both.
+    """Stores whose images are the probabilities of two classes and of both, as codes give them, and maps of them.
 
     Their z-score changes nothing, so that a batch's image is the decoded map of a class, moved as floats.
     """
     home, random = tmp_path_factory.mktemp("mapped"), np.random.default_rng(0)
     shapes = {f"case_{number:05d}": (SLICES, *SIZES[number % 3]) for number in range(6)}
     soft = {case: decode(encode(random.random((2, *shape), np.float32) / 2)) for case, shape in shapes.items()}
+    for case, maps in soft.items():
+        soft[case] = np.concatenate((maps, decode(255 - encode(1 - maps.sum(0, keepdims=True)))))
     label = {case: (random.random(shape) > 0.97).astype(np.uint8) for case, shape in shapes.items()}
     for case in label:
         label[case][1] = 0  # a slice of background
     stores = []
-    for number in range(2):
+    for number in range(3):
         cases = {case: (soft[case][number], label[case]) for case in shapes}
         stores.append(write_store(home / str(number), cases, "MR", NAMES, [2], "all", "made"))
         rows = list(csv.DictReader((stores[-1] / "index.csv").open()))
@@ -39,8 +44,8 @@ def mapped(tmp_path_factory):
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows(row | {"mean": 0, "std": 1} for row in rows)
-    folders = [write_maps(home / "maps", stores[0], {case: soft[case].swapaxes(0, 1) for case in soft}, NAMES.values())]
-    return stores, SoftTeacher([read_maps(folder) for folder in folders])
+    classes = {case: maps[:2].swapaxes(0, 1) for case, maps in soft.items()}
+    return stores, SoftTeacher([read_maps(write_maps(home / "maps", stores[0], classes, NAMES.values()))])
 
 
 OPTIONS = [
@@ -66,8 +71,8 @@ def test_maps_move_as_images_do(mapped, options):
         batch, plain = taught.batch(indices), without.batch(indices)
         middle = taught.neighbors
         wanted = torch.cat([each.batch(indices)["image"][:, middle : middle + 1] for each in images], 1)
-        background = 1 - wanted.sum(1, keepdim=True)
-        assert torch.equal(batch["teacher"], torch.cat((background, wanted), 1).clamp(LEAST, 1).log())
+        every = torch.cat((1 - wanted[:, 2:], wanted[:, :2]), 1)
+        assert torch.equal(batch["teacher"], (every / every.sum(1, keepdim=True)).clamp(least(3), 1).log())
         assert batch.keys() - {"teacher"} == plain.keys()
         assert torch.equal(batch["image"], plain["image"]) and torch.equal(batch["target"], plain["target"])
         moved += (wanted[:, 0] == 0).all(1).any()  # a row of padding
@@ -83,13 +88,13 @@ def test_a_map_of_every_split_is_where_its_slice_is(mapped):
         height, width = sample["size"]
         top, left = ((length - side) // 2 for length, side in zip(sample["image"].shape[2:], image.shape, strict=True))
         inside = sample["teacher"][0, 1, top : top + height, left : left + width].exp()
-        assert torch.allclose(inside, torch.from_numpy(image), atol=LEAST)
+        assert torch.allclose(inside, torch.from_numpy(image), atol=2 / 255)
 
 
 def test_maps_take_part_in_what_is_held_and_ask_the_device_for_no_value(mapped):
     stores, teacher = mapped
     dataset = SliceDataset(stores[0], "train", crop=64, augment=AUGMENTATIONS, maps=teacher, labeled=0.5)
-    assert dataset._stored.nbytes == sum(SLICES * height * width * (4 + 1 + 2) for height, width in SIZES)
+    assert dataset._stored.nbytes == sum(SLICES * height * width * (4 + 1 + 3) for height, width in SIZES)
     dataset._stored.pool = dataset._stored.pool.to(torch.device("meta"))
     batch = dataset.batch(range(12))
     assert batch["teacher"].device.type == "meta" and batch["teacher"].shape == (12, 3, 64, 64)
@@ -121,9 +126,58 @@ def test_a_class_that_the_teacher_lacks_is_taken_from_labels(slice_store, tmp_pa
     answers, target = mapped_to(slice_store, tmp_path, ("kidney",), {}, [0.5])
     tumor = (target == 2)[0]
     assert tumor.any() and not tumor.all()
-    assert torch.allclose(answers[:, tumor], torch.tensor([[LEAST], [LEAST], [1.0]]))
+    assert torch.allclose(answers[:, tumor], torch.tensor([[least(3)], [least(3)], [1.0]]))
     for number in (0, 1):
         assert answers[number][~tumor].numpy() == pytest.approx(0.5, abs=1 / 255)
+
+
+def answers_to(tmp_path, probabilities):
+    """The answers of maps (classes, pixels), background first, to a slice of these pixels, as probabilities."""
+    store = write_store(
+        tmp_path / "store",
+        {case: (np.zeros((1, 64, 64), np.int16), np.zeros((1, 1, 1), np.uint8)) for case in "abc"},
+        *("CT", {}, [], "all", "scans", {"train": ["a"], "val": ["b"], "test": ["c"]}),
+    )
+    names = [f"class_{number}" for number in range(1, len(probabilities))]
+    maps = write_maps(tmp_path / "maps", store, {"a": probabilities[1:].reshape(1, -1, 64, 64)}, names)
+
+    def read():
+        teacher = SoftTeacher([read_maps(maps)])
+        dataset = SliceDataset(store, "train", crop=64, augment=(), class_names=names, maps=teacher)
+        return dataset.batch([0])["teacher"][0].double().exp().flatten(1).numpy()
+
+    return read, maps
+
+
+@pytest.mark.parametrize("count", [2, 3, 6, 21, 118])
+def test_answers_of_every_class_are_as_exact_as_is_said(tmp_path, count):
+    random = np.random.default_rng(count)
+    logits = random.normal(size=(count, 4096)) * random.uniform(0.5, 6, 4096)
+    true = np.exp(logits - logits.max(0))
+    true = (true / true.sum(0)).astype(np.float32)
+    answers = answers_to(tmp_path, true)[0]()
+    assert np.abs(answers - true).max() < 0.01
+    assert np.abs(np.log(answers / true))[true > 6e-5].max() < 0.07
+
+
+@pytest.mark.parametrize("count", [2, 3, 14, 118])
+def test_a_sure_pixel_stays_sure_at_temperature_4(tmp_path, count):
+    sure = np.eye(count, dtype=np.float32)[:, np.arange(4096) % count]
+    answers = answers_to(tmp_path, sure)[0]()
+    softened = answers**0.25 / (answers**0.25).sum(0)
+    assert softened[sure == 1].min() > 0.96
+
+
+def test_a_folder_without_background_is_read(tmp_path):
+    random = np.random.default_rng(0).random((4, 4096)).astype(np.float32)
+    read, maps = answers_to(tmp_path, true := random / random.sum(0))
+    codes, content = np.load(maps / "a.npy")[:, 1:], json.loads((maps / "maps.json").read_text())
+    assert content.pop("background") is True
+    (maps / "maps.json").write_text(json.dumps(content))
+    record = json.loads((maps / "a.json").read_text())
+    (maps / "a.json").write_text(json.dumps(record | {"content": digest(codes.tobytes())}))
+    np.save(maps / "a.npy", codes)
+    assert np.abs(read() - true).max() < 4 / 255
 
 
 def test_classes_are_matched_by_name_and_table():

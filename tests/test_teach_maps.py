@@ -9,7 +9,8 @@ import pytest
 import SimpleITK
 
 from datasets.slices.resampling import grid_of, resampled
-from datasets.slices.soft_maps import decode, read_maps
+from datasets.slices.soft_codes import decode
+from datasets.slices.soft_maps import read_maps
 from datasets.slices.store import read_index, read_slice
 from datasets.volumes.geometry import to_slices
 from tests.raw_cases import KITS, hounsfield, kits_case, label_of, make, save

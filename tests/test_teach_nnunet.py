@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.slices.soft_maps import decode, read_maps
+from datasets.slices.soft_codes import decode
+from datasets.slices.soft_maps import read_maps
 from tests.raw_cases import hounsfield, kits_case, label_of, make
 from tests.teachers import checkpoint_of, made_by, teach
 from utils.teaching.checkpoint import CheckpointTeacher

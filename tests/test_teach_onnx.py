@@ -11,7 +11,8 @@ import yaml
 from monai.inferers import sliding_window_inference
 from onnx import TensorProto, helper, numpy_helper
 
-from datasets.slices.soft_maps import decode, read_maps
+from datasets.slices.soft_codes import decode
+from datasets.slices.soft_maps import read_maps
 from datasets.slices.store import read_index, read_slice
 from datasets.splits import SPLITS
 from tests.raw_cases import KITS, hounsfield, kits_case, label_of, make

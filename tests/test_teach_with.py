@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from datasets.slices.dataset import SliceDataset
-from datasets.slices.soft_maps import decode, read_maps
+from datasets.slices.soft_codes import decode
+from datasets.slices.soft_maps import read_maps
 from datasets.slices.transforms import unpad
 from tests.conftest import SPLIT
 from tests.teachers import checkpoint_of, made_by, teach

@@ -1,15 +1,15 @@
 """Soft maps: the probabilities that a teacher gives to every pixel of a slice store, in a folder of their own.
 
     MAPS/maps.json     the teacher's classes, the store that the maps lie on, what made them and whom that has seen
-    MAPS/<case>.npy    uint8 (S, K, H, W): a code for each slice of the case, foreground class and pixel
+    MAPS/<case>.npy    uint8 (S, K, H, W): a code for each slice of the case, class and pixel
     MAPS/<case>.json   the digest of the slices that it belongs to, and which teachers made it
 
-Slices and pixels are those of the store, in its order and of its stored size. Background is 1 minus the sum of the
-classes. Needs numpy, not torch.
+Slices and pixels are those of the store, in its order and of its stored size. Background comes first: 1 minus the sum
+of decoded classes would have none of its tail. It is left out beside a single class, whose code says it all, and in
+folders that do not say `background`. Needs numpy, not torch.
 """
 
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from datasets.files import replacing
+from datasets.files import refuse_full_disk, replacing
 from datasets.fingerprints import digest
 from datasets.json_files import read_json
 from datasets.slices.fingerprints import slice_image_digests
+from datasets.slices.soft_codes import encode
 from datasets.slices.store import read_index, read_manifest, read_slice, write_json
 
 FORMAT = 1
-MANIFEST, CODES = "maps.json", 256
+MANIFEST = "maps.json"
 KEYS: dict[str, Any] = {
     "format": int,
     "classes": list,
@@ -33,43 +34,7 @@ KEYS: dict[str, Any] = {
     "license": str | None,
     "patients": dict,
 }
-PLAIN, TAIL = 128.0, 10.0  # codes for each unit of probability, and for each unit of its logit
-SPARE = 1e-3  # how far from 0 and 1 what a teacher calls a probability may lie by rounding
 STORE = ("dataset", "split_sha256", "spacing", "slice_spacing")
-
-
-def _table() -> np.ndarray:
-    """The probability of every code, float32 (256,), rising.
-
-    Code 0 is 0 and code 255 is 1. Between them the codes lie max(128, 10 / (p (1 - p))) to the unit of probability: 1 /
-    128 apart in the middle, 0.1 of a logit apart below 0.085 and above 0.915, from 6e-5 to 1 - 6e-5.
-    """
-    knee = 0.5 + np.sqrt(0.25 - TAIL / PLAIN)  # where p (1 - p) = 10 / 128
-    place = np.arange(CODES // 2) + 0.5  # codes above the one that would be 1/2
-    beyond = np.log(knee / (1 - knee)) + (place - PLAIN * (knee - 0.5)) / TAIL
-    upper = np.where(place <= PLAIN * (knee - 0.5), 0.5 + place / PLAIN, 1 / (1 + np.exp(-beyond)))
-    upper[-1] = 1
-    return np.concatenate((1 - upper[::-1], upper)).astype(np.float32)
-
-
-PROBABILITIES = _table()
-_LIMITS = (PROBABILITIES[:-1] + PROBABILITIES[1:]) / 2  # above the n-th lies code n + 1
-
-
-def encode(probability: np.ndarray) -> np.ndarray:
-    """The nearest code of each probability, uint8: at most 1/256 off, and the codes of decoded ones are their own.
-
-    Raises ValueError for what is not a probability.
-    """
-    probability = np.asarray(probability, np.float32)
-    if probability.size and not (probability.min() >= -SPARE and probability.max() <= 1 + SPARE):
-        raise ValueError(f"values from {probability.min():g} to {probability.max():g} are not probabilities")
-    return np.searchsorted(_LIMITS, probability).astype(np.uint8)
-
-
-def decode(codes: np.ndarray) -> np.ndarray:
-    """The probability of each code, float32."""
-    return PROBABILITIES[codes]
 
 
 @dataclass(frozen=True)
@@ -101,6 +66,7 @@ class Maps:
         patients: For the number of each teacher (as text) the patients it was trained on and chosen by, `train` and
             `val`; None where they are not known.
         cases: By the name of each case that has maps.
+        background: Whether it is stored.
     """
 
     folder: Path
@@ -110,9 +76,16 @@ class Maps:
     made_by: Mapping[str, Any]
     patients: Mapping[str, Mapping[str, Sequence[str]] | None]
     cases: Mapping[str, CaseMaps]
+    background: bool
 
     def slices(self, case: str) -> np.memmap:
-        """The codes of a case, uint8 (S, K, H, W), read from the disk when they are looked at.
+        """The codes of the foreground classes of a case, uint8 (S, K, H, W); see `codes`."""
+        return self.codes(case)[:, int(self.background) :]
+
+    def codes(self, case: str) -> np.memmap:
+        """The codes of a case, read from the disk when they are looked at.
+
+        uint8 (S, K, H, W), or (S, 1 + K, H, W) with background first where it is stored.
 
         Raises ValueError for a file that is missing or damaged.
         """
@@ -120,7 +93,7 @@ class Maps:
         try:
             codes = np.load(path, mmap_mode="r")
             why = f"{codes.dtype} of shape {codes.shape}"
-            if codes.dtype == np.uint8 and codes.ndim == 4 and codes.shape[1] == len(self.classes):
+            if codes.dtype == np.uint8 and codes.ndim == 4 and codes.shape[1] == len(self.classes) + self.background:
                 return codes
         except (OSError, ValueError, EOFError) as error:
             why = " ".join(str(error).split())
@@ -128,7 +101,7 @@ class Maps:
 
     def refuse_damaged(self, case: str) -> None:
         """Raises ValueError where the maps of a case are not those that were written: reads all of them."""
-        if digest(self.slices(case).tobytes()) != self.cases[case].content:
+        if digest(self.codes(case).tobytes()) != self.cases[case].content:
             raise ValueError(f"{self.folder / case}.npy: is not what was written, or damaged: {self._again(case)}")
 
     def _again(self, case: str) -> str:
@@ -160,6 +133,7 @@ def read_maps(folder: Path | str) -> Maps:
         made_by=content["made_by"],
         patients=content["patients"],
         cases={file.stem: _case(file) for file in files},
+        background=content.get("background", False),
     )
 
 
@@ -222,30 +196,38 @@ class MapsWriter:
         if (name := Path(MANIFEST).stem) in self._records:
             raise ValueError(f"{self.root}: a case is called {name}, as the list of soft maps is: rename it")
         self.digests = slice_image_digests(records)
-        content = {
+        content: dict[str, Any] = {
             "format": FORMAT,
             "classes": list(self.classes),
+            "background": len(self.classes) > 1,
             "store": {key: manifest.get(key) for key in STORE},
             "made_by": dict(made_by),
             "license": license,
             "patients": dict(patients),
         }
         done: Mapping[str, CaseMaps] = {}
+        self._background = content["background"]
         if there := (self.folder / MANIFEST).exists():
-            done = self._begun(json.loads(json.dumps(content)))
+            maps = self._begun(json.loads(json.dumps(content)))
+            done, self._background = maps.cases, maps.background
         wanted = sorted(self._records if cases is None else set(cases))
         self._source_of = source_of
         self.missing = [case for case in wanted if case not in done or self._has_changed(case, done[case])]
-        self.needed = sum(int(np.prod(self.shape(case))) for case in self.missing)
-        self._check_disk()
+        self.needed = sum(map(self.nbytes, self.missing))
+        refuse_full_disk(self.folder, self.needed, f"the maps of {len(self.missing)} cases")
         if not there:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / MANIFEST, content)
 
     def shape(self, case: str) -> tuple[int, int, int, int]:
-        """(S, K, H, W) of the maps of a case."""
+        """(S, K, H, W) of the foreground classes of a case."""
         files = self._records[case]
         return (len(files), len(self.classes), *read_slice(files[0])[0].shape)
+
+    def nbytes(self, case: str) -> int:
+        """What the maps of a case take."""
+        slices, classes, height, width = self.shape(case)
+        return slices * (classes + self._background) * height * width
 
     def write(self, case: str, probabilities: np.ndarray, teachers: Sequence[int]) -> None:
         """Write the maps of a case: probabilities (S, K, H, W) of the foreground classes, see `write_classes`."""
@@ -257,18 +239,22 @@ class MapsWriter:
         Raises ValueError for another shape and for what is not a probability; an OSError has the path.
         """
         path, shape = self.folder / f"{case}.npy", self.shape(case)
-        codes, lie = np.empty(shape, np.uint8), f"lie on the slices of {case}, {shape}"
-        number = 0
+        first, lie = int(self._background), f"lie on the slices of {case}, {shape}"
+        codes = np.empty((shape[0], first + shape[1], *shape[2:]), np.uint8)
+        rest, number = np.ones((shape[0], *shape[2:]), np.float32), 0
         for number, each in enumerate(classes, start=1):
             if each.shape != (shape[0], *shape[2:]) or number > shape[1]:
                 raise ValueError(f"{path}: {number} maps of shape {each.shape} do not {lie}")
             try:
                 for place, values in enumerate(each):
-                    codes[place, number - 1] = encode(values)
+                    codes[place, first + number - 1] = encode(values)
             except ValueError as error:
                 raise ValueError(f"{path}: {error}: the teacher must answer {case} with numbers from 0 to 1") from None
+            rest -= each
         if number < shape[1]:
             raise ValueError(f"{path}: {number} maps do not {lie}")
+        if self._background:
+            codes[:, 0] = [encode(each) for each in rest.clip(0, 1)]
         (self.folder / f"{case}.json").unlink(missing_ok=True)  # of earlier slices
         with replacing(path) as partial, partial.open("wb") as file:
             np.save(file, codes)
@@ -283,8 +269,8 @@ class MapsWriter:
         """Whether the slices of a case, or the files of its answer, are others than those its maps were made of."""
         return done.digest != self.digests[case] or (done.source is not None and done.source != self._source_of(case))
 
-    def _begun(self, content: dict[str, Any]) -> Mapping[str, CaseMaps]:
-        """The cases that the folder holds. Raises ValueError where it was begun with something else."""
+    def _begun(self, content: dict[str, Any]) -> Maps:
+        """What the folder holds. Raises ValueError where it was begun with something else."""
         maps = read_maps(self.folder)
         pairs = {
             "classes": (list(maps.classes), content["classes"]),
@@ -299,16 +285,7 @@ class MapsWriter:
             raise ValueError(
                 f"{self.folder}: holds maps of {strange[0]}, which is not in {self.root}: choose another folder"
             )
-        return maps.cases
-
-    def _check_disk(self) -> None:
-        place = next(path for path in (self.folder, *self.folder.absolute().parents) if path.is_dir())
-        free = shutil.disk_usage(place).free
-        if self.needed > free:
-            raise ValueError(
-                f"{self.folder}: the maps of {len(self.missing)} cases take {self.needed / 1e9:.2f} GB, and "
-                f"{free / 1e9:.2f} GB are free: free some disk space, or choose another folder"
-            )
+        return maps
 
 
 def _grid(store: Mapping[str, Any]) -> dict[str, Any]:

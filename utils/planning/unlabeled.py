@@ -15,7 +15,8 @@ import numpy as np
 import yaml
 
 from datasets.findings import listed
-from datasets.slices.soft_maps import Maps, decode, read_maps
+from datasets.slices.soft_codes import decode
+from datasets.slices.soft_maps import Maps, read_maps
 from datasets.slices.store import SliceRecord, read_index, read_slice
 from datasets.slices.transforms import next_multiple
 from datasets.splits import DEFAULT_RATIOS, split_patients

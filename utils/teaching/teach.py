@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
-from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -148,7 +147,7 @@ def _held(output: Path, index: int, count: int) -> AbstractContextManager[None]:
 
 def _announce(teacher: Teacher, writer: MapsWriter, names: Sequence[str], mine: Sequence[str], output: Path) -> None:
     """What is about to happen: which classes are taught, to how many cases, and the room that their maps take."""
-    size = sum(prod(writer.shape(name)) for name in mine)
+    size = sum(map(writer.nbytes, mine))
     print(f"classes: {listed(teacher.classes, 12)}")
     print(f"{len(mine)} of {len(names)} cases to make, {size / 1e6:.1f} MB in {output}", flush=True)
 
