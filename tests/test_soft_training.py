@@ -12,6 +12,7 @@ from tiny_runs import TEACHER, assert_same_weights, refused, tiny, weights
 from datasets.slices.store import read_index, read_slice
 from utils.experiment.prepare import prepare
 from utils.experiment.run import main
+from utils.experiment.soft_check import check_soft_teacher
 from utils.recipe.command_line import parse
 from utils.recipe.schema import DistillationRecipe
 from utils.training import checkpoints
@@ -53,6 +54,7 @@ def test_a_student_learns_from_maps_and_its_checkpoint_knows_them(slice_store, m
     assert run(slice_store, maps, tmp_path / "run", "--mode=both") == 0
     printed = capsys.readouterr().out
     assert "teacher: soft maps" in printed and "(license: CC BY 4.0)" in printed
+    assert "WARNING" not in printed
     assert "kidney   background" in printed and "tumor    tumor" in printed
     assert "teacher: mean dice of the soft maps on 1 of 1 val cases: tumor 1.0000" in printed
     assert "logits 2x32x32" in printed.split("soft_target/logits")[1].splitlines()[0]
@@ -103,6 +105,15 @@ def test_val_maps_are_of_the_teachers_hash_where_they_select(slice_store, maps, 
         (maps / f"case_00003.{suffix}").unlink()
     write_maps(maps, slice_store, {"case_00003": np.zeros((6, 2, 40, 48))}, ["kidney", "tumor"], SEEN)
     assert (sha256() == before) is not bool(flags)
+
+
+def test_maps_that_do_not_show_a_class_of_val_are_warned_of(slice_store, tmp_path, capsys):
+    flipped = {case: answer[..., ::-1, :] for case, answer in soft(slice_store).items()}
+    maps = write_maps(tmp_path / "flipped", slice_store, flipped, ["kidney", "tumor"], SEEN)
+    given = [*FLAGS, f"--data.root={slice_store}", f"--output={tmp_path}/run", f"--teacher.maps={maps}"]
+    check_soft_teacher(prepare(parse(DistillationRecipe, "test", given)))
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1].startswith("WARNING: the soft maps do not show tumor: their mean dice is 0.0")
 
 
 def test_who_saw_the_students_patients_may_not_teach(slice_store, maps, tmp_path, capsys):

@@ -19,6 +19,8 @@ from utils.experiment.prepare import Experiment
 from utils.recipe.registry import build
 from utils.tables import table
 
+SUSPICIOUS = 0.1  # Dice of a class below which a teacher hardly knows it, or its maps lie otherwise
+
 
 def check_soft_teacher(experiment: Experiment) -> None:
     """Refuses a leak, and prints what becomes of each class, and the scores of the maps on val.
@@ -77,7 +79,10 @@ def _origin(soft: SoftTeacher) -> str:
 
 
 def _scored(experiment: Experiment, taught: Sequence[bool]) -> str:
-    """A line about the scores of the maps on the val cases that have some, for each class that the teacher has."""
+    """A line about the scores of the maps on the val cases that have some, for each class that the teacher has.
+
+    Below it a warning for each class that val has and the maps do not show.
+    """
     soft, val = experiment.soft, experiment.val
     if not val.has_labels:
         return "teacher: the val cases have no labels, so its soft maps were not scored"
@@ -88,14 +93,24 @@ def _scored(experiment: Experiment, taught: Sequence[bool]) -> str:
     dataset = build(DATASETS, data, "data", split="val", seed=experiment.recipe.seed, maps=soft)
     _, rows = experiment.score(nn.Identity(), cases, "score the soft maps", _Answers(dataset), labels=True)
     what = experiment.metrics()[0].case_score
-    scores = {
-        name: statistics.mean(row[what] for row in rows if row["class"] == name)
+    of_class = {
+        name: [row for row in rows if row["class"] == name]
         for name, is_taught in zip(val.class_names, taught, strict=True)
         if is_taught
     }
+    scores = {name: statistics.mean(row[what] for row in mine) for name, mine in of_class.items()}
     each = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
     on = f"{len(cases)} of {len(val.cases)} val cases"
-    return f"teacher: mean {what.replace('_', ' ')} of the soft maps on {on}: {each}"
+    lines = [f"teacher: mean {what.replace('_', ' ')} of the soft maps on {on}: {each}"]
+    for name, mine in of_class.items():
+        there = [row[what] for row in mine if row["target_voxels"]]
+        if there and (mean := statistics.mean(there)) < SUSPICIOUS:
+            lines.append(
+                f"WARNING: the soft maps do not show {name}: their mean {what.replace('_', ' ')} is {mean:.4f} on the "
+                f"{len(there)} val cases that have it; is teacher.classes right, and do the maps lie as the slices do "
+                "(orientation)?"
+            )
+    return "\n".join(lines)
 
 
 def soft_targets(soft: SoftTeacher, data: Mapping[str, Any], split: str) -> TeachersLabels:
