@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from datasets.slices.soft_classes import match_classes
 from datasets.slices.soft_codes import CODES, PROBABILITIES, decode, encode
 from datasets.slices.soft_maps import Maps
 from datasets.slices.store import SliceRecord
+
+CHECKING = Lock()  # other threads wait for the first slice of a case, with which its maps are checked
 
 
 def least(num_classes: int) -> float:
@@ -129,8 +132,11 @@ class Taught:
         """
         if record.case not in self._codes:
             return np.zeros((self.channels, *size), np.uint8)
-        if maps := self._unread.pop(record.case, None):  # by one of several threads
-            maps.refuse_damaged(record.case)
+        if record.case in self._unread:
+            with CHECKING:
+                if maps := self._unread.get(record.case):
+                    maps.refuse_damaged(record.case)
+                    del self._unread[record.case]
         codes, maps = self._codes[record.case][self._places[record.file]], self._held[record.case]
         foreground = codes[maps.background :]
         classes = [_sum(foreground[rows]) for rows in self._merged]
