@@ -121,6 +121,8 @@ def test_the_trial_tells_shapes_and_projectors_and_changes_nothing():
     assert "learned" in row["projector"]
     assert objective.training
     assert all(torch.equal(before[name], value) for name, value in objective.network.state_dict().items())
+    first = objective(IMAGE, TARGET)
+    assert float(row["at start"]) == pytest.approx(first["hint/encoder2"].item(), rel=1e-3)
 
 
 def test_a_term_that_cannot_be_computed_is_named_before_training():

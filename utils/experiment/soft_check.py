@@ -103,7 +103,7 @@ def _scored(experiment: Experiment, taught: Sequence[bool]) -> str:
     on = f"{len(cases)} of {len(val.cases)} val cases"
     lines = [f"teacher: mean {what.replace('_', ' ')} of the soft maps on {on}: {each}"]
     for name, mine in of_class.items():
-        there = [row[what] for row in mine if row["target_voxels"]]
+        there = [row[what] for row in mine if row.get("target_voxels", 1)]  # `published` has rows of these only
         if there and (mean := statistics.mean(there)) < SUSPICIOUS:
             lines.append(
                 f"WARNING: the soft maps do not show {name}: their mean {what.replace('_', ' ')} is {mean:.4f} on the "

@@ -159,14 +159,22 @@ def cache_of(experiment: Experiment) -> TeacherCache | None:
 
 @torch.no_grad()
 def trial(distiller: Distiller, image: Tensor, target: Tensor) -> list[dict[str, str]]:
-    """Runs every term once: creates the projectors, and returns each term's shapes.
+    """Runs every term once: creates the projectors, and returns each term's shapes and value.
+
+    The student's features are those of its first step: normalized by the batch, not by statistics that nobody has
+    gathered yet. Its buffers and the random numbers are put back.
 
     image (B, C, H, W), target (B, 1, H, W) or (B,). Returns a row for each term, for `table`. Raises ValueError naming
     a term that cannot be computed.
     """
     was_training = distiller.training
     distiller.eval()
-    student, teacher = distiller.features(image)
+    buffers = {name: buffer.clone() for name, buffer in distiller.network.named_buffers()}
+    with torch.random.fork_rng([image.device] if image.is_cuda else []):
+        distiller.network.train()
+        student, teacher = distiller.features(image)
+    for name, buffer in distiller.network.named_buffers():
+        buffer.copy_(buffers[name])
     rows = []
     for name, term in zip(distiller.names, distiller.terms, strict=True):
         try:
