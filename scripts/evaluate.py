@@ -151,6 +151,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace) -> int:
     from utils.runs.data import open_labeled
     from utils.runs.locator import measure_margin
     from utils.runs.models import load_for_scoring, network_file
+    from utils.runs.results import labels_seen
     from utils.runs.splits import check_scorable, predict_cases
     from utils.training import checkpoints
 
@@ -197,6 +198,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace) -> int:
     classes = choose_classes(arguments, names, fixed=True)
     words = asked_words(checkpoint["preprocessing"])
     notes = [f"the network takes slices of {words}; it is scored on the grids of the sources"] if words else []
+    notes += [f"labels: {seen}"] if (seen := labels_seen({"": checkpoint["recipe"]})) else []
     how = (arguments.official, arguments.jobs or cores(), source, (), notes, arguments.scheduler)
     content = evaluate_cases(cases, len(dataset.cases), classes, *how)
     return finish(content, places)

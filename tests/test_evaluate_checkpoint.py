@@ -65,6 +65,15 @@ def test_a_checkpoint_scores_as_the_metric_of_its_training(kits_run):
     assert (found["evaluated"]["split"], found["evaluated"]["split_sha256"]) == ("test", SHA256)
 
 
+def test_scores_of_a_student_that_saw_no_label_say_so(kits_run, capsys):
+    checkpoint = checkpoints.load(kits_run)
+    checkpoint["recipe"]["task_loss"] = None
+    checkpoints.save(checkpoint, kits_run / "best.ckpt")
+    _, found = scored(kits_run, split="val")
+    assert "note: labels: none was seen in training: " in capsys.readouterr().out
+    assert any("none was seen" in note for note in found["notes"])
+
+
 def test_the_test_split_is_read_once(kits_run, capsys, tmp_path):
     _, first = scored(kits_run)
     store = checkpoints.load(kits_run)["recipe"]["data"]["root"]

@@ -18,6 +18,7 @@ from datasets.slices.soft_maps import MapsWriter, read_maps
 from datasets.slices.store import read_index, read_slice
 from datasets.slices.taught import SoftTeacher
 from datasets.slices.transforms import unpad
+from scripts.compare import main as compare
 from scripts.evaluate import main as evaluate
 from utils.experiment.run import main
 from utils.experiment.soft_check import soft_targets
@@ -108,6 +109,7 @@ def test_what_was_learned_without_labels_is_tested_on_labels_where_there_are_som
     assert "labels: none was seen in training" in printed
     result = json.loads((copy / "test.json").read_text())
     assert "dice/tumor" in result["scores"] and {row["case"] for row in result["rows"]} == {"case_00004", "case_00005"}
+    assert compare([f"alone={copy}"]) == 0 and "labels: none was seen in training by alone: " in capsys.readouterr().out
 
 
 def test_a_test_by_soft_maps_knows_them_and_is_read_again_with_others(taught, scans, tmp_path, capsys):

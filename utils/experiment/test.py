@@ -32,7 +32,7 @@ from utils.experiment.soft_check import soft_targets
 from utils.recipe.registry import build
 from utils.recipe.schema import Recipe, soft_folders
 from utils.runs.data import open_split
-from utils.runs.results import NONE_SEEN, read_result, saw_no_label
+from utils.runs.results import labels_seen, read_result
 from utils.tables import table
 from utils.training import checkpoints
 from utils.training.launch import launch
@@ -84,7 +84,7 @@ def test(recipe: Recipe) -> int:
             "target_digests": {case: target for case, (_, target) in dataset.digests.items()},
             **({"maps_sha256": maps} if maps else {}),
             **_scored(recipe, checkpoint, dataset, fabric, output),
-            **({"labels": NONE_SEEN} if saw_no_label(checkpoint["recipe"]) else {}),
+            **({"labels": seen} if (seen := labels_seen({"": checkpoint["recipe"]})) else {}),
         }
         if not fabric.is_global_zero:
             return 0

@@ -10,7 +10,7 @@ from datasets.slices.resampling import asked_words
 from utils.evaluation.kind import IMAGES, SLICES, kind_of
 from utils.evaluation.metrics.volume_dice import AGREEMENT
 from utils.runs.artifact import INT8, ONNX, PROGRAM, UNSPECIFIED, WEIGHTS
-from utils.runs.results import NONE_SEEN, saw_no_label
+from utils.runs.results import labels_seen
 
 SHOWN = ("dice", "balanced_accuracy", "accuracy", "auroc", "macro_f1")
 MEANINGS = {
@@ -162,7 +162,7 @@ def scored_at(description: Mapping[str, Any]) -> str:
 
 
 def _scores(description: Mapping[str, Any]) -> str:
-    parts = [f"Labels: {NONE_SEEN}."] if saw_no_label(description["recipe"]) else []
+    parts = [f"Labels: {seen}."] if (seen := labels_seen({"": description["recipe"]})) else []
     if measured := description.get("measured"):
         score = measured["score"]
         names = [name for name in next(iter(measured["scores"].values())) if name.startswith(f"{score}/")]

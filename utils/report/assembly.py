@@ -12,7 +12,7 @@ from utils.report import latency, method, scores, summary
 from utils.report.facts import Report, Wanted, gather
 from utils.report.page import TEMPLATES, write_page
 from utils.runs.groups import short_names
-from utils.runs.results import NONE_SEEN, saw_no_label
+from utils.runs.results import labels_seen
 
 
 def make_report(wanted: Wanted, warn: Callable[[str], None]) -> list[str]:
@@ -40,8 +40,8 @@ def make_report(wanted: Wanted, warn: Callable[[str], None]) -> list[str]:
 def _subtitle(report: Report) -> str:
     first, runs = report.first, sum(len(group.runs) for group in report.groups)
     task = "classification of" if first.classifies else "segmentation of"
-    unseen = [group.name for group in report.groups if saw_no_label(group.first.recipe)]
-    labels = f"; {', '.join(unseen)}: labels: {NONE_SEEN}" if unseen else ""
+    seen = labels_seen({group.name: group.first.recipe for group in report.groups})
+    labels = f"; labels: {seen}" if seen else ""
     return f"{len(report.groups)} recipes, {runs} runs; {task} {', '.join(first.class_names)}; {report.tested}{labels}"
 
 

@@ -12,7 +12,6 @@ from typing import Any
 from utils.evaluation.kind import IMAGES, kind_of_rows
 from utils.evaluation.targets import Rows, other_targets, place_name
 
-NONE_SEEN = "none was seen in training: a teacher's answers were learned, and its agreement chose the epoch"
 WHOLE = {"checkpoint_sha256": str, "data": dict, "cases": int, "scores": dict, "empty_mask_rule": str}
 
 
@@ -21,9 +20,16 @@ def is_distilled(recipe: Mapping[str, Any]) -> bool:
     return bool(recipe.get("distillation") or recipe.get("teacher"))
 
 
-def saw_no_label(recipe: Mapping[str, Any]) -> bool:
-    """Whether a run of this recipe learned a teacher's answers alone."""
-    return recipe.get("task_loss", {}) is None
+def labels_seen(recipes: Mapping[str, Mapping[str, Any]]) -> str:
+    """What every page says behind `labels:`, naming those of the runs that learned a teacher's answers alone.
+
+    recipes: of the runs by their names, which may be empty. Empty where all runs saw labels.
+    """
+    names = [name for name, recipe in recipes.items() if recipe.get("task_loss", {}) is None]
+    if not names:
+        return ""
+    of = f" by {', '.join(names)}" if any(names) else ""
+    return f"none was seen in training{of}: a teacher's answers were learned, and its agreement chose the epoch"
 
 
 def test_command(folder: Path, recipe: Mapping[str, Any] | None = None) -> str:

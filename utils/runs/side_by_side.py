@@ -14,7 +14,7 @@ from utils.evaluation.complexity import complexity, latency
 from utils.evaluation.kind import IMAGES
 from utils.evaluation.statistics import INTERVAL, RULE, correct
 from utils.runs.comparison import KEYS, MEAN_DICE, case_dice, compare_runs, conclude, score_names, spread
-from utils.runs.results import other_data, same_weights, test_command
+from utils.runs.results import labels_seen, other_data, same_weights, test_command
 from utils.runs.run import Run, compared_by, read_tested
 from utils.tables import table
 from utils.training import checkpoints
@@ -150,6 +150,8 @@ def compare(arguments: argparse.Namespace) -> int:
         f"{first.result['empty_mask_rule']}\n"
         "± is the standard deviation over seeds. GMACs and ms: one image, batch 1, fp32, this CPU."
     )
+    if seen := labels_seen({name: runs[0].checkpoint["recipe"] for name, runs in groups.items()}):
+        print(f"labels: {seen}")
     if arguments.against is not None:
         print("\n".join(differences(groups, arguments.against)))
         print(f"{RULE[:1].upper()}{RULE[1:]}; {INTERVAL}.")
