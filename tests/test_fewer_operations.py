@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from datasets.volumes.reading import Statistics
 from networks import NETWORKS
 from utils.prediction.folding import fold
+from utils.prediction.on_device import OnDevice
 from utils.prediction.predictor import Clock, Predictor
 from utils.runs.models import Model
 from utils.training.device import Device
@@ -87,7 +88,7 @@ class Places(nn.Module):
 
 def label(slices: np.ndarray, **how) -> tuple[np.ndarray, np.ndarray, int]:
     network = Places().eval()
-    predictor = Predictor([Model(None, "", network, PREPROCESSING, {})], CPU, 4, **how)
+    predictor = Predictor([OnDevice(Model(None, "", network, PREPROCESSING, {}), CPU)], 4, **how)
     network.asked = 0  # it was folded
     labels, shares = np.empty(slices.shape, np.uint8), np.empty((2, *slices.shape), np.float16)
     predictor.label(slices, (1, 1, 1), Statistics(0, 1, 0, 1), labels, list(shares), Clock(), lambda count: None)
@@ -112,7 +113,7 @@ def test_slices_that_show_nothing_are_asked_about_once(flip, monkeypatch):
 def test_another_size_of_air_is_asked_about_again():
     air = np.full((2, 40, 48), -1000, np.int16)
     network = Places().eval()
-    predictor = Predictor([Model(None, "", network, PREPROCESSING, {})], CPU, 4)
+    predictor = Predictor([OnDevice(Model(None, "", network, PREPROCESSING, {}), CPU)], 4)
     for slices in (air, air[:, :30]):  # padded, both are of 64x64
         labels = np.empty(slices.shape, np.uint8)
         predictor.label(slices, (1, 1, 1), Statistics(0, 1, 0, 1), labels, [], Clock(), lambda count: None)

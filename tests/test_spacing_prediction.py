@@ -1,5 +1,7 @@
 """Checkpoints of a spacing in mm: their logits on the source's own grid, and predict.py's files."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel
@@ -8,12 +10,12 @@ import pytest
 import torch
 from torch.nn import functional
 
+from datasets.slices.arrays import class_numbers, softmax
+from datasets.slices.back_to_source import BackToSource
 from datasets.slices.resampling import Grid, grid_for, resampled
 from scripts.predict import main
 from tests.raw_cases import KITS, hounsfield, save
 from tests.tiny_checkpoints import CT, MR, predict, record, scan, thresholds, unet, voxels
-from utils.evaluation.metrics.labels import class_numbers
-from utils.evaluation.source_grid import BackToSource
 from utils.prediction.answers import union
 from utils.training import checkpoints
 
@@ -184,3 +186,21 @@ def test_a_ct_with_an_identity_affine_has_lost_its_spacing_whatever_its_codes(tm
     checkpoint = unet(tmp_path / "x.ckpt", preprocessing={**how, "spacing": 1.7})
     assert predict(checkpoint, tmp_path / "a.nii.gz", tmp_path / "out") == status
     assert ("a.nii.gz: has no spacing in mm" in capsys.readouterr().err) == bool(status)
+
+
+@pytest.mark.parametrize("slab", [1, 3])
+def test_arrays_are_brought_back_as_tensors_are(slab):
+    grid = Grid((7, 12, 9), (-(-7 // slab), 5, 7), slab)
+    logits = torch.randn(grid.stored[0], 3, 5, 7, generator=torch.Generator().manual_seed(0))
+    found = [filled(grid, values).take(0, 7) for values in (logits, logits.numpy())]
+    assert isinstance(found[1], np.ndarray)
+    assert np.array_equal(found[0].numpy(), found[1])
+    assert np.array_equal(class_numbers(found[0]).numpy(), class_numbers(found[1]))
+    assert np.allclose(softmax(found[0]).numpy(), softmax(found[1]), atol=1e-6)
+    assert filled(grid, logits).box(1, 4) == filled(grid, logits.numpy()).box(1, 4)
+
+
+def test_a_prediction_is_made_without_torch():
+    """Of an object that answers arrays; see `Network`."""
+    code = "import sys, utils.prediction.predictor; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

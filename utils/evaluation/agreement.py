@@ -10,7 +10,7 @@ import torch
 from isal import isal_zlib
 from torch import Tensor
 
-from utils.evaluation.metrics.labels import class_numbers
+from datasets.slices.arrays import class_numbers
 from utils.recipe.contracts import Samples
 
 

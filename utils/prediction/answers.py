@@ -6,10 +6,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from torch import Tensor
-
+from datasets.slices.arrays import Array
+from datasets.slices.back_to_source import BackToSource, Rectangle
 from datasets.slices.resampling import Grid
-from utils.evaluation.source_grid import BackToSource, Rectangle
 
 Item = TypeVar("Item")
 
@@ -20,7 +19,7 @@ class Answer:
     batches: logits (B, K, h, w) of the slices that the model is given, in their order.
     """
 
-    def __init__(self, grid: Grid, batches: Iterator[Tensor]) -> None:
+    def __init__(self, grid: Grid, batches: Iterator[Array]) -> None:
         self.grid, self.batches = grid, batches
         self._back = BackToSource(grid)
 
@@ -29,7 +28,7 @@ class Answer:
         self._reach(stop)
         return self._back.box(start, stop)
 
-    def take(self, start: int, stop: int, box: Rectangle) -> Tensor:
+    def take(self, start: int, stop: int, box: Rectangle) -> Array:
         """See `BackToSource.take`."""
         self._reach(stop)
         return self._back.take(start, stop, box)

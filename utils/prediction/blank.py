@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-from torch import Tensor
+import numpy as np
+
+from datasets.slices.arrays import Array, module_of
 
 
 class BlankSlices:
@@ -16,9 +17,9 @@ class BlankSlices:
     """
 
     def __init__(self) -> None:
-        self._known: tuple[list[float], Tensor] | None = None
+        self._known: tuple[list[float], Array] | None = None
 
-    def logits(self, image: Tensor, ask: Callable[[Tensor], Tensor]) -> Tensor:
+    def logits(self, image: np.ndarray, ask: Callable[[np.ndarray], Array]) -> Array:
         """Logits (B, K, H, W) of a batch (B, C, H', W'). ask: lets the network answer."""
         kinds = [_kind(each) for each in image]
         busy = [place for place, kind in enumerate(kinds) if kind is None]
@@ -28,15 +29,15 @@ class BlankSlices:
         for place, kind in enumerate(kinds):
             if kind is not None:
                 if self._known is None or self._known[0] != kind:
-                    self._known = (kind, ask(image[place : place + 1])[0].clone())
+                    self._known = (kind, ask(image[place : place + 1])[0])
                 rows[place] = self._known[1]
-        return torch.stack([rows[place] for place in range(len(kinds))])
+        return module_of(rows[0]).stack([rows[place] for place in range(len(kinds))])
 
 
-def _kind(image: Tensor) -> list[float] | None:
+def _kind(image: np.ndarray) -> list[float] | None:
     """The constants of a slice (C, H, W); None where a channel is not constant."""
     constants = image[:, :1, :1]
     middle = image[:, image.shape[1] // 2, None]  # tells for most slices
-    if torch.equal(middle, constants.expand_as(middle)) and torch.equal(image, constants.expand_as(image)):
+    if (middle == constants).all() and (image == constants).all():
         return constants.flatten().tolist()
     return None

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from datasets.slices.neighbors import neighborhoods, offsets_of
 from datasets.slices.resampling import Grid
@@ -38,10 +36,10 @@ def channels(
     return neighborhoods(scaled, grid.stored[0], offsets)
 
 
-def stacked(slices: Iterable[Channels]) -> Tensor | None:
+def stacked(slices: Iterable[Channels]) -> np.ndarray | None:
     """The channels of several slices as a batch (B, C, H, W); None where there are no more."""
     each = list(slices)
     if not each:
         return None
     planes = np.stack([plane for channels in each for plane in channels])
-    return torch.from_numpy(planes.reshape(len(each), -1, *planes.shape[1:]))
+    return planes.reshape(len(each), -1, *planes.shape[1:])

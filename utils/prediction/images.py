@@ -23,8 +23,8 @@ def classify_files(
 ) -> Iterator[tuple[Path, np.ndarray | None]]:
     """Yield every file with its probabilities (K,), or None for one that cannot be read, with a line for `problem`."""
     preparations = []
-    for model in predictor.models:
-        size, channels, mean, std = (model.preprocessing[key] for key in ("image_size", "in_channels", "mean", "std"))
+    for network in predictor.networks:
+        size, channels, mean, std = (network.preprocessing[key] for key in ("image_size", "in_channels", "mean", "std"))
         preparations.append(Preparation(size, channels, tuple(mean), tuple(std)))
     for start in range(0, len(files), predictor.batch_size):
         read, images = [], []
@@ -36,7 +36,9 @@ def classify_files(
                 problem(str(error))
                 yield file, None
         if images:
-            inputs = [torch.stack([each.normalize(each.resize(image)) for image in images]) for each in preparations]
+            inputs = [
+                torch.stack([each.normalize(each.resize(image)) for image in images]).numpy() for each in preparations
+            ]
             yield from zip(read, predictor.classify(inputs), strict=True)
 
 

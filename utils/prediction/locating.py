@@ -12,7 +12,7 @@ from datasets.slices.neighbors import offsets_of
 from datasets.slices.resampling import asked_spacing, grid_for
 from datasets.slices.transforms import padded_size
 from datasets.volumes.reading import Statistics
-from utils.prediction.predictor import Clock, Predictor
+from utils.prediction.predictor import Clock, Network, Predictor
 from utils.runs.locator import Margin, box_found, read_margin
 from utils.runs.models import Model, load_model
 from utils.training import checkpoints
@@ -24,11 +24,11 @@ class Locator:
     Args:
         predictor: Of the locator alone.
         margin: What was measured of it.
-        models: The networks that look into the box.
+        networks: Those that look into the box.
     """
 
-    def __init__(self, predictor: Predictor, margin: Margin, models: Sequence[Model]) -> None:
-        self.predictor, self.margin, self.models = predictor, margin, models
+    def __init__(self, predictor: Predictor, margin: Margin, networks: Sequence[Network]) -> None:
+        self.predictor, self.margin, self.networks = predictor, margin, networks
 
     @property
     def sha256(self) -> str:
@@ -44,25 +44,25 @@ class Locator:
         if found is None:
             return None
         box = grown(found, self.margin.margin_mm, spacing, slices.shape)
-        for model in self.models:
-            box = at_least(box, _taken(box, model, spacing), slices.shape)
-        return deeper(box, max(reach(model, spacing[0]) for model in self.models), slices.shape)
+        for network in self.networks:
+            box = at_least(box, _taken(box, network, spacing), slices.shape)
+        return deeper(box, max(reach(network, spacing[0]) for network in self.networks), slices.shape)
 
 
-def _taken(box: Box, model: Model, spacing: Sequence[float]) -> tuple[int, int]:
+def _taken(box: Box, network: Network, spacing: Sequence[float]) -> tuple[int, int]:
     """Rows and columns of the source that fill a network's input: it would be padded to so many."""
     shape = [part.stop - part.start for part in box]
-    grid = grid_for(shape, spacing, *asked_spacing(model.preprocessing))
-    padded = padded_size(grid.stored[1:], model.preprocessing["crop"])
+    grid = grid_for(shape, spacing, *asked_spacing(network.preprocessing))
+    padded = padded_size(grid.stored[1:], network.preprocessing["crop"])
     rows, columns = (
         each * length // stored for each, length, stored in zip(padded, shape[1:], grid.stored[1:], strict=True)
     )
     return rows, columns
 
 
-def reach(model: Model, slice_mm: float) -> int:
+def reach(network: Network, slice_mm: float) -> int:
     """How many slices of the source lie between a slice and the farthest neighbor that a network sees of it."""
-    seen, slice_spacing = model.preprocessing, asked_spacing(model.preprocessing)[1]
+    seen, slice_spacing = network.preprocessing, asked_spacing(network.preprocessing)[1]
     slab = grid_for((1, 1, 1), (slice_mm, 1.0, 1.0), None, slice_spacing).slab
     return slab * offsets_of(seen.get("neighbors", 0), seen.get("neighbor_mm"), slice_mm * slab)[-1]
 

@@ -23,6 +23,7 @@ from utils.prediction.flags import build_parser
 from utils.prediction.images import TABLE, classify_files, write_table
 from utils.prediction.latency import ALL_STAGES
 from utils.prediction.locating import Locator, load_locator, other_split
+from utils.prediction.on_device import OnDevice
 from utils.prediction.outputs import LABELS, PROBABILITIES, SERIES, Predictions
 from utils.prediction.predictor import Predictor
 from utils.prediction.read_ahead import run_ahead
@@ -43,7 +44,7 @@ def predict(args: argparse.Namespace) -> int:
     models = load_models(args.checkpoint, args.engine)
     predictor = make_predictor(args, models)
     with alone_in(args.output):
-        return (predict_images if models[0].kind is IMAGES else predict_volumes)(args, predictor)
+        return (predict_images if models[0].kind is IMAGES else predict_volumes)(args, predictor, models)
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -62,17 +63,17 @@ def check_flags(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.output}: is a file: give a folder as --output")
 
 
-def make_locator(args: argparse.Namespace, predictor: Predictor) -> Locator | None:
+def make_locator(args: argparse.Namespace, predictor: Predictor, models: list[Model]) -> Locator | None:
     """What --locate names, on the device of the others and in the precision that it was trained in."""
     if args.locate is None:
         return None
-    model, margin = load_locator(args.locate, predictor.models)
+    model, margin = load_locator(args.locate, models)
     device = choose_device(args.device, model.training.get("precision", "auto"))
-    if line := other_split(margin, predictor.models):
+    if line := other_split(margin, models):
         tqdm.write(f"note: {line}")
     found = ", ".join(margin.class_names)
     tqdm.write(f"locator: {found} and {margin.margin_mm:g} mm around it, {args.locate}")
-    return Locator(Predictor([model], device, predictor.batch_size), margin, predictor.models)
+    return Locator(Predictor([OnDevice(model, device)], predictor.batch_size), margin, predictor.networks)
 
 
 def make_predictor(args: argparse.Namespace, models: list[Model]) -> Predictor:
@@ -84,13 +85,13 @@ def make_predictor(args: argparse.Namespace, models: list[Model]) -> Predictor:
     device = choose_device(args.device, args.precision)
     args.precision = device.precision
     batch_size = args.batch_size or (CPU_BATCH if device.device.type == "cpu" else GPU_BATCH)
-    return Predictor(models, device, batch_size, args.flip)
+    return Predictor([OnDevice(model, device) for model in models], batch_size, args.flip)
 
 
-def predict_volumes(args: argparse.Namespace, predictor: Predictor) -> int:
+def predict_volumes(args: argparse.Namespace, predictor: Predictor, models: list[Model]) -> int:
     """Predict every case that is not yet, and print what became of them and what took the time."""
     started = time.monotonic()
-    preprocessing = predictor.models[0].preprocessing
+    preprocessing = models[0].preprocessing
     names = preprocessing["class_names"]
     options = Options(
         class_names=names,
@@ -111,8 +112,8 @@ def predict_volumes(args: argparse.Namespace, predictor: Predictor) -> int:
         tqdm.write(str(finding), sys.stderr)
     cases, bad = found.cases, sum(finding.bad for finding in found.findings)
     suffixes = [SERIES] * args.mha + [PROBABILITIES] * args.probabilities + [LABELS]
-    locator = make_locator(args, predictor)
-    made = made_by(args, predictor, options, locator)
+    locator = make_locator(args, predictor, models)
+    made = made_by(args, models, options, locator)
     predictions = Predictions(args.output, cases, suffixes, made, args.overwrite)
     todo, entries, kept = [], [], 0
     for case in cases:
@@ -147,17 +148,17 @@ def numbers_of(wanted: list[str] | None, names: list[str]) -> list[int]:
 
 
 def made_by(
-    args: argparse.Namespace, predictor: Predictor, options: Options, locator: Locator | None = None
+    args: argparse.Namespace, models: list[Model], options: Options, locator: Locator | None = None
 ) -> dict[str, Any]:
     """What labels depend on besides the image.
 
     resampled_to: mm in-plane and of slabs, of each checkpoint. engine: as asked for; int8 alone depends on it.
     """
     found_by = {} if locator is None else {"locator": [locator.sha256, locator.margin.margin_mm]}
-    spacings = [asked_spacing(model.preprocessing) for model in predictor.models]
-    int8 = any(model.format == "onnx int8" for model in predictor.models)
+    spacings = [asked_spacing(model.preprocessing) for model in models]
+    int8 = any(model.format == "onnx int8" for model in models)
     return {
-        "checkpoints": [model.sha256 for model in predictor.models],
+        "checkpoints": [model.sha256 for model in models],
         "options": {
             "precision": args.precision,
             "flip": args.flip,
@@ -189,7 +190,7 @@ def summarize(
     args: argparse.Namespace, predictor: Predictor, entries: list[dict[str, Any]], counts: str, started: float
 ) -> None:
     """Print what was done and the seconds of each stage; read and write go on beside the others."""
-    elapsed, device = time.monotonic() - started, predictor.device.device.type
+    elapsed, device = time.monotonic() - started, predictor.networks[0].record()["device"]
     if entries:
         slices = sum(entry["slices"] for entry in entries)
         seconds = {stage: sum(entry["seconds"].get(stage, 0.0) for entry in entries) for stage in ALL_STAGES}
@@ -213,11 +214,12 @@ def summarize(
 
 
 def print_engines(predictor: Predictor) -> None:
-    for why in dict.fromkeys(f"{model.engine} ({model.engine_why})" for model in predictor.models):
+    ran = [network.record() for network in predictor.networks]
+    for why in dict.fromkeys(f"{each['engine']} ({each['engine_why']})" for each in ran):
         print(f"  engine  {why}")
 
 
-def predict_images(args: argparse.Namespace, predictor: Predictor) -> int:
+def predict_images(args: argparse.Namespace, predictor: Predictor, _: list[Model]) -> int:
     """Classify every image that can be read, and write the table."""
     names, table_file = predictor.class_names, args.output / TABLE
     for flag in ("probabilities", "mha", "locate", "largest", "minimum_volume", "channel", "slice_axis"):

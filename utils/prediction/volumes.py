@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from datasets.slices.boxes import Box
@@ -93,7 +92,7 @@ class VolumeSteps:
         with clock("read"):
             source = open_source(case, options.modality, options.channel, options.slice_axis)
         predictors = [self.predictor, *([self.locator.predictor] if self.locator else [])]
-        if self.locator or any(needs_millimeters(model.preprocessing) for model in self.predictor.models):
+        if self.locator or any(needs_millimeters(network.preprocessing) for network in self.predictor.networks):
             may_be_lost = options.modality == "CT" and source.series is None  # MR and a DICOM series may be of 1 mm
             lost = may_be_lost and spacing_is_lost(source.header.affine)
             for finding in check_millimeters(case.path, source.header, lost):
@@ -140,7 +139,7 @@ class VolumeSteps:
     def finish(self, underway: Underway) -> dict[str, Any]:
         """Filter components, write, record; returns the record."""
         source, labels, options = underway.source, underway.labels, self.options
-        names = options.class_names
+        names, ran = options.class_names, [network.record() for network in self.predictor.networks]
         with underway.clock("postprocess"):
             if options.largest:
                 keep_largest(labels, options.largest)
@@ -157,11 +156,11 @@ class VolumeSteps:
             "volumes_ml": {name: count * source.voxel_ml for name, count in zip(names, voxels, strict=True)},
             "notes": source.notes,
             **({"box": source.in_file(underway.box)} if underway.box else {}),
-            "device": self.predictor.device.device.type,
-            "formats": [model.format for model in self.predictor.models],
-            "engines": [model.engine for model in self.predictor.models],
-            "engines_why": [model.engine_why for model in self.predictor.models],
-            "threads": torch.get_num_threads(),
+            "device": ran[0]["device"],
+            "formats": [each["format"] for each in ran],
+            "engines": [each["engine"] for each in ran],
+            "engines_why": [each["engine_why"] for each in ran],
+            "threads": ran[0]["threads"],
             "batch_size": self.predictor.batch_size,
             "peak_memory_mb": round(peak_memory() / 1e6, 1),
         }

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from datasets.json_files import read_json
+from datasets.slices.back_to_source import BackToSource
 from datasets.slices.resampling import Grid, grid_of
 from datasets.slices.transforms import unpad
 from utils.evaluation import drawing
 from utils.evaluation.pictures import representative
-from utils.evaluation.source_grid import BackToSource, source_slices
+from utils.evaluation.source_grid import source_slices
 from utils.report.attention import attention_maps
 from utils.runs.data import open_labeled, open_split
 from utils.runs.groups import Group, short_names

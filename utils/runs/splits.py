@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from datasets.slices.arrays import class_numbers
 from datasets.slices.resampling import stored_millimeters
 from datasets.volumes.geometry import spacing_of, voxel_ml
 from utils.evaluation.inference import evaluate
 from utils.evaluation.kind import IMAGES, kind_of
-from utils.evaluation.metrics.labels import class_numbers
 from utils.evaluation.source_grid import on_source
 from utils.evaluation.volumes.cases import Volumes
 from utils.evaluation.volumes.pairs import spacing_is_lost

@@ -50,7 +50,9 @@ class Member:
         around = channels(iter(slices), grid, slice_mm, self.preprocessing, record.mean, record.std)
         parts = []
         while (image := stacked(islice(around, self.batch_size))) is not None:
-            logits = unpad(predict(self.device, self.network, image, self.channels_last), slices.shape[1:])
+            logits = unpad(
+                predict(self.device, self.network, torch.from_numpy(image), self.channels_last), slices.shape[1:]
+            )
             parts.append(logits.softmax(1).cpu().numpy())
         return np.concatenate(parts)
 

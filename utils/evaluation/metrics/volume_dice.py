@@ -6,8 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from datasets.slices.arrays import class_numbers
 from utils.evaluation.metrics.counts import CaseCounts, mean
-from utils.evaluation.metrics.labels import class_numbers
 
 AGREEMENT = "agreement/"  # begins the names of scores against answers
 ANSWERS = {
