@@ -257,9 +257,9 @@ def test_folders_with_commas_and_equal_signs(tmp_path, capsys):
 
 def test_runs_tested_on_other_images_are_no_seeds_of_one_group(tmp_path, capsys):
     values = rows(np.linspace(0.5, 0.9, 8))
-    for seed, name in enumerate("ab"):
-        write_run(tmp_path / name, values, seed, data_fingerprint=name)
+    for seed, name in enumerate("abc"):
+        write_run(tmp_path / name, values, seed, data_fingerprint="one" if name == "a" else "other")
     status, _, err = told(capsys, f"a={tmp_path}/a,{tmp_path}/b")
     assert status == 2 and "were tested on other images" in err
-    status, _, err = told(capsys, f"a={tmp_path}/a", f"b={tmp_path}/b")
-    assert status == 0 and err.startswith("note: ") and "were tested on other images" in err
+    status, _, err = told(capsys, f"a={tmp_path}/a", f"b={tmp_path}/b,{tmp_path}/c")
+    assert status == 0 and err.startswith("note: ") and err.count("were tested on other images") == 1

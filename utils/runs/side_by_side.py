@@ -63,6 +63,7 @@ def refuse_unlike(groups: Mapping[str, Sequence[Run]]) -> None:
         if found := other_data(first.result, run.result, names):
             commands = "; ".join(test_command(each.folder, each.checkpoint["recipe"]) for each in (first, run))
             raise ValueError(f"{found}: move both test.json away and test both on the same data: {commands}")
+    apart: dict[tuple[str, str], str] = {}
     for (name, run), (other, their) in combinations(runs, 2):
         if same_weights(run.checkpoint, their.checkpoint):
             where = f"twice in {name}" if name == other else f"in {name} and in {other}"
@@ -76,7 +77,9 @@ def refuse_unlike(groups: Mapping[str, Sequence[Run]]) -> None:
                     f"{run.folder} and {their.folder} were tested on other images, so they are not seeds of one "
                     f"group {name}: test both on the same data, or give them two names"
                 )
-            print(f"note: {run.folder} and {their.folder} were tested on other images", file=sys.stderr)
+            apart.setdefault((name, other), f"note: {run.folder} and {their.folder} were tested on other images")
+    for line in apart.values():  # one for two groups says it of all their runs
+        print(line, file=sys.stderr)
 
 
 def describe(name: str, runs: Sequence[Run], size: int | None) -> dict[str, str]:
