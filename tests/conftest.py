@@ -30,6 +30,13 @@ def cache_of_user(tmp_path_factory):
         yield
 
 
+@pytest.fixture
+def left(tmp_path):
+    """A folder for what another program leaves."""
+    (tmp_path / "left").mkdir()
+    return tmp_path / "left"
+
+
 SPLIT = {
     "train": ["case_00000", "case_00001", "case_00002"],
     "val": ["case_00003"],

@@ -26,12 +26,6 @@ def store(tmp_path, capsys):
     return tmp_path / "store"
 
 
-@pytest.fixture
-def left(tmp_path):
-    (tmp_path / "left").mkdir()
-    return tmp_path / "left"
-
-
 def saved(left, case, probabilities):
     """What nnUNetv2_predict saves of a case: (K + 1, i, j, k)."""
     np.savez(left / f"{case}.npz", probabilities=probabilities.transpose(0, 3, 2, 1))

@@ -36,12 +36,6 @@ def store(raw, tmp_path, capsys):
     return tmp_path / "store"
 
 
-@pytest.fixture
-def left(tmp_path):
-    (tmp_path / "left").mkdir()
-    return tmp_path / "left"
-
-
 def geometry_of(store, case):
     return json.loads((store / case / "geometry.json").read_text())
 
